@@ -1,54 +1,65 @@
 """Gradient coding with importance-weighted data, for JAX and optax.
 
 The most used functions are here. Submodules: `codes` (gradient codes), `decoders`,
-`stragglers` (straggler models and waiting rules), `studies` (simulation and planning),
-`distributed` (training on many devices) and `sketching` (leverage scores, sampling,
-embeddings, least squares). `jaxwgc.check_step` looks for mistakes that raise no error.
+`parts` (partitions of data and their samples), `stragglers` (straggler models and
+waiting rules), `simulation` (comparisons and trials), `planning`, `reports` (which
+worker is slow), `distributed` (training on many devices) and `sketching` (leverage
+scores, embeddings, least squares). `jaxwgc.check_step` looks for mistakes that raise no
+error. Names are imported at their first use.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jaxwgc import codes, coding, corruptions, decoders, stragglers
-from jaxwgc.codes import GradientCode
-from jaxwgc.coding import (
-    Decoding,
-    ErrorLocation,
-    decode,
-    decoding,
-    decoding_error,
-    decoding_weights,
-    effective_weights,
-    encode,
-    locate_errors,
-    weighted,
-)
-from jaxwgc.gradients import decoded_value_and_grad, partial_value_and_grad
+from jaxwgc._common import lazy
 
 if TYPE_CHECKING:
-    from jaxwgc import aggregate, checks, distributed, sketching, studies
+    from jaxwgc import (
+        aggregate,
+        checks,
+        codes,
+        coding,
+        corruptions,
+        decoders,
+        distributed,
+        parts,
+        planning,
+        reports,
+        simulation,
+        sketching,
+        stragglers,
+    )
     from jaxwgc.aggregate import (
+        BlockLeverageState,
         CodedAggregateState,
         ErrorCounts,
+        block_leverage_aggregate,
         coded_aggregate,
         decode_aggregate,
-    )
-    from jaxwgc.block_leverage import (
-        BlockLeverageState,
-        block_leverage_aggregate,
         sampled_value_and_grad,
     )
     from jaxwgc.checks import check_step
-    from jaxwgc.sketching import partition
-    from jaxwgc.studies import (
+    from jaxwgc.codes import GradientCode
+    from jaxwgc.coding import (
+        Decoding,
+        ErrorLocation,
+        decode,
+        decoding,
+        decoding_error,
+        decoding_weights,
+        effective_weights,
+        encode,
+        locate_errors,
+        weighted,
+    )
+    from jaxwgc.gradients import decoded_value_and_grad, partial_value_and_grad
+    from jaxwgc.parts import partition
+    from jaxwgc.planning import Plan, plan
+    from jaxwgc.reports import StragglerReport, straggler_report
+    from jaxwgc.simulation import (
         Comparison,
-        Plan,
-        StragglerReport,
         Summary,
         compare,
         monte_carlo,
-        plan,
-        straggler_report,
         summarize,
     )
 
@@ -88,41 +99,65 @@ __all__ = [
     "monte_carlo",
     "partial_value_and_grad",
     "partition",
+    "parts",
     "plan",
+    "planning",
+    "reports",
     "sampled_value_and_grad",
+    "simulation",
     "sketching",
     "straggler_report",
     "stragglers",
-    "studies",
     "summarize",
     "weighted",
 ]
 
-# Module of each name that is imported at its first use, to keep `import jaxwgc` fast.
-# Names that are missing here are in `jaxwgc.studies`.
-_LATER = {
-    "BlockLeverageState": "block_leverage",
-    "CodedAggregateState": "aggregate",
-    "ErrorCounts": "aggregate",
-    "block_leverage_aggregate": "block_leverage",
-    "sampled_value_and_grad": "block_leverage",
-    "check_step": "checks",
-    "coded_aggregate": "aggregate",
-    "decode_aggregate": "aggregate",
-    "partition": "sketching",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a submodule or function at its first use."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in ("aggregate", "checks", "distributed", "sketching", "studies"):
-        return importlib.import_module(f"jaxwgc.{name}")
-    return getattr(
-        importlib.import_module(f"jaxwgc.{_LATER.get(name, 'studies')}"), name
-    )
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__ = lazy.attributes(
+    __name__,
+    {
+        "BlockLeverageState": "aggregate",
+        "CodedAggregateState": "aggregate",
+        "Comparison": "simulation",
+        "Decoding": "coding",
+        "ErrorCounts": "aggregate",
+        "ErrorLocation": "coding",
+        "GradientCode": "codes",
+        "Plan": "planning",
+        "StragglerReport": "reports",
+        "Summary": "simulation",
+        "aggregate": "aggregate",
+        "block_leverage_aggregate": "aggregate",
+        "check_step": "checks",
+        "checks": "checks",
+        "coded_aggregate": "aggregate",
+        "codes": "codes",
+        "coding": "coding",
+        "compare": "simulation",
+        "corruptions": "corruptions",
+        "decode": "coding",
+        "decode_aggregate": "aggregate",
+        "decoded_value_and_grad": "gradients",
+        "decoders": "decoders",
+        "decoding": "coding",
+        "decoding_error": "coding",
+        "decoding_weights": "coding",
+        "distributed": "distributed",
+        "effective_weights": "coding",
+        "encode": "coding",
+        "locate_errors": "coding",
+        "monte_carlo": "simulation",
+        "partial_value_and_grad": "gradients",
+        "partition": "parts",
+        "parts": "parts",
+        "plan": "planning",
+        "planning": "planning",
+        "reports": "reports",
+        "sampled_value_and_grad": "aggregate",
+        "simulation": "simulation",
+        "sketching": "sketching",
+        "straggler_report": "reports",
+        "stragglers": "stragglers",
+        "summarize": "simulation",
+        "weighted": "coding",
+    },
+)

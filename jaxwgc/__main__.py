@@ -10,8 +10,7 @@ import jax
 import numpy as np
 
 import jaxwgc
-from jaxwgc._column_names import ColumnOptions
-from jaxwgc._table_files import FileOptions, Trace, read_trace
+from jaxwgc.traces import ColumnOptions, FileOptions, Trace, read_trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -201,13 +200,13 @@ def _report(options: argparse.Namespace) -> _Result:
 
 
 def _advice(
-    report: jaxwgc.StragglerReport | jaxwgc.studies.WaitReport,
+    report: jaxwgc.StragglerReport | jaxwgc.reports.WaitReport,
     times: np.ndarray,
     *,
     memory: bool,
 ) -> str:
     """Returns the advice of `jaxwgc.plan`, or why there is no plan."""
-    if isinstance(report, jaxwgc.studies.WaitReport) or report.after_barrier:
+    if isinstance(report, jaxwgc.reports.WaitReport) or report.after_barrier:
         return "No plan: a plan needs the time of each worker before it waits."
     delay = jaxwgc.stragglers.empirical(times)
     plan = jaxwgc.plan(

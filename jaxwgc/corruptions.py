@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import root_mean_square
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import root_mean_square
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import quantize
 from jaxwgc.stragglers import StragglerModel
@@ -64,7 +64,7 @@ class CorruptionModel(abc.ABC):
     who: StragglerModel
 
     def __post_init__(self):
-        _validation.check_instance("who", self.who, StragglerModel)
+        validation.check_instance("who", self.who, StragglerModel)
 
     def init(self, num_workers: int) -> Any:
         """Returns the state before the first round."""
@@ -130,7 +130,7 @@ class additive_noise(CorruptionModel):
 
     def __post_init__(self):
         super().__post_init__()
-        _validation.check_fields(
+        array_validation.check_fields(
             self, scale={"minimum": 0}, share={"positive": True, "maximum": 1}
         )
 
@@ -185,7 +185,7 @@ class scaling(CorruptionModel):
 
     def __post_init__(self):
         super().__post_init__()
-        _validation.check_fields(self, factor={})
+        array_validation.check_fields(self, factor={})
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -218,7 +218,7 @@ class bit_flip(CorruptionModel):
     def __post_init__(self):
         super().__post_init__()
         if self.bit is not None:
-            _validation.check_dtypes("bit", self.bit, "integers")
+            array_validation.check_dtypes("bit", self.bit, "integers")
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -230,7 +230,10 @@ class bit_flip(CorruptionModel):
         if self.bit is None:
             bit = jax.random.randint(bit_key, shape, 0, num_bits)
         else:
-            if not _validation.is_traced(self.bit) and not 0 <= self.bit < num_bits:
+            if (
+                not array_validation.is_traced(self.bit)
+                and not 0 <= self.bit < num_bits
+            ):
                 raise ValueError(
                     f"bit must be from 0 to {num_bits - 1} for messages of "
                     f"{entries.dtype}; got {self.bit}"
@@ -263,7 +266,7 @@ class stuck(CorruptionModel):
 
     def __post_init__(self):
         super().__post_init__()
-        _validation.check_fields(self, value={})
+        array_validation.check_fields(self, value={})
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -291,7 +294,7 @@ class same_vector(CorruptionModel):
 
     def __post_init__(self):
         super().__post_init__()
-        _validation.check_fields(self, scale={"minimum": 0})
+        array_validation.check_fields(self, scale={"minimum": 0})
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -326,7 +329,7 @@ class codeword_part(CorruptionModel):
 
     def __post_init__(self):
         super().__post_init__()
-        _validation.check_fields(self, scale={"minimum": 0})
+        array_validation.check_fields(self, scale={"minimum": 0})
         GradientCode.check(self.code)
 
     def corrupted(self, key, messages):
@@ -365,7 +368,7 @@ class quantization(CorruptionModel):
 
     def __post_init__(self):
         super().__post_init__()
-        _validation.check_dtypes("bits", self.bits, "integers")
+        array_validation.check_dtypes("bits", self.bits, "integers")
 
     def corrupted(self, key, messages):
         """Returns all messages, rounded."""

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _arrays, _validation
-from jaxwgc._arrays import product
+from jaxwgc._common import array_validation, arrays, validation
+from jaxwgc._common.arrays import product
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
 from jaxwgc.decoders import DecoderLike
@@ -58,8 +58,8 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
 
     def partial(params, parts):
         _check_params(params)
-        _validation.check_parts("parts", parts, "num_parts")
-        _validation.check_dtypes("parts", parts, "numbers, bools or keys")
+        array_validation.check_parts("parts", parts, "num_parts")
+        array_validation.check_dtypes("parts", parts, "numbers, bools or keys")
         (values, aux), gradients = _by_part(loss, has_aux, params, parts)
         if has_aux:
             return (values, aux), gradients
@@ -147,15 +147,15 @@ def decoded_value_and_grad(
 
     def decode(params, parts, received=None, *, finished=None):
         _check_params(params)
-        _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
-        _validation.check_dtypes("parts", parts, "numbers, bools or keys")
+        array_validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
+        array_validation.check_dtypes("parts", parts, "numbers, bools or keys")
         values, backward, aux = jax.vjp(
             lambda params: losses(params, parts), params, has_aux=True
         )
 
         arrived = Arrived.of(code, received, finished, one_round=True)
         round_decoding = arrived.decode(code, decoder)
-        wide = _arrays.promoted(values)
+        wide = arrays.promoted(values)
         value = product(round_decoding.effective_weights.astype(wide.dtype), wide)
         value = value.astype(values.dtype)
         gradient = round_decoding.collapse(
@@ -176,8 +176,8 @@ def scalar_loss(loss: Callable[..., Any]) -> Callable:
 
 def checked_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
     """Wraps a loss to return (scalar, aux), and checks that the scalar is real."""
-    _validation.check_callable("loss", loss)
-    _validation.check_bool("has_aux", has_aux)
+    validation.check_callable("loss", loss)
+    validation.check_bool("has_aux", has_aux)
 
     def checked(params, part):
         outputs = loss(params, part)
@@ -206,11 +206,11 @@ def _real_scalar(value: Any) -> jax.Array:
     """Checks the value of a loss, and converts it to an array."""
     if np.shape(value):
         raise TypeError(f"loss must return a scalar; got an array of {np.shape(value)}")
-    _validation.check_dtypes("loss's result", value, "real floats")
+    array_validation.check_dtypes("loss's result", value, "real floats")
     return jnp.asarray(value)
 
 
 def _check_params(params: Any) -> None:
     if not jax.tree.leaves(params):
         raise ValueError(f"params must have at least one array; got {params}")
-    _validation.check_dtypes("params", params, "real or complex floats")
+    array_validation.check_dtypes("params", params, "real or complex floats")

@@ -19,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 
-ROOMS = "aggregate coding decoders codes stragglers studies sketching".split()
+ROOMS = """aggregate coding decoders codes parts planning reports simulation sketching
+    stragglers traces""".split()
 # Tests run in this order: those of the same name, of the same room, of all rooms.
 TESTS = """**/test{name}.py {room}/test_*.py test_{room}.py catalogue/test_*.py
     distributed/test_mesh.py test_coding.py test_every_path.py

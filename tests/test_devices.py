@@ -6,7 +6,7 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 import jaxwgc
-from jaxwgc import codes, stragglers, studies
+from jaxwgc import codes, simulation, stragglers
 
 assert jax.device_count() == 4
 key = jax.random.key(0)
@@ -66,7 +66,7 @@ code = codes.fractional_repetition(6, 2)
 models = {
     "uniform": stragglers.uniform(2),
     "bernoulli": stragglers.bernoulli(0.3),
-    "adversarial": studies.adversarial(code, 2),
+    "adversarial": simulation.adversarial(code, 2),
     "fastest": stragglers.delayed(pareto, stragglers.fastest(4)),
     "deadline": stragglers.delayed(slowed, stragglers.deadline(4.0)),
     "until_decodable": stragglers.delayed(pareto, stragglers.until_decodable(code)),

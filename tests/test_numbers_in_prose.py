@@ -41,8 +41,8 @@ from experiments.ray import language_model
 from jaxwgc.checks import _measures
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray import _options, _part_worker, _response_limit
-from jaxwgc.stragglers import _missing_at_end
-from jaxwgc.studies._reports import _barrier, _changes, _kinds, _levels, _outliers
+from jaxwgc.reports import _barrier, _changes, _kinds, _levels, _outliers
+from jaxwgc.traces import _missing_at_end
 from tests import prose_numbers
 from tests.prose_numbers import PAGES, ROOT
 

@@ -13,8 +13,9 @@ import pytest
 
 import jaxwgc
 
-ROOMS = "checks codes coding corruptions decoders distributed sketching stragglers"
-MODULES = [jaxwgc, *(getattr(jaxwgc, room) for room in f"{ROOMS} studies".split())]
+ROOMS = """aggregate checks codes coding corruptions decoders distributed parts planning
+    reports simulation sketching stragglers"""
+MODULES = [jaxwgc, *(getattr(jaxwgc, room) for room in ROOMS.split())]
 # Every public object of the library by its dotted name, modules aside.
 NAMES = {
     f"{module.__name__}.{name}": obj
@@ -130,7 +131,7 @@ def test_import_changes_nothing(tmp_path):
     assert {name.partition(".")[0] for name in modules} - {*packages, *known} == set()
     assert {*all_packages} - {*scipys, *known} == set()
     # What takes half of the time to import is imported when it is used.
-    later = {"scipy.linalg", "scipy.special", "jaxwgc.sketching", "jaxwgc.studies"}
+    later = {"scipy.linalg", "scipy.special", "jaxwgc.sketching", "jaxwgc.simulation"}
     assert not later & {*modules}
     assert not is_started
 

@@ -5,20 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxwgc import _arrays, _validation
+from jaxwgc._common import array_validation, arrays, validation
 
 
 @pytest.mark.parametrize(
     ("check", "rule", "right", "wrong"),
     [
         (
-            _validation.check_int,
+            validation.check_int,
             "a.* int.*",
             [3, np.int8(3), np.uint64(3), np.array(3), jnp.int32(3)],
             [True, np.True_, 3.0, np.float32(3), "3", None, np.ones(1, int)[:0]],
         ),
         (
-            _validation.check_number,
+            array_validation.check_number,
             "a real scalar",
             [0, 0.5, np.float32(1), np.array(1), jnp.ones(())],
             [
@@ -27,7 +27,7 @@ from jaxwgc import _arrays, _validation
             ],
         ),
         (
-            _validation.check_bool,
+            validation.check_bool,
             "True or False",
             [True, np.False_],
             ["no", 0, 1, None, np.ones(1, bool), 1.0],
@@ -43,16 +43,16 @@ def test_scalars_of_a_wrong_type_are_rejected(check, rule, right, wrong):
 
 
 def test_ints_are_those_of_python():
-    assert type(_validation.check_int("size", np.int8(3), minimum=3)) is int
+    assert type(validation.check_int("size", np.int8(3), minimum=3)) is int
     with pytest.raises(TypeError, match="size must be a Python int, since it sets"):
-        jax.jit(lambda value: _validation.check_int("size", value))(3)
+        jax.jit(lambda value: validation.check_int("size", value))(3)
 
 
 def test_numbers_that_are_traced_pass():
     """Their type is known, their value is not."""
 
     def check(value):
-        _validation.check_number("rate", value, minimum=0)
+        array_validation.check_number("rate", value, minimum=0)
         return value
 
     assert jax.jit(check)(-1.0) == -1
@@ -89,14 +89,14 @@ class TestDtypes:
             for leaf in leaves:
                 tree = {"x": [leaf]}
                 if kind_of_leaf in self.kinds[kind]:
-                    _validation.check_dtypes("tree", tree, kind)
+                    array_validation.check_dtypes("tree", tree, kind)
                     continue
                 rule = rf"tree\['x'\]\[0\].* must be {kind}; got "
                 with pytest.raises(TypeError, match=rule):
-                    _validation.check_dtypes("tree", tree, kind)
+                    array_validation.check_dtypes("tree", tree, kind)
 
     def test_every_kind_is_known_here(self):
-        assert set(self.kinds) == set(_arrays.KINDS)
+        assert set(self.kinds) == set(arrays.KINDS)
 
 
 class TestKey:
@@ -104,18 +104,20 @@ class TestKey:
     def test_kinds(self, impl):
         """A raw key is as long as the generator wants it; rbg keys have four words."""
         key = jax.random.PRNGKey(0) if impl == "raw" else jax.random.key(0, impl=impl)
-        assert _validation.check_key(key) is key
+        assert array_validation.check_key(key) is key
         keys = jax.random.split(key, 3)
         with pytest.raises(ValueError, match=r"key must be one key.*\(3"):
-            _validation.check_key(keys)
+            array_validation.check_key(keys)
         seen = []
-        jax.vmap(lambda one_key: seen.append(_validation.check_key(one_key)) or 0)(keys)
+        jax.vmap(lambda one_key: seen.append(array_validation.check_key(one_key)) or 0)(
+            keys
+        )
         assert len(seen) == 1
 
     def test_other_types_and_shapes(self):
         for key in (0, 1.0, None, "key", np.zeros(2), np.zeros(2, int)):
             with pytest.raises(TypeError, match="seed must be a PRNG key from jax"):
-                _validation.check_key(key, "seed")
+                array_validation.check_key(key, "seed")
         for shape in ((), (3, 2), (3,), (0,)):
             with pytest.raises(ValueError, match="seed must be one key"):
-                _validation.check_key(np.zeros(shape, np.uint32), "seed")
+                array_validation.check_key(np.zeros(shape, np.uint32), "seed")

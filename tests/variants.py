@@ -11,6 +11,7 @@ import sys
 
 TESTS = (
     "tests/sketching",
+    "tests/parts",
     "tests/decoders",
     "tests/codes",
     "tests/test_coding.py",

@@ -66,13 +66,13 @@ plt.show()
 # With one-step decoding, all codes with exactly five copies of each part have the same
 # error. Optimal decoding reduces it by a factor of two to twenty. Repetition and the
 # edges of a graph are best for random stragglers. For the worst ones they are not
-# equal: an adversary takes all copies of a block. `studies.worst_pattern` searches for
+# equal: an adversary takes all copies of a block. `simulation.worst_pattern` searches for
 # its pattern.
 
 # %%
 for name in ("repetition", "edges of a graph"):
     code = optimal[name]
-    received = jaxwgc.studies.worst_pattern(code, num_stragglers=20, max_patterns=1)
+    received = jaxwgc.simulation.worst_pattern(code, num_stragglers=20, max_patterns=1)
     worst = float(jaxwgc.decoding_error(code, received)) / code.num_parts
     mean = study.error.mean[study.codes.index(name), 0, [*waiting].index(20)]
     print(f"{name:18}20% stragglers: mean {mean:.4f}, worst {worst:.4f}")

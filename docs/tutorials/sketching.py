@@ -107,9 +107,9 @@ plt.show()
 # %%
 data = (matrices["heavy tails"], targets["heavy tails"])
 parts, row_weights = jaxwgc.partition(data, 100)
-probabilities = sketching.partition_probabilities(scores["heavy tails"], 100)
-sample = sketching.sample_partitions(keys[4], probabilities, num_distinct=20)
-small = sketching.weighted_parts(sample, parts, row_weights)
+probabilities = jaxwgc.parts.partition_probabilities(scores["heavy tails"], 100)
+sample = jaxwgc.parts.sample_partitions(keys[4], probabilities, num_distinct=20)
+small = jaxwgc.parts.weighted_parts(sample, parts, row_weights)
 print("times each part was drawn:", *small.weights.astype(int))
 
 

@@ -151,7 +151,7 @@ def entries(effort: Effort, key: jax.Array) -> list[Entry]:
         return [entry for entry in constructions if family(entry.name) in FEW_CODES]
     graph = codes.regular_graph(key, num_workers, load)
     model = stragglers.bernoulli(PROBABILITY)
-    learned = jaxwgc.studies.learn_entries(graph, model, key)
+    learned = jaxwgc.simulation.learn_entries(graph, model, key)
     name = "learn_entries(regular_graph)"
     return [*constructions, entry_of(name, learned, is_exact=False)]
 
@@ -219,7 +219,7 @@ def worst_errors(
     for number in numbers:
         errors = []
         for code in drawn:
-            received = jaxwgc.studies.worst_pattern(
+            received = jaxwgc.simulation.worst_pattern(
                 code, number, max_patterns=MAX_PATTERNS
             )
             # Not jitted: codes of the same size share the jitted functions inside.

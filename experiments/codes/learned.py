@@ -28,7 +28,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
     num_steps = 1500 if effort.is_full else 10
 
     def measure(code):
-        better = jaxwgc.studies.learn_entries(
+        better = jaxwgc.simulation.learn_entries(
             code, model, learn_key, num_steps=num_steps
         )
         return compare(code, better, mask_key, num_masks)

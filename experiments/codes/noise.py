@@ -92,7 +92,7 @@ def measure(make: Make, masks: np.ndarray) -> Numbers:
     with jax.enable_x64(True):
         weights = np.asarray(decode(code, masks))
     rounded = np.asarray(decode(code, masks))
-    # Noise of the decoded gradient relative to the sum: see `studies.Diagnosis`.
+    # Noise of the decoded gradient relative to the sum: see `simulation.Diagnosis`.
     sizes = np.sum(np.abs(code.encoding_matrix) ** 2, axis=1)
     square = (np.abs(weights) ** 2 @ sizes).reshape(len(weights), -1).sum(axis=1)
     noise = np.sqrt(square / (code.num_parts * code.num_segments))

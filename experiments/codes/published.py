@@ -223,7 +223,7 @@ def mean_error(key: jax.Array, code: Code) -> jax.Array:
 def worst_errors(code: Code) -> Iterable[float]:
     """Yields errors per part of the worst pattern that is found."""
     for number in stragglers_of(code):
-        received = jaxwgc.studies.worst_pattern(code, int(number))
+        received = jaxwgc.simulation.worst_pattern(code, int(number))
         yield float(jaxwgc.decoding_error(code, received)) / code.num_parts
 
 

@@ -18,7 +18,7 @@ from experiments.runner import figures
 from experiments.runner.study import Numbers, Once, Sections, Study, command
 from experiments.runner.tables import interval, table_of
 from jaxwgc import stragglers
-from jaxwgc.studies import Choice
+from jaxwgc.planning import Choice
 
 # Target: loss above its minimum, relative to the start.
 TARGET = 0.01

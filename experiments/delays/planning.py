@@ -16,7 +16,7 @@ from experiments.runner.results import ExperimentError
 from experiments.runner.study import Numbers, Once, Sections, Study, command
 from experiments.runner.tables import Printed, ResultTable, table_of, with_half
 from jaxwgc import codes, stragglers
-from jaxwgc.studies import Candidate, Choice
+from jaxwgc.planning import Candidate, Choice
 
 NUM_ROUNDS = 15
 NUM_WORKERS = 32

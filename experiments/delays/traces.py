@@ -9,8 +9,7 @@ import numpy as np
 import jaxwgc
 from experiments.runner.results import ExperimentError, Record
 from jaxwgc import stragglers
-from jaxwgc._table_files import FileOptions, read_trace
-from jaxwgc._validation import measured_times
+from jaxwgc.traces import FileOptions, measured_times, read_trace
 
 # Two trainings of language models, and four jobs on Alibaba's PAI. The README beside
 # the files has their sources.
@@ -71,7 +70,7 @@ def simulated(
     return np.asarray(draw(keys))
 
 
-def label(choice: jaxwgc.studies.Choice | Record) -> str:
+def label(choice: jaxwgc.planning.Choice | Record) -> str:
     """Returns code, copies and waiting rule of a `Choice`, or of its numbers."""
     code = f"`{choice.name}`"
     if choice.replication > 1:

@@ -55,20 +55,22 @@ def draw_data(key: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def draw_sample(
     key: jax.Array, compression: int, rescalings: Sequence[str] = ("paper",)
-) -> tuple[tuple[jax.Array, jax.Array], list[sketching.WeightedParts], jax.Array]:
+) -> tuple[tuple[jax.Array, jax.Array], list[jaxwgc.parts.WeightedParts], jax.Array]:
     """Returns data, k sampled parts in each rescaling, and the number of draws."""
     data_key, sample_key = jax.random.split(key)
     data = draw_data(data_key)
     num_parts = compression * descent.CODE.num_parts
     parts, row_weights = jaxwgc.partition(data, num_parts)
     scores = sketching.leverage_scores(data[0], method="gram")
-    probabilities = sketching.partition_probabilities(scores, num_parts)
+    probabilities = jaxwgc.parts.partition_probabilities(scores, num_parts)
     number = descent.CODE.num_parts
-    sample = sketching.sample_partitions(sample_key, probabilities, num_distinct=number)
+    sample = jaxwgc.parts.sample_partitions(
+        sample_key, probabilities, num_distinct=number
+    )
     small = []
     for rescaling in rescalings:
         small.append(
-            sketching.weighted_parts(
+            jaxwgc.parts.weighted_parts(
                 sample, parts, row_weights, scale="rows", rescaling=rescaling
             )
         )

@@ -89,7 +89,7 @@ class DrawnParts(NamedTuple):
     images: jax.Array
     labels: jax.Array
     real_rows: jax.Array
-    sample: sketching.PartitionSample
+    sample: jaxwgc.parts.PartitionSample
     paper_scales: jax.Array
 
 
@@ -135,8 +135,8 @@ def draw_parts(key: jax.Array, data: Data, compression: int) -> DrawnParts:
     order = jax.random.permutation(order_key, NUM_TRAINING)
     num_parts = compression * NUM_PARTS
     rows, row_weights = jaxwgc.partition(order, num_parts)
-    probabilities = sketching.partition_probabilities(data.scores[order], num_parts)
-    sample = sketching.sample_partitions(
+    probabilities = jaxwgc.parts.partition_probabilities(data.scores[order], num_parts)
+    sample = jaxwgc.parts.sample_partitions(
         sample_key, probabilities, num_distinct=NUM_PARTS
     )
     rows = rows[sample.indices]
@@ -147,7 +147,7 @@ def draw_parts(key: jax.Array, data: Data, compression: int) -> DrawnParts:
         labels=data.training.labels[rows],
         real_rows=real_rows,
         sample=sample,
-        paper_scales=sketching.rescaling_factors(sample, "paper", num_rows=num_rows),
+        paper_scales=jaxwgc.parts.rescaling_factors(sample, "paper", num_rows=num_rows),
     )
 
 
@@ -242,7 +242,7 @@ def one_run(
     """
     sample_key, descent_key = jax.random.split(key)
     drawn = draw_parts(sample_key, data, compression)
-    unbiased = sketching.rescaling_factors(drawn.sample, "unbiased")
+    unbiased = jaxwgc.parts.rescaling_factors(drawn.sample, "unbiased")
     ones = jnp.ones_like(drawn.paper_scales)
     counts = drawn.sample.counts.astype(ones.dtype)
 

@@ -200,7 +200,7 @@ def one_run(key: jax.Array, num_steps: int) -> Numbers:
     # Columns are orthonormal.
     optimum = target @ matrix
     scores = jnp.sum(matrix**2, axis=1)
-    leverage = sketching.partition_probabilities(scores, NUM_PARTS)
+    leverage = jaxwgc.parts.partition_probabilities(scores, NUM_PARTS)
     uniform = jnp.full(NUM_PARTS, 1 / NUM_PARTS)
     whole = (*parts, row_weights)
     compare = functools.partial(one_sampling, whole, optimum, num_steps)
@@ -224,9 +224,9 @@ def one_sampling(
     """Returns errors of one-shot and iterative samples, and the one-shot limit."""
     sample_key, steps_key = jax.random.split(key)
     number = CODE.num_parts
-    sample = sketching.sample_partitions(sample_key, probabilities, num_draws=number)
+    sample = jaxwgc.parts.sample_partitions(sample_key, probabilities, num_draws=number)
     all_rows, all_targets, row_weights = whole
-    small = sketching.weighted_parts(sample, (all_rows, all_targets), row_weights)
+    small = jaxwgc.parts.weighted_parts(sample, (all_rows, all_targets), row_weights)
     small_rows, small_targets = small.parts
     weights = small.row_weights * small.weights[:, None]
     scales = jnp.sqrt(weights)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxwgc
 from experiments.runner.study import Effort, Numbers, Study, Trial
 from experiments.runner.tables import ROUNDING, ResultTable, table_of
 from experiments.sketching import data, solvers
@@ -53,8 +54,8 @@ def draw_rows(
         return sample.indices, sample.scale
     # Neighbouring rows together, by their share of the scores, as in the paper.
     num_blocks = len(probabilities) // BLOCK_SIZE
-    shares = sketching.partition_probabilities(probabilities, num_blocks)
-    blocks = sketching.sample_partitions(key, shares, num_draws=size // BLOCK_SIZE)
+    shares = jaxwgc.parts.partition_probabilities(probabilities, num_blocks)
+    blocks = jaxwgc.parts.sample_partitions(key, shares, num_draws=size // BLOCK_SIZE)
     indices = BLOCK_SIZE * blocks.indices[:, None] + jnp.arange(BLOCK_SIZE)
     return indices.reshape(-1), jnp.repeat(blocks.scale, BLOCK_SIZE)
 
@@ -76,7 +77,7 @@ def one_run(
             probabilities = sketching.row_probabilities(scores, sampler.rule)
             indices, scale = draw_rows(key, probabilities, size, sampler)
             sampled = (basis[indices], target[indices])
-            rows, values = sketching.scale_rows(sampled, scale)
+            rows, values = jaxwgc.parts.scale_rows(sampled, scale)
             inverse = jnp.linalg.pinv(rows.T @ rows, rtol=CUTOFF, hermitian=True)
             return inverse @ (rows.T @ values)
 

@@ -10,7 +10,6 @@ from experiments.runner import tables
 from experiments.runner.figures import COLORS, Figure, line, new_figure
 from experiments.runner.study import Effort, Numbers, Study, Trial
 from experiments.runner.tables import ResultTable, at, interval
-from jaxwgc import sketching
 
 # Thresholds on the norm of the gradient, over six decades.
 THRESHOLDS = tuple(10.0 ** (4 - decade) for decade in range(7))
@@ -93,10 +92,10 @@ def sketch(key: jax.Array) -> Numbers:
     (rows,), _ = jaxwgc.partition((columns,), NUM_PARTS)
     grams = jnp.einsum("jmp,jmq->jpq", rows, rows)
     scores = jnp.sum(basis**2, axis=1)
-    probabilities = sketching.partition_probabilities(scores, NUM_PARTS)
+    probabilities = jaxwgc.parts.partition_probabilities(scores, NUM_PARTS)
 
     def count(key):
-        sample = sketching.sample_partitions(key, probabilities, num_draws=DRAWS[0])
+        sample = jaxwgc.parts.sample_partitions(key, probabilities, num_draws=DRAWS[0])
         return jnp.zeros(NUM_PARTS).at[sample.indices].add(sample.counts)
 
     # Each sample extends the last one to twice the number of draws.

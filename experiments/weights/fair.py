@@ -99,7 +99,7 @@ def one_kind(key, features, responses, compression) -> Numbers:
     """Returns ‖X(θ - θ*)‖² relative to the minimum of ‖Xθ - y‖²."""
     num_parts = compression * methods.CODE.num_parts
     scores = sketching.leverage_scores(features, method="gram")
-    probabilities = sketching.partition_probabilities(scores, num_parts)
+    probabilities = jaxwgc.parts.partition_probabilities(scores, num_parts)
     (rows, targets), _ = jaxwgc.partition((features, responses), num_parts)
     # Sufficient statistics of each part.
     grams = jnp.einsum("jmp,jmq->jpq", rows, rows)
@@ -315,7 +315,7 @@ def digits_run(key: jax.Array, data: DigitData, compression: int) -> Numbers:
     return methods.run_all(
         run_key,
         parts=parts,
-        probabilities=sketching.partition_probabilities(scores, num_parts),
+        probabilities=jaxwgc.parts.partition_probabilities(scores, num_parts),
         curvature=jnp.asarray(data.curvature),
         loss=mnist.logistic_loss,
         start=jnp.zeros(784),

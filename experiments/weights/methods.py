@@ -16,7 +16,6 @@ import jaxwgc
 from experiments.paper.descent import CODE
 from experiments.runner.study import Numbers
 from experiments.runner.tables import geometric_mean
-from jaxwgc import sketching
 
 ONE_SHOT = "weighted", "weighted, unbiased", "unweighted", "uniform"
 # Methods with a new sample at every step.
@@ -86,11 +85,11 @@ def run_all(
     even = jnp.full(num_parts, 1 / num_parts, probabilities.dtype)
 
     def draw(key, probabilities):
-        return sketching.sample_partitions(key, probabilities, num_distinct=k)
+        return jaxwgc.parts.sample_partitions(key, probabilities, num_distinct=k)
 
     def draw_unbiased(key, probabilities):
-        sample = sketching.sample_partitions(key, probabilities, num_draws=k)
-        factors = sketching.rescaling_factors(sample)
+        sample = jaxwgc.parts.sample_partitions(key, probabilities, num_draws=k)
+        factors = jaxwgc.parts.rescaling_factors(sample)
         return sample.indices, sample.counts * factors**2
 
     # The first sample is drawn by the scores, the second evenly.

@@ -7,13 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxwgc import _updates, _validation, coding
+from jaxwgc import coding
+from jaxwgc._common import array_validation, validation
+from jaxwgc.aggregate import _updates
 from jaxwgc.aggregate._options import DecodingOptions
-from jaxwgc.aggregate._policy import (
-    DecodingPolicy,
-    check_undecodable,
-    make_aggregator,
-)
+from jaxwgc.aggregate._policy import DecodingPolicy, check_undecodable, make_aggregator
 from jaxwgc.aggregate._state import CodedAggregateState
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
@@ -145,11 +143,11 @@ def coded_aggregate(
     GradientCode.check(code)
     loads = jnp.asarray(code.loads, jnp.result_type(float))
     StragglerModel.check("model", model, loads)
-    _validation.check_key(key)
-    _validation.check_choice("method", method, ("partials", "messages"))
+    array_validation.check_key(key)
+    validation.check_choice("method", method, ("partials", "messages"))
     model.warn_where_undecodable(code, decoder)
     if corrupt is not None:
-        _validation.check_instance("corrupt", corrupt, CorruptionModel)
+        validation.check_instance("corrupt", corrupt, CorruptionModel)
     if method == "partials" and (corrupt is not None or correct_errors):
         raise ValueError(
             f'method must be "messages" with corrupt or correct_errors; got {method!r}'

@@ -5,14 +5,13 @@ import functools
 import jax
 import optax
 
-from jaxwgc import _flat_vectors, _updates, _validation, coding
+from jaxwgc import coding
+from jaxwgc._common import array_validation, validation
+from jaxwgc.aggregate import _updates
 from jaxwgc.aggregate._options import DecodingOptions
-from jaxwgc.aggregate._policy import (
-    DecodingPolicy,
-    check_undecodable,
-    make_aggregator,
-)
+from jaxwgc.aggregate._policy import DecodingPolicy, check_undecodable, make_aggregator
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding import raveled_size
 from jaxwgc.decoders import DecoderLike
 
 
@@ -119,7 +118,7 @@ def decode_aggregate(
         noise=noise,
     )
     if key is not None:
-        _validation.check_key(key)
+        array_validation.check_key(key)
         if not correct_errors:
             raise ValueError("correct_errors must be True with key; got False")
     return aggregator_of_messages(code, options, on_request, key)
@@ -132,7 +131,7 @@ def aggregator_of_messages(
     key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Returns the aggregator that `decode_aggregate` describes."""
-    if _validation.check_bool("on_request", on_request):
+    if validation.check_bool("on_request", on_request):
         code.check_requests()
         if options.memory:
             raise ValueError(
@@ -150,7 +149,7 @@ def aggregator_of_messages(
         policy.check_state(state)
         arrived, elapsed = policy.observed(**extra)
         _updates.check_one_array("updates", updates, "the messages of all workers")
-        _validation.check_dtypes("messages", updates, "numbers or bools")
+        array_validation.check_dtypes("messages", updates, "numbers or bools")
         if params is None:
             raise ValueError(
                 "params must be given to update, since the gradient has their shapes; "
@@ -171,8 +170,8 @@ def aggregator_of_messages(
             )
         decoding = arrived.decode(code, policy.decoder)
         if on_request:
-            shape = (code.num_workers, _flat_vectors.raveled_size(params))
-            _validation.check_shape("updates", messages, "(num_workers, length)", shape)
+            shape = (code.num_workers, raveled_size(params))
+            validation.check_shape("updates", messages, "(num_workers, length)", shape)
             gradient = coding.decode_answers(messages, params)
         else:
             gradient = decoding.combine(messages, params, options.message_dtype)

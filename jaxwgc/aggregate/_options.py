@@ -4,9 +4,8 @@ import dataclasses
 
 from jax.typing import DTypeLike
 
-from jaxwgc import _validation
-from jaxwgc._targets import APPROXIMATES, DECODES
-from jaxwgc.decoders import Decoder, DecoderLike
+from jaxwgc._common import array_validation, validation
+from jaxwgc.decoders import APPROXIMATES, DECODES, Decoder, DecoderLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,18 +59,18 @@ class DecodingOptions:
 
     def __post_init__(self):
         choices = ("least_squares", "skip", "raise")
-        _validation.check_choice("undecodable", self.undecodable, choices)
+        validation.check_choice("undecodable", self.undecodable, choices)
         if self.tolerance is not None:
-            _validation.check_number("tolerance", self.tolerance, minimum=0)
-        dtype = _validation.check_message_dtype(self.message_dtype)
+            array_validation.check_number("tolerance", self.tolerance, minimum=0)
+        dtype = array_validation.check_message_dtype(self.message_dtype)
         object.__setattr__(self, "message_dtype", dtype)
         if isinstance(self.debias, str):
-            _validation.check_choice("debias", self.debias, ("share",))
+            validation.check_choice("debias", self.debias, ("share",))
         elif self.debias is not None:
-            _validation.check_number("debias", self.debias, positive=True)
-        _validation.check_bool("correct_errors", self.correct_errors)
-        _validation.check_number("noise", self.noise, minimum=0, finite=True)
-        if not _validation.check_bool("memory", self.memory):
+            array_validation.check_number("debias", self.debias, positive=True)
+        validation.check_bool("correct_errors", self.correct_errors)
+        array_validation.check_number("noise", self.noise, minimum=0, finite=True)
+        if not validation.check_bool("memory", self.memory):
             return
         if self.correct_errors:
             raise ValueError(

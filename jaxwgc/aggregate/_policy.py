@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxwgc import _updates, _validation, coding
+from jaxwgc import coding
+from jaxwgc._common import array_validation, validation
+from jaxwgc.aggregate import _updates
 from jaxwgc.aggregate._options import DecodingOptions
 from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts
 from jaxwgc.codes import GradientCode
@@ -50,7 +52,7 @@ class DecodingPolicy:
         locator = None
         if options.correct_errors:
             locator = coding.ErrorLocator.of(code)
-        elif _validation.is_traced(options.noise) or options.noise != 0:
+        elif array_validation.is_traced(options.noise) or options.noise != 0:
             raise ValueError(
                 "correct_errors must be True with noise, which the location of errors "
                 f"alone takes; got noise={options.noise}"
@@ -73,7 +75,7 @@ class DecodingPolicy:
         """Returns the state before the first round."""
         # Params are checked here, before another transformation fails on them. Trees
         # without leaves pass, because optax maps over states with such placeholders.
-        _validation.check_dtypes("params", params, "real or complex floats", True)
+        array_validation.check_dtypes("params", params, "real or complex floats", True)
         _updates.check_unmasked(params)
         num_workers = self.code.num_workers
         memory = ()
@@ -106,7 +108,7 @@ class DecodingPolicy:
         if not isinstance(state, CodedAggregateState):
             raise TypeError(
                 "state must be a CodedAggregateState, from init; got "
-                f"{_validation.in_short(state)}"
+                f"{validation.in_short(state)}"
             )
         num_workers = state.received.shape[0]
         if num_workers != self.code.num_workers:
@@ -175,7 +177,7 @@ class DecodingPolicy:
                     "late must be None without memory, because only memory stores late "
                     "messages; make the aggregator with memory=True"
                 )
-            mask_of_late = _validation.as_array(
+            mask_of_late = array_validation.as_array(
                 "late", late, "bools", num_workers=self.code.num_workers
             )
         if received is None and finished is None:
@@ -196,7 +198,7 @@ class DecodingPolicy:
             arrived = arrived._replace(late=mask_of_late)
         if elapsed is None:
             return arrived, 0.0
-        _validation.check_number("elapsed", elapsed, minimum=0)
+        array_validation.check_number("elapsed", elapsed, minimum=0)
         return arrived, elapsed
 
     def without_errors(
@@ -321,7 +323,7 @@ def check_undecodable(undecodable: str) -> None:
             "undecodable must be 'least_squares' or 'skip'; got 'raise', which needs a "
             "RayCluster"
         )
-    _validation.check_choice("undecodable", undecodable, ("least_squares", "skip"))
+    validation.check_choice("undecodable", undecodable, ("least_squares", "skip"))
 
 
 def _is_misspelt(name: str) -> bool:

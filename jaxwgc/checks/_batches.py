@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxwgc import _updates, _validation
+from jaxwgc._common import validation
+from jaxwgc.aggregate import shapes_of
 
 
 def parts_of_step(
@@ -17,13 +18,13 @@ def parts_of_step(
     Raises:
       ValueError: If the batches of two parts differ in structure or shapes.
     """
-    _validation.check_callable("batches", batches)
+    validation.check_callable("batches", batches)
     parts = [jax.device_get(batches(step, part)) for part in range(num_parts)]
     if not jax.tree.leaves(parts[0]):
         raise ValueError(
             f"batches must return arrays; got {parts[0]!r} of part 0 in step {step}"
         )
-    shapes = [_updates.shapes_of(part) for part in parts]
+    shapes = [shapes_of(part) for part in parts]
     for part, shapes_of_part in enumerate(shapes):
         if shapes_of_part != shapes[0]:
             raise ValueError(
@@ -40,7 +41,7 @@ def rows_of(parts: Any) -> Any:
     if any(np.ndim(leaf) < 2 for leaf in leaves):
         raise ValueError(
             "batches must return arrays with a leading axis of rows; got "
-            f"{_updates.shapes_of(jax.tree.map(lambda leaf: leaf[0], parts))}"
+            f"{shapes_of(jax.tree.map(lambda leaf: leaf[0], parts))}"
         )
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), parts)
 

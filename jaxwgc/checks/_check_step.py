@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation, validation
 from jaxwgc.checks._batches import parts_of_step, problems_of_batches, rows_of
 from jaxwgc.checks._losses import layout_of, measure_decoded, measure_loss
 from jaxwgc.checks._measures import Measures
@@ -181,7 +181,7 @@ def check_step(
         parts = parts_of_step(batches, code.num_parts)
         data = rows_of(parts)
         changing = problems_of_batches(batches, parts)
-    _validation.check_concrete(
+    array_validation.check_concrete(
         "arguments",
         (code, params, parts, data, received),
         "check_step looks at values",
@@ -190,7 +190,7 @@ def check_step(
         raise ValueError("optimizer must be given with step; got None")
     start = params
     params = _perturbed(params)
-    _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
+    array_validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
     layout = layout_of(data, parts)
     coded_gradients = jax.jit(partial_value_and_grad(loss, has_aux))
     gradients = jax.device_get(coded_gradients(params, parts)[1])
@@ -201,7 +201,7 @@ def check_step(
 
     gradient_on_data = gradient_of
     if whole_loss is not None:
-        _validation.check_callable("whole_loss", whole_loss)
+        validation.check_callable("whole_loss", whole_loss)
         gradient_on_data = functools.partial(jax.jit(jax.grad(whole_loss)), params)
     measures = Measures(
         gradient=measure_decoded(

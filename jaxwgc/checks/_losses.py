@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _arrays, _updates, _validation, coding
+from jaxwgc import coding
+from jaxwgc._common import array_validation, arrays
+from jaxwgc.aggregate import shapes_of
 from jaxwgc.checks._measures import TOLERANCE, GradientMeasures, LossMeasures
 from jaxwgc.codes import GradientCode
-from jaxwgc.sketching import partition
+from jaxwgc.parts import partition
 
 # Maximum error of the total weight of a sample, in standard errors.
 _STANDARD_ERRORS = 4
@@ -44,7 +46,7 @@ def layout_of(data: Any, parts: Any) -> Layout:
     num_parts = len(leaves[0])
     has_rows = all(np.ndim(leaf) > 1 for leaf in leaves)
     data = jax.device_get(data)
-    num_rows = _validation.check_parts("data", data, "N")
+    num_rows = array_validation.check_parts("data", data, "N")
     structure = jax.tree.structure(parts)
     if has_rows and structure == jax.tree.structure((data, 0)):
         row_weights = np.asarray(parts[1], np.float64)
@@ -57,8 +59,8 @@ def layout_of(data: Any, parts: Any) -> Layout:
     if not has_rows or structure != jax.tree.structure(data):
         raise ValueError(
             "parts must be (parts, row_weights) of jaxwgc.partition(data, num_parts), "
-            f"or like data; got {_updates.shapes_of(parts)} and data "
-            f"{_updates.shapes_of(data)}"
+            f"or like data; got {shapes_of(parts)} and data "
+            f"{shapes_of(data)}"
         )
     _, weights_of_partition = partition(np.ones(num_rows), num_parts)
     is_padding = np.asarray(weights_of_partition) == 0
@@ -295,7 +297,7 @@ def _not_finite(norms_of_parts: np.ndarray, whole: np.ndarray) -> str:
 
 def _weighted_sum(weights: np.ndarray, gradients: Any) -> np.ndarray:
     """Returns the flat sum of partial gradients times weights (num_parts,)."""
-    wide = jax.tree.map(_arrays.promoted, gradients)
+    wide = jax.tree.map(arrays.promoted, gradients)
     return flat(jax.tree.map(functools.partial(np.tensordot, weights, axes=1), wide))
 
 

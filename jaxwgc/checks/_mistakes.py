@@ -110,7 +110,7 @@ _MISTAKES = (
         ),
         advice=(
             "Multiply the loss of each row by its row weight (from jaxwgc.partition, "
-            "or from jaxwgc.sketching.weighted_parts), as in jnp.sum(row_weights * "
+            "or from jaxwgc.parts.weighted_parts), as in jnp.sum(row_weights * "
             "...)"
         ),
     ),
@@ -122,7 +122,7 @@ _MISTAKES = (
         ),
         occurs=lambda m: m.gradient.is_sample and not m.gradient.is_weighted,
         advice=(
-            "Take parts and row_weights from jaxwgc.sketching.weighted_parts, and pass "
+            "Take parts and row_weights from jaxwgc.parts.weighted_parts, and pass "
             "its weights to jaxwgc.weighted(code, weights)"
         ),
         is_consequence=True,
@@ -135,7 +135,7 @@ _MISTAKES = (
         ),
         occurs=lambda m: m.gradient.is_wrong,
         advice=(
-            "Are these the parts of these data? Does jaxwgc.studies.diagnose(code) "
+            "Are these the parts of these data? Does jaxwgc.simulation.diagnose(code) "
             "fail?"
         ),
         is_consequence=True,

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc._common import validation
 from jaxwgc.codes._constructors import code_of_sums, is_prime
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep, Peeling
@@ -41,7 +41,7 @@ def projective_plane(order: int) -> GradientCode:
       Kadhe, Koyluoglu, Ramchandran, "Gradient coding based on block designs for
       mitigating adversarial stragglers", ISIT 2019.
     """
-    order = _validation.check_int("order", order)
+    order = validation.check_int("order", order)
     if not is_prime(order):
         raise ValueError(f"order must be a prime; got {order}")
     # Points of the plane are lines through the origin of the space. Each is represented
@@ -87,7 +87,7 @@ def paley(num_workers: int) -> GradientCode:
       mitigating adversarial stragglers", ISIT 2019; Paley, "On orthogonal matrices",
       1933.
     """
-    num_workers = _validation.check_int("num_workers", num_workers)
+    num_workers = validation.check_int("num_workers", num_workers)
     if num_workers % 4 != 3 or not is_prime(num_workers):
         raise ValueError(
             f"num_workers must be a prime with remainder 3 modulo 4; got {num_workers}"

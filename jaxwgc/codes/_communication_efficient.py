@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc._common import validation
 from jaxwgc.codes._constructors import exact_code, ring_distances
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._reed_solomon import best_step, positions, vanishing_products
@@ -59,8 +59,8 @@ def communication_efficient(
       Ye, Abbe, "Communication-computation efficient gradient coding", ICML 2018,
       section 3. Roots of unity and the choice of coefficients are new here.
     """
-    num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
-    num_segments = _validation.check_int("num_segments", num_segments, minimum=1)
+    num_stragglers = validation.check_stragglers(num_stragglers, num_workers)
+    num_segments = validation.check_int("num_segments", num_segments, minimum=1)
     max_segments = num_workers - num_stragglers
     if num_segments > max_segments:
         raise ValueError(

@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
-from jaxwgc import _validation
-from jaxwgc._arrays import array_module
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import array_module
 from jaxwgc.codes._gradient_code import Array, GradientCode
 from jaxwgc.decoders import Clustered, LeastSquares
 
@@ -43,7 +43,7 @@ def clustered(code: GradientCode, num_clusters: int) -> GradientCode:
       communication", IEEE Data Science Workshop 2019, section III.
     """
     GradientCode.check(code)
-    num_clusters = _validation.check_int("num_clusters", num_clusters, minimum=1)
+    num_clusters = validation.check_int("num_clusters", num_clusters, minimum=1)
     required_parts = code.required_parts
     if required_parts is not None:
         xp = array_module(required_parts)
@@ -114,7 +114,7 @@ def multi_message(code: GradientCode) -> GradientCode:
     """
     GradientCode.check(code)
     code.check_plain("multi_message")
-    _validation.check_concrete(
+    array_validation.check_concrete(
         "code.assignment", code.assignment, "it determines the order of the parts"
     )
     assignment = np.asarray(code.assignment)
@@ -198,7 +198,7 @@ def partially_coded(code: GradientCode, num_uncoded: int) -> GradientCode:
       distributed learning", ICML 2017, section 5.
     """
     GradientCode.check(code)
-    num_uncoded = _validation.check_int("num_uncoded", num_uncoded, minimum=0)
+    num_uncoded = validation.check_int("num_uncoded", num_uncoded, minimum=0)
     code.check_plain("partially_coded")
     if code.decoders_of(Clustered):
         raise ValueError(

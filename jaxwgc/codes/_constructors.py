@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation
 from jaxwgc.codes._gradient_code import Array, GradientCode
 from jaxwgc.decoders import Decoder, LeastSquares
 
 
 def known(values: jax.Array) -> Array:
     """Returns a NumPy array if the values are known, otherwise the tracer."""
-    return values if _validation.is_traced(values) else np.asarray(values)
+    return values if array_validation.is_traced(values) else np.asarray(values)
 
 
 def as_floats(values: Array) -> Array:
     """Converts to float64 on the host, or to JAX's precision if values are traced."""
-    if _validation.is_traced(values):
+    if array_validation.is_traced(values):
         return values.astype(jnp.result_type(float))
     return np.asarray(values, np.float64)
 
@@ -91,7 +91,7 @@ def shares(loads: np.ndarray, total: int, maximum: int | None = None) -> np.ndar
 
 def owned_parts(num_workers: int, num_parts: int, loads: ArrayLike) -> np.ndarray:
     """Checks loads, and returns the number of parts that each worker owns."""
-    known_loads = _validation.host_array(
+    known_loads = array_validation.host_array(
         "loads", loads, "real numbers", num_workers=num_workers
     )
     if np.any(known_loads < 0) or not np.any(known_loads):

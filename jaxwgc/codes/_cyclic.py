@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation, validation
 from jaxwgc.codes._constructors import exact_code, ring_distances
 from jaxwgc.codes._gradient_code import GradientCode
 
@@ -48,7 +48,7 @@ def cyclic_repetition(
       Tandon, Lei, Dimakis, Karampatziakis, "Gradient coding: avoiding stragglers in
       distributed learning", ICML 2017, section 4, algorithm 2.
     """
-    num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
+    num_stragglers = validation.check_stragglers(num_stragglers, num_workers)
     workers = np.arange(num_workers)[:, None]
     others = (workers + np.arange(1, num_stragglers + 1)) % num_workers
     assignment = ring_distances(num_workers) <= num_stragglers
@@ -60,7 +60,7 @@ def _null_space_rows(key: jax.Array, others: np.ndarray) -> jax.Array | np.ndarr
     num_workers, num_stragglers = others.shape
     # Draws in float32 give the same code at every precision setting.
     draws = jax.random.normal(key, (num_stragglers, num_workers - 1), jnp.float32)
-    xp = jnp if _validation.is_traced(draws) else np
+    xp = jnp if array_validation.is_traced(draws) else np
     draws = xp.asarray(draws, jnp.result_type(float) if xp is jnp else np.float64)
     parity = xp.concatenate([draws, -draws.sum(1, keepdims=True)], axis=1)
     systems = parity[:, others].transpose(1, 0, 2)
@@ -109,7 +109,7 @@ def cyclic_mds(num_workers: int, num_stragglers: int) -> GradientCode:
       Raviv, Tamo, Tandon, Dimakis, "Gradient coding from cyclic MDS codes and expander
       graphs", ICML 2018, section 3.
     """
-    num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
+    num_stragglers = validation.check_stragglers(num_stragglers, num_workers)
     coefficients = _coefficients(num_workers, num_stragglers)
     first_row = np.pad(coefficients, (0, num_workers - len(coefficients)))
     distances = ring_distances(num_workers)

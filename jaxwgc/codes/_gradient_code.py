@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import Array, array_module
-from jaxwgc._pytrees import Static, register
-from jaxwgc._validation import in_short
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import Array, array_module
+from jaxwgc._common.pytrees import Static, register
+from jaxwgc._common.validation import in_short
 from jaxwgc.codes._tolerance import check_tolerance
 from jaxwgc.decoders import Decoder, DecoderLike, LeastSquares
 
@@ -82,9 +82,9 @@ class GradientCode:
 
     def __post_init__(self):
         for decoder in self.decoders:
-            _validation.check_instance("code.decoders", decoder, Decoder)
+            validation.check_instance("code.decoders", decoder, Decoder)
         for name in ("num_segments", "messages_per_worker"):
-            _validation.check_int(f"code.{name}", getattr(self, name), minimum=1)
+            validation.check_int(f"code.{name}", getattr(self, name), minimum=1)
         kinds = {
             "encoding_matrix": "numbers or bools",
             "assignment": "bools",
@@ -93,9 +93,9 @@ class GradientCode:
         if self.messages_per_worker > 1:
             kinds["required_parts"] = "integers"
         for name, kind in kinds.items():
-            _validation.check_dtypes(f"code.{name}", getattr(self, name), kind)
-        if not _validation.is_traced(self.num_stragglers):
-            _validation.check_int("code.num_stragglers", self.num_stragglers, minimum=0)
+            array_validation.check_dtypes(f"code.{name}", getattr(self, name), kind)
+        if not array_validation.is_traced(self.num_stragglers):
+            validation.check_int("code.num_stragglers", self.num_stragglers, minimum=0)
 
     @classmethod
     def from_matrix(
@@ -142,7 +142,7 @@ class GradientCode:
           GradientCode(num_workers=3, num_parts=3, num_stragglers=1, \
 decoders=[LeastSquares])
         """
-        matrix = _validation.host_array(
+        matrix = array_validation.host_array(
             "encoding_matrix",
             encoding_matrix,
             "numbers or bools",
@@ -154,16 +154,18 @@ decoders=[LeastSquares])
         num_workers, num_parts = matrix.shape
         held = matrix != 0
         if assignment is not None:
-            held = _validation.host_array("assignment", assignment, "bools")
+            held = array_validation.host_array("assignment", assignment, "bools")
         weights = np.ones(num_parts)
         if target is not None:
-            weights = _validation.host_array("target", target, "real numbers or bools")
+            weights = array_validation.host_array(
+                "target", target, "real numbers or bools"
+            )
             weights = weights.astype(np.float64)
         code = cls(
             encoding_matrix=matrix,
             assignment=held,
             target=weights,
-            num_stragglers=_validation.check_stragglers(num_stragglers, num_workers),
+            num_stragglers=validation.check_stragglers(num_stragglers, num_workers),
             decoders=(LeastSquares(num_stragglers),),
         )
         cls.check(code)
@@ -181,7 +183,7 @@ decoders=[LeastSquares])
                 f"parts {np.flatnonzero(is_lost).tolist()}. Give them to workers, or "
                 "set their target to 0"
             )
-        if _validation.check_int("check_patterns", check_patterns, minimum=0):
+        if validation.check_int("check_patterns", check_patterns, minimum=0):
             check_tolerance(matrix, weights, num_stragglers, check_patterns)
         return code
 
@@ -239,7 +241,7 @@ decoders=[LeastSquares])
         if self.messages_per_worker == 1:
             return np.ones((self.num_workers, 1))
         num_held = self.parts_per_worker
-        is_traced = _validation.is_traced(num_held)
+        is_traced = array_validation.is_traced(num_held)
         longest = self.num_parts if is_traced else int(np.max(num_held))
         counts = np.arange(1, max(longest, 1) + 1)
         xp = array_module(num_held)
@@ -261,7 +263,7 @@ decoders=[LeastSquares])
         decoded by another.
         """
         arrays = (self.encoding_matrix, self.target)
-        if _validation.is_traced(arrays):
+        if array_validation.is_traced(arrays):
             return None
         layout = (self.messages_per_worker, self.num_segments)
         checksum = zlib.crc32(str(layout).encode())
@@ -295,7 +297,7 @@ decoders=[LeastSquares])
                 return of_class[0]
             chosen = self._new_decoder(decoder)
         else:
-            _validation.check_instance(
+            validation.check_instance(
                 "decoder",
                 decoder,
                 Decoder,
@@ -353,7 +355,7 @@ decoders=[LeastSquares])
           >>> code.decodes([[True, True, False, False], [True, False, True, False]])
           Array([ True, False], dtype=bool)
         """
-        mask = _validation.as_array(
+        mask = array_validation.as_array(
             "mask", mask, "bools", "...", num_messages=self.num_messages
         )
         chosen = self.choose_decoder(decoder)
@@ -404,7 +406,7 @@ decoders=[LeastSquares])
         if not isinstance(code, GradientCode):
             raise TypeError(f"code must be a GradientCode; got {in_short(code)}")
         if concrete:
-            _validation.check_concrete("code", code, concrete)
+            array_validation.check_concrete("code", code, concrete)
         shape = np.shape(code.encoding_matrix)
         if len(shape) != 2:
             raise ValueError(

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxwgc import _validation
-from jaxwgc._arrays import array_module
+from jaxwgc._common import validation
+from jaxwgc._common.arrays import array_module
 from jaxwgc.codes._constructors import (
     as_floats,
     code_of_sums,
@@ -58,8 +58,8 @@ def random_regular_graph(
       ValueError: If an integer is out of range.
       TypeError: If an integer is not an int or key is not a PRNG key.
     """
-    num_vertices = _validation.check_int(vertices_name, num_vertices, minimum=2)
-    degree = _validation.check_int(degree_name, degree)
+    num_vertices = validation.check_int(vertices_name, num_vertices, minimum=2)
+    degree = validation.check_int(degree_name, degree)
     max_degree = num_vertices - 1
     has_odd_sum = num_vertices % 2 == 1 and degree % 2 == 1
     if not 1 <= degree <= max_degree or has_odd_sum:
@@ -345,7 +345,7 @@ def ramanujan_graph(prime: int, modulus: int) -> GradientCode:
 
 def _check_prime(name: str, number: int) -> None:
     """Checks that a number is a prime of which -1 is a square modulo the prime."""
-    _validation.check_int(name, number)
+    validation.check_int(name, number)
     if number % 4 != 1 or not is_prime(number):
         raise ValueError(
             f"{name} must be a prime with remainder 1 modulo 4; got {number}"

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation, validation
 from jaxwgc.codes._constructors import code_of_sums, known
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._random_codes import random_subsets
@@ -54,8 +54,8 @@ def ldgm(
       Horii, Yoshida, Kobayashi, Matsushima, "Distributed stochastic gradient descent
       using LDGM codes", ISIT 2019.
     """
-    num_workers = _validation.check_int("num_workers", num_workers)
-    _validation.check_up_to("parity_degree", parity_degree, num_parts=num_parts)
+    num_workers = validation.check_int("num_workers", num_workers)
+    validation.check_up_to("parity_degree", parity_degree, num_parts=num_parts)
     if num_workers <= num_parts:
         raise ValueError(
             f"num_workers must be greater than num_parts = {num_parts}; got "
@@ -130,19 +130,19 @@ def batch_raptor(
       Proceedings of the ACM on Measurement and Analysis of Computing Systems, 2019;
       Luby, "LT codes", FOCS 2002 (the robust soliton distribution).
     """
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
-    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    batch_size = _validation.check_int("batch_size", batch_size, minimum=1)
+    num_workers = validation.check_int("num_workers", num_workers, minimum=1)
+    num_parts = validation.check_int("num_parts", num_parts, minimum=1)
+    batch_size = validation.check_int("batch_size", batch_size, minimum=1)
     if num_parts % batch_size != 0:
         raise ValueError(
             f"batch_size must divide num_parts = {num_parts}; got {batch_size}"
         )
     num_batches = num_parts // batch_size
     max_degree = num_batches if max_degree is None else max_degree
-    _validation.check_up_to("max_degree", max_degree, num_batches=num_batches)
+    validation.check_up_to("max_degree", max_degree, num_batches=num_batches)
     # c is concrete, because the degree distribution is computed on the host.
-    _validation.check_number("c", c, minimum=0, finite=True, traceable=False)
-    _validation.check_number(
+    array_validation.check_number("c", c, minimum=0, finite=True, traceable=False)
+    array_validation.check_number(
         "delta", delta, positive=True, maximum=1, finite=True, traceable=False
     )
     probabilities = robust_soliton(num_batches, float(c), float(delta), max_degree)

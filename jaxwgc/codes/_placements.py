@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation, validation
 from jaxwgc.codes._constructors import exact_code, shares
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._reed_solomon import (
@@ -70,11 +70,13 @@ def proportional_placement(
       Wang, Guo, Tang, Li, Li, "Heterogeneity-aware gradient coding for straggler
       tolerance", ICDCS 2019.
     """
-    speeds = _validation.host_array("speeds", speeds, "real numbers", num_workers="any")
-    _validation.check_entries("speeds", speeds, speeds > 0, "positive")
+    speeds = array_validation.host_array(
+        "speeds", speeds, "real numbers", num_workers="any"
+    )
+    validation.check_entries("speeds", speeds, speeds > 0, "positive")
     num_workers = len(speeds)
-    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    copies = _validation.check_up_to("copies", copies, num_workers=num_workers)
+    num_parts = validation.check_int("num_parts", num_parts, minimum=1)
+    copies = validation.check_up_to("copies", copies, num_workers=num_workers)
     num_copies = num_parts * copies
     loads = shares(speeds.astype(np.float64), num_copies, maximum=num_parts)
     worker = np.arange(num_workers).repeat(loads)
@@ -152,10 +154,10 @@ def any_placement(
       "Improving distributed gradient descent using Reed-Solomon codes", ISIT 2018
       (polynomials with given zeros, there for balanced placements).
     """
-    held = _validation.host_array(
+    held = array_validation.host_array(
         "assignment", assignment, "bools", num_workers="any", num_parts="any"
     )
-    num_stragglers = _validation.check_stragglers(num_stragglers, len(held))
+    num_stragglers = validation.check_stragglers(num_stragglers, len(held))
     copies = held.sum(0)
     if copies.min() <= num_stragglers:
         raise ValueError(
@@ -164,8 +166,8 @@ def any_placement(
         )
     names = tuple(_METHODS)
     if method is not None:
-        names = (_validation.check_choice("method", method, names),)
-    _validation.check_concrete("key", key, "a code is chosen by its values")
+        names = (validation.check_choice("method", method, names),)
+    array_validation.check_concrete("key", key, "a code is chosen by its values")
     bits = np.asarray(jax.random.key_data(key))
     candidates = []
     for name in names:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation, validation
 from jaxwgc.codes._constructors import as_floats, code_of_sums, known, unweighted
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Decoder, LeastSquares, OneStep, Peeling
@@ -87,8 +87,8 @@ def bernoulli(
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
       random graphs", 2017 (Bernoulli gradient codes, for k = n).
     """
-    _validation.check_int("num_parts", num_parts, minimum=1)
-    _validation.check_up_to("replication", replication, num_workers=num_workers)
+    validation.check_int("num_parts", num_parts, minimum=1)
+    validation.check_up_to("replication", replication, num_workers=num_workers)
     probability = replication / num_workers
     assignment = bernoulli_matrix(key, (num_workers, num_parts), probability)
     return _code(assignment, replication)
@@ -128,8 +128,8 @@ def regularized_bernoulli(
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse
       random graphs", 2017 (regularized Bernoulli gradient codes, for k = n).
     """
-    _validation.check_int("num_parts", num_parts, minimum=1)
-    _validation.check_up_to("replication", replication, num_workers=num_workers)
+    validation.check_int("num_parts", num_parts, minimum=1)
+    validation.check_up_to("replication", replication, num_workers=num_workers)
     entries_key, thinning_key = jax.random.split(key)
     probability = replication / num_workers
     entries = bernoulli_matrix(entries_key, (num_workers, num_parts), probability)
@@ -197,18 +197,18 @@ def stochastic_block(
     References:
       Charles, Papailiopoulos, "Gradient coding via the stochastic block model", 2018.
     """
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
-    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    num_clusters = _validation.check_int("num_clusters", num_clusters, minimum=1)
+    num_workers = validation.check_int("num_workers", num_workers, minimum=1)
+    num_parts = validation.check_int("num_parts", num_parts, minimum=1)
+    num_clusters = validation.check_int("num_clusters", num_clusters, minimum=1)
     if num_workers % num_clusters != 0 or num_parts % num_clusters != 0:
         raise ValueError(
             f"num_clusters must divide num_workers = {num_workers} and num_parts = "
             f"{num_parts}; got {num_clusters}"
         )
-    _validation.check_number(
+    array_validation.check_number(
         "probability_inside", probability_inside, minimum=0, maximum=1
     )
-    _validation.check_number(
+    array_validation.check_number(
         "probability_across", probability_across, minimum=0, maximum=1
     )
     cluster_of_worker = np.arange(num_workers) // (num_workers // num_clusters)
@@ -221,7 +221,7 @@ def stochastic_block(
     )
     assignment = known(bernoulli_matrix(key, probabilities.shape, probabilities))
     decoders: list[Decoder] = [LeastSquares()]
-    if not _validation.is_traced(probability_inside, probability_across):
+    if not array_validation.is_traced(probability_inside, probability_across):
         inside = np.asarray(probability_inside, np.float64)
         across = np.asarray(probability_across, np.float64)
         total = float(inside + (num_clusters - 1) * across)
@@ -279,27 +279,27 @@ def stochastic(
       in distributed learning", IEEE Journal on Selected Areas in Information Theory,
       2020.
     """
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
-    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    copies = _validation.concrete_array(
+    num_workers = validation.check_int("num_workers", num_workers, minimum=1)
+    num_parts = validation.check_int("num_parts", num_parts, minimum=1)
+    copies = array_validation.concrete_array(
         "replication", replication, "integers", or_number=True, num_parts=num_parts
     )
-    _validation.check_entries(
+    validation.check_entries(
         "replication",
         copies,
         (copies >= 1) & (copies <= num_workers),
         f"from 1 to num_workers = {num_workers}",
     )
     copies = np.broadcast_to(copies, num_parts)
-    probability = _validation.as_array(
+    probability = array_validation.as_array(
         "straggler_probability",
         straggler_probability,
         "real numbers",
         or_number=True,
         num_workers=num_workers,
     )
-    if not _validation.is_traced(probability):
-        _validation.check_entries(
+    if not array_validation.is_traced(probability):
+        validation.check_entries(
             "straggler_probability",
             probability,
             (probability >= 0) & (probability < 1),

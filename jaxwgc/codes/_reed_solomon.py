@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc._common import validation
 from jaxwgc.codes._constructors import exact_code
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Lagrange
@@ -133,9 +133,9 @@ def reed_solomon(
       Pilanci, Hero, "Weighted gradient coding with leverage score sampling", ICASSP
       2020, section 4. The interleaving is new here.
     """
-    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
-    _validation.check_up_to("replication", replication, num_workers=num_workers)
-    _validation.check_bool("interleave", interleave)
+    num_parts = validation.check_int("num_parts", num_parts, minimum=1)
+    validation.check_up_to("replication", replication, num_workers=num_workers)
+    validation.check_bool("interleave", interleave)
     if num_parts * replication % num_workers != 0:
         raise ValueError(
             "replication must make num_parts * replication a multiple of "

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc._common import validation
 from jaxwgc.codes._constructors import code_of_sums, owned_parts
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Group, LeastSquares, OneCopy, OneStep, Peeling
@@ -41,9 +41,9 @@ def uncoded(
              [0., 1., 0.],
              [0., 0., 1.]])
     """
-    num_workers = _validation.check_int("num_workers", num_workers, minimum=1)
+    num_workers = validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = num_workers if num_parts is None else num_parts
-    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
+    num_parts = validation.check_int("num_parts", num_parts, minimum=1)
     if loads is None:
         loads = np.ones(num_workers)
         if num_parts % num_workers != 0:
@@ -93,7 +93,7 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
       Tandon, Lei, Dimakis, Karampatziakis, "Gradient coding: avoiding stragglers in
       distributed learning", ICML 2017, section 4.
     """
-    num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
+    num_stragglers = validation.check_stragglers(num_stragglers, num_workers)
     replication = num_stragglers + 1
     if num_workers % replication != 0:
         raise ValueError(
@@ -176,7 +176,7 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
       Charalambides, Mahdavifar, Hero, "Numerically stable binary gradient coding",
       ISIT 2020, section III.
     """
-    num_stragglers = _validation.check_stragglers(num_stragglers, num_workers)
+    num_stragglers = validation.check_stragglers(num_stragglers, num_workers)
     num_classes = num_stragglers + 1
     workers = np.arange(num_workers)
     class_sizes = np.bincount(workers % num_classes)
@@ -259,8 +259,8 @@ def replicated(
       distributed synchronous training via compute variance reduction", NeurIPS 2023.
     """
     num_parts = num_workers if num_parts is None else num_parts
-    copies = _validation.check_up_to("copies", copies, num_workers=num_workers)
-    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
+    copies = validation.check_up_to("copies", copies, num_workers=num_workers)
+    num_parts = validation.check_int("num_parts", num_parts, minimum=1)
     loads = np.ones(num_workers) if loads is None else loads
     sizes = owned_parts(num_workers, num_parts, loads)
     owners = np.arange(num_workers).repeat(sizes)[:, None]

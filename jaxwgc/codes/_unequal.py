@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import scipy
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation, validation
 from jaxwgc.codes._constructors import unweighted
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import LeastSquares, OneStep
@@ -32,7 +32,7 @@ def unequal(
     for `stochastic`. With Bᵢⱼ = αᵢⱼ / (1 - pᵢ), the sum is unbiased if the columns of α
     add up to 1. Its mean squared error is the sum over i of δᵢ αᵢ G αᵢᵀ, with
     δᵢ = (pᵢ + ωᵢ) / (1 - pᵢ) and G the inner products of the partial gradients. See
-    `jaxwgc.studies.expected_error`.
+    `jaxwgc.simulation.expected_error`.
 
     Without an assignment, worker i takes Yᵢ parts, k / δᵢ over the sum of all 1 / δ,
     one worker after the other (north-west corner rule). Parts are split only between
@@ -46,7 +46,7 @@ def unequal(
 
     Args:
       straggler_probabilities: p, (num_workers,), between 0 and 1. A p below 10⁻⁶ counts
-        as 10⁻⁶ in δ. For estimates see `jaxwgc.studies.straggler_probabilities`.
+        as 10⁻⁶ in δ. For estimates see `jaxwgc.simulation.straggler_probabilities`.
       num_parts: k, at least 1.
       assignment: Which worker holds which part, bool (num_workers, num_parts); every
         part needs at least one worker.
@@ -86,10 +86,10 @@ def unequal(
       Here, partial gradients may also be correlated, and messages may be rounded. The
       closed forms and the fill are derived on the page Mathematics.
     """
-    probabilities = _validation.probabilities(
+    probabilities = array_validation.probabilities(
         "straggler_probabilities", straggler_probabilities
     )
-    num_parts = _validation.check_int("num_parts", num_parts, minimum=1)
+    num_parts = validation.check_int("num_parts", num_parts, minimum=1)
     variance = variances_of(quantization_variance, len(probabilities))
     floored = np.maximum(probabilities, _LEAST_PROBABILITY)
     # The trust in a worker is 1 / δ.
@@ -99,7 +99,7 @@ def unequal(
         shares = _fill(trust, num_parts)
         held = shares > 0
     else:
-        held = _validation.host_array(
+        held = array_validation.host_array(
             "assignment",
             assignment,
             "bools",
@@ -177,7 +177,7 @@ def variances_of(
     quantization_variance: jax.typing.ArrayLike, num_workers: int
 ) -> np.ndarray:
     """Checks and returns the quantization variance ω of each worker, (num_workers,)."""
-    variance = _validation.concrete_array(
+    variance = array_validation.concrete_array(
         "quantization_variance",
         quantization_variance,
         "real numbers",
@@ -185,7 +185,7 @@ def variances_of(
         num_workers=num_workers,
     )
     variance = np.broadcast_to(variance, num_workers).astype(np.float64)
-    _validation.check_entries(
+    validation.check_entries(
         "quantization_variance",
         variance,
         (variance >= 0) & (variance < np.inf),
@@ -196,7 +196,7 @@ def variances_of(
 
 def correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.ndarray:
     """Checks and returns a correlation ρ, or a matrix G (num_parts, num_parts)."""
-    gram = _validation.concrete_array("correlation", correlation, "real numbers")
+    gram = array_validation.concrete_array("correlation", correlation, "real numbers")
     gram = gram.astype(np.float64)
     if gram.ndim == 0:
         # Smallest correlation that this many vectors can have with each other.
@@ -207,7 +207,7 @@ def correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.nda
             )
         return gram
     shape = (num_parts, num_parts)
-    _validation.check_shape("correlation", gram, "(num_parts, num_parts)", shape)
+    validation.check_shape("correlation", gram, "(num_parts, num_parts)", shape)
     slack = _ROUNDING * np.abs(gram).max()
     if not np.allclose(gram, gram.T, rtol=0, atol=slack):
         raise ValueError(f"correlation must be finite and symmetric; got {gram}")

@@ -3,7 +3,7 @@
 import numpy as np
 import scipy
 
-from jaxwgc import _validation
+from jaxwgc._common import validation
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._tolerance import patterns_lost
 
@@ -40,7 +40,7 @@ def worst_rounding(
       (True, 9)
     """
     GradientCode.check(code, concrete="patterns are tried on the host")
-    num_patterns = _validation.check_int("num_patterns", num_patterns, minimum=1)
+    num_patterns = validation.check_int("num_patterns", num_patterns, minimum=1)
     matrix = np.asarray(code.encoding_matrix)
     target = code.segment_targets
     single = np.complex64 if code.is_complex else np.float32

@@ -23,6 +23,8 @@ from jaxwgc.coding._decoding import check_messages_of as check_messages_of
 from jaxwgc.coding._errors._arbitration import Arbitration, arbitrate
 from jaxwgc.coding._errors._projection import key_from as key_from
 from jaxwgc.coding._errors._projection import project as project
+from jaxwgc.coding._flat_vectors import ravel as ravel
+from jaxwgc.coding._flat_vectors import raveled_size as raveled_size
 from jaxwgc.coding._locate_errors import ErrorLocator as ErrorLocator
 from jaxwgc.coding._locate_errors import locate_errors
 from jaxwgc.coding._locate_errors import rounding_noise as rounding_noise

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxwgc._arrays import Array, sharding_by_batch
-from jaxwgc._pytrees import register
-from jaxwgc._validation import is_traced
+from jaxwgc._common.array_validation import is_traced
+from jaxwgc._common.arrays import Array, sharding_by_batch
+from jaxwgc._common.pytrees import register
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._decoding import Decoding
 from jaxwgc.decoders import Decoder

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _flat_vectors
-from jaxwgc._arrays import Array, product, scale_of, squares
-from jaxwgc._targets import DECODES
+from jaxwgc._common.arrays import Array, product, scale_of, squares
+from jaxwgc.coding import _flat_vectors
+from jaxwgc.decoders import DECODES
 
 # Bound of leakage that is dropped as rounding, in machine epsilons of the weight of a
 # part. Leakage is dropped if no part exceeds the bound. More leakage also occurs in

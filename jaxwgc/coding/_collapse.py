@@ -8,10 +8,11 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from jaxwgc import _arrays, _flat_vectors
-from jaxwgc._arrays import product
-from jaxwgc._some_masks import any_under_vmap
+from jaxwgc._common import arrays
+from jaxwgc._common.arrays import product
+from jaxwgc.coding import _flat_vectors
 from jaxwgc.coding._block_weights import Leaks
+from jaxwgc.decoders import any_under_vmap
 
 
 @functools.partial(jax.jit, static_argnames="num_segments")
@@ -48,7 +49,7 @@ def collapse_leaves(
     def sums(weights, is_used=None):
         totals = []
         for _, leaf in paths:
-            rows = _arrays.promoted(leaf).reshape(num_parts, -1)
+            rows = arrays.promoted(leaf).reshape(num_parts, -1)
             if is_used is not None:
                 rows = jnp.where(is_used[:, None], rows, 0)
             total = product(weights.astype(rows.dtype), rows)

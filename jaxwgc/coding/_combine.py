@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._arrays import inverse_power_of_two, one_norm, product, squares
+from jaxwgc._common.arrays import inverse_power_of_two, one_norm, product, squares
 from jaxwgc.coding._block_weights import Leaks
 
 # Number of messages in a block. Blocks are summed first, and then added up.

@@ -7,16 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _flat_vectors, _validation
-from jaxwgc._arrays import promoted, working
-from jaxwgc._pytrees import register
+from jaxwgc._common import array_validation
+from jaxwgc._common.arrays import promoted, working
+from jaxwgc._common.pytrees import register
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._block_weights import (
-    Leaks,
-    leaks_of,
-    measure,
-    squared_error,
-)
+from jaxwgc.coding import _flat_vectors
+from jaxwgc.coding._block_weights import Leaks, leaks_of, measure, squared_error
 from jaxwgc.coding._collapse import collapse, collapse_leaves
 from jaxwgc.coding._combine import combine, floor_weights
 
@@ -136,7 +132,7 @@ class Decoding:
 
         The result is bool (...), the fraction is `tolerance`.
         """
-        _validation.check_number("tolerance", tolerance, minimum=0)
+        array_validation.check_number("tolerance", tolerance, minimum=0)
         return ~(self.relative_residual <= tolerance)
 
     def combine(
@@ -161,10 +157,10 @@ class Decoding:
           TypeError: If params are not floats, or messages are not numbers, complex for
             a real code, or real for a complex one.
         """
-        _validation.check_message_dtype(message_dtype)
+        array_validation.check_message_dtype(message_dtype)
         if params is None:
             raise ValueError("params must be given with messages; got None")
-        _validation.check_dtypes("params", params, "real or complex floats", True)
+        array_validation.check_dtypes("params", params, "real or complex floats", True)
         params = jax.tree.map(
             lambda leaf: leaf if hasattr(leaf, "dtype") else np.asarray(leaf), params
         )
@@ -237,7 +233,7 @@ def check_messages_of(
     code: GradientCode, messages: Any, length: int | str = "any"
 ) -> jax.Array:
     """Checks messages (..., num_messages, length) of a code, and returns an array."""
-    messages = _validation.as_array(
+    messages = array_validation.as_array(
         "messages",
         messages,
         "numbers or bools",

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
-from jaxwgc._arrays import Array, working_constants
+from jaxwgc._common import array_validation
+from jaxwgc._common.arrays import Array, working_constants
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._arrived import Arrived, ErrorLocation, Finished, Received
 from jaxwgc.coding._decoding import check_messages_of
@@ -261,5 +261,5 @@ def locate_errors(
         raise ValueError(
             f"received must be of one round (use jax.vmap for more); got {mask.shape}"
         )
-    _validation.check_number("noise", noise, minimum=0, finite=True)
-    return locator.locate(messages, mask, _validation.check_key(key), noise)
+    array_validation.check_number("noise", noise, minimum=0, finite=True)
+    return locator.locate(messages, mask, array_validation.check_key(key), noise)

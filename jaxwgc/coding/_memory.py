@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _flat_vectors
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding import _flat_vectors
 from jaxwgc.coding._arrived import Arrived
 from jaxwgc.coding._combine import combine
 from jaxwgc.coding._decoding import Decoding

@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _flat_vectors, _validation
-from jaxwgc._arrays import Array, product, promoted, working
+from jaxwgc._common import array_validation
+from jaxwgc._common.arrays import Array, product, promoted, working
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding import _flat_vectors
 
 
 def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
@@ -46,10 +47,12 @@ def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
       sampling", ICASSP 2020, section 2.2. The packing is new here.
     """
     GradientCode.check(code)
-    _validation.check_leading_axis(
+    array_validation.check_leading_axis(
         "partial_gradients", partial_gradients, code.num_parts, "num_parts"
     )
-    _validation.check_dtypes("partial_gradients", partial_gradients, "numbers or bools")
+    array_validation.check_dtypes(
+        "partial_gradients", partial_gradients, "numbers or bools"
+    )
     return _form(working(code.encoding_matrix), partial_gradients)
 
 
@@ -93,9 +96,11 @@ def form_messages(
       Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
       sampling", ICASSP 2020, section 2.2.
     """
-    matrix = _validation.as_array("matrix_rows", matrix_rows, "numbers or bools")
-    _validation.check_dtypes("partial_gradients", partial_gradients, "numbers or bools")
-    num_held = _validation.check_parts(
+    matrix = array_validation.as_array("matrix_rows", matrix_rows, "numbers or bools")
+    array_validation.check_dtypes(
+        "partial_gradients", partial_gradients, "numbers or bools"
+    )
+    num_held = array_validation.check_parts(
         "partial_gradients", partial_gradients, "num_held"
     )
     if matrix.ndim != 2 or matrix.shape[1] % num_held != 0:
@@ -167,8 +172,8 @@ def answer_request(request: jax.Array, messages: jax.Array) -> jax.Array:
       has finished. Here, any real code with one segment can be used, and its decoder
       determines the factors.
     """
-    request = _validation.as_array("request", request, "real numbers or bools")
-    messages = _validation.as_array("messages", messages, "real numbers or bools")
+    request = array_validation.as_array("request", request, "real numbers or bools")
+    messages = array_validation.as_array("messages", messages, "real numbers or bools")
     if messages.ndim < 2 or request.shape[-1:] != messages.shape[-2:-1]:
         raise ValueError(
             "messages must have shape (..., messages_per_worker, length) for request "
@@ -204,8 +209,8 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
     References:
       Ramamoorthy, Meng, Girimaji: see `answer_request`.
     """
-    _validation.check_dtypes("params", params, "real or complex floats", True)
-    answers = _validation.as_array(
+    array_validation.check_dtypes("params", params, "real or complex floats", True)
+    answers = array_validation.as_array(
         "answers",
         answers,
         "real numbers or bools",

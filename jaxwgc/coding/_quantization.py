@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two, promoted
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import inverse_power_of_two, promoted
 
 # Smallest and largest number of bits: a sign and a level, and the precision of float32.
 _LEAST_BITS = 2
@@ -52,7 +52,7 @@ def quantize(
       Alistarh, Grubic, Li, Tomioka, Vojnovic, "QSGD: communication-efficient SGD via
       gradient quantization and encoding", NeurIPS 2017, section 3.1.
     """
-    rows = _validation.as_array(
+    rows = array_validation.as_array(
         "messages",
         messages,
         "real or complex floats",
@@ -113,8 +113,10 @@ def quantization_variance(length: int, bits: jax.typing.ArrayLike) -> np.ndarray
       Alistarh et al., "QSGD", NeurIPS 2017, lemma 3.1; sharpened on the page
       Mathematics.
     """
-    length = _validation.check_int("length", length, minimum=1)
-    _validation.check_concrete("bits", bits, "the variance is computed on the host")
+    length = validation.check_int("length", length, minimum=1)
+    array_validation.check_concrete(
+        "bits", bits, "the variance is computed on the host"
+    )
     levels = 2.0 ** (np.asarray(check_bits(bits)) - 1) - 1
     root = np.sqrt(length)
     of_few_levels = root / levels - 1
@@ -163,10 +165,10 @@ def allocate_bits(
       together, with a near-optimal algorithm for the bits. Here, dynamic programming
       finds the optimal integers for the bound of `quantization_variance`.
     """
-    stragglers = _validation.probabilities(
+    stragglers = array_validation.probabilities(
         "straggler_probabilities", straggler_probabilities
     )
-    total = _validation.check_int("total_bits", total_bits, minimum=_LEAST_BITS)
+    total = validation.check_int("total_bits", total_bits, minimum=_LEAST_BITS)
     total = min(total, _MOST_BITS * len(stragglers))
     positive_choices = np.arange(_LEAST_BITS, min(_MOST_BITS, total) + 1)
     choices = np.append(0, positive_choices)
@@ -190,10 +192,10 @@ def allocate_bits(
 
 def check_bits(bits: jax.typing.ArrayLike, **sizes: int) -> Any:
     """Checks bits, if they are not traced, and returns them as an array."""
-    array = _validation.as_array("bits", bits, "integers", or_number=True, **sizes)
-    if not _validation.is_traced(array):
+    array = array_validation.as_array("bits", bits, "integers", or_number=True, **sizes)
+    if not array_validation.is_traced(array):
         values = np.asarray(array)
-        _validation.check_entries(
+        validation.check_entries(
             "bits",
             values,
             (values >= _LEAST_BITS) & (values <= _MOST_BITS),

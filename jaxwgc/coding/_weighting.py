@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _arrays, _validation
+from jaxwgc._common import array_validation, arrays, validation
 from jaxwgc.codes import GradientCode
 
 # Machine epsilons per row, above which the degrees of freedom of a source are not
@@ -43,10 +43,10 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
       sampling", ICASSP 2020, theorem 4.1.
     """
     GradientCode.check(code)
-    factors = _validation.as_array(
+    factors = array_validation.as_array(
         "weights", weights, "real numbers or bools", num_parts=code.num_parts
     )
-    if not _validation.is_traced(factors):
+    if not array_validation.is_traced(factors):
         # Concrete weights stay in NumPy, so that codes in NumPy keep their precision.
         factors = np.asarray(factors)
         if not np.isfinite(factors).all():
@@ -59,10 +59,10 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
     )
 
 
-def _floats(array: _arrays.Array) -> _arrays.Array:
+def _floats(array: arrays.Array) -> arrays.Array:
     """Converts to floats, since products of small integers would wrap around."""
     if not isinstance(array, np.ndarray):
-        return _arrays.promoted(array)
+        return arrays.promoted(array)
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
 
 
@@ -102,14 +102,14 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
       sampling", ICASSP 2020, end of section 4; Aitken, "On least squares and linear
       combination of observations", 1936.
     """
-    values = _validation.as_array(
+    values = array_validation.as_array(
         "variances", variances, "real numbers", num_parts="any"
     )
     # The check follows the conversion, because variances may overflow in the new dtype.
-    values = _arrays.promoted(values)
-    if not _validation.is_traced(values):
+    values = arrays.promoted(values)
+    if not array_validation.is_traced(values):
         is_usable = np.isfinite(values) & (values >= jnp.finfo(values.dtype).tiny)
-        _validation.check_entries("variances", values, is_usable, "positive and finite")
+        validation.check_entries("variances", values, is_usable, "positive and finite")
     return _weights(values)
 
 
@@ -168,11 +168,11 @@ def source_variances(
       Journal of the American Statistical Association 70 (1975): the almost unbiased
       estimator.
     """
-    rows = _validation.as_array(
+    rows = array_validation.as_array(
         "residuals", residuals, "real numbers or bools", num_sources="any", m="any"
     )
     num_sources, num_rows = rows.shape
-    scores = _validation.as_array(
+    scores = array_validation.as_array(
         "leverage",
         leverage,
         "real numbers or bools",
@@ -182,27 +182,27 @@ def source_variances(
     )
     if row_weights is None:
         row_weights = np.ones(rows.shape, np.float32)
-    counts = _validation.as_array(
+    counts = array_validation.as_array(
         "row_weights",
         row_weights,
         "real numbers or bools",
         num_sources=num_sources,
         m=num_rows,
     )
-    rows = _arrays.promoted(rows)
-    scores = _arrays.promoted(scores)
-    counts = _arrays.promoted(counts)
+    rows = arrays.promoted(rows)
+    scores = arrays.promoted(scores)
+    counts = arrays.promoted(counts)
     if scores.ndim == 0:
         scores = jnp.asarray(scores, rows.dtype)
     variances = _variances(rows, scores, counts)
-    if not _validation.is_traced(variances):
+    if not array_validation.is_traced(variances):
         slack = 1e-3  # Rounding of leverage scores in half precision.
         is_share = np.abs(scores - 0.5) <= 0.5 + slack
-        _validation.check_entries(
+        validation.check_entries(
             "leverage", np.asarray(scores), is_share, "from 0 to 1"
         )
-        _validation.check_entries("residuals", rows, np.isfinite(rows), "finite")
-        _validation.check_entries("row_weights", counts, counts >= 0, "at least 0")
+        validation.check_entries("residuals", rows, np.isfinite(rows), "finite")
+        validation.check_entries("row_weights", counts, counts >= 0, "at least 0")
         unknown = np.isnan(variances)
         if unknown.any():
             raise ValueError(

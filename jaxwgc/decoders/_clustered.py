@@ -5,8 +5,8 @@ from typing import ClassVar
 import jax
 import numpy as np
 
-from jaxwgc import _validation
-from jaxwgc._pytrees import Static
+from jaxwgc._common import validation
+from jaxwgc._common.pytrees import Static
 from jaxwgc.decoders._decoder import Array, Decoder
 
 
@@ -48,8 +48,8 @@ class Clustered(Decoder):
         return super().is_a(kind) or self.inner.is_a(kind)
 
     def check(self, matrix: Array, target: Array) -> None:
-        _validation.check_instance("inner", self.inner, Decoder)
-        _validation.check_int("num_clusters", self.num_clusters, minimum=1)
+        validation.check_instance("inner", self.inner, Decoder)
+        validation.check_int("num_clusters", self.num_clusters, minimum=1)
         num_rows, num_columns = matrix.shape
         if num_rows % self.num_clusters != 0 or num_columns % self.num_clusters != 0:
             raise ValueError(

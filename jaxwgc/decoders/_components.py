@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
-from jaxwgc._arrays import scale_of, varying_with
-from jaxwgc._some_masks import in_batches
+from jaxwgc._common import array_validation
+from jaxwgc._common.arrays import scale_of, varying_with
 from jaxwgc.decoders._decoder import Array, Decoder
+from jaxwgc.decoders._some_masks import in_batches
 
 # Number of entries, over all masks, that are looked up at a time. They fit into the
 # cache.
@@ -64,7 +64,7 @@ class Components(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        _validation.as_array(
+        array_validation.as_array(
             "incident",
             self.incident,
             "integers",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxwgc._arrays import (
+from jaxwgc._common.arrays import (
     Array,
     dtype_of,
     scale_of,
@@ -18,10 +18,10 @@ from jaxwgc._arrays import (
     working,
     working_constant,
 )
-from jaxwgc._bisection import first_true
-from jaxwgc._pytrees import register
-from jaxwgc._targets import APPROXIMATES, DECODES
+from jaxwgc._common.pytrees import register
+from jaxwgc.decoders._bisection import first_true
 from jaxwgc.decoders._systems import System
+from jaxwgc.decoders._targets import APPROXIMATES, DECODES
 
 
 class Interpolation(NamedTuple):

@@ -6,12 +6,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _validation
-from jaxwgc._arrays import working
-from jaxwgc._pytrees import Static
-from jaxwgc._some_masks import in_batches
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import working
+from jaxwgc._common.pytrees import Static
 from jaxwgc.decoders._decoder import Array, Decoder
 from jaxwgc.decoders._dual_code import DualCode, dual_weights
+from jaxwgc.decoders._some_masks import in_batches
 from jaxwgc.decoders._systems import solve_poor, systems_of
 
 # Number of masks decoded at a time.
@@ -59,15 +59,15 @@ class Dual(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        rows = _validation.as_array(
+        rows = array_validation.as_array(
             "rows",
             self.rows,
             "numbers or bools",
             num_rows="any",
             num_workers=len(matrix),
         )
-        _validation.check_int("num_stragglers", self.num_stragglers, minimum=0)
-        _validation.check_up_to(
+        validation.check_int("num_stragglers", self.num_stragglers, minimum=0)
+        validation.check_up_to(
             "num_stragglers + 1", self.num_stragglers + 1, rows=len(rows)
         )
 

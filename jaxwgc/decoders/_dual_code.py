@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxwgc._arrays import product
+from jaxwgc._common.arrays import product
 from jaxwgc.decoders._systems import System, refine
 
 # Ridge in machine epsilons. A smaller one is not more accurate.

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxwgc import _validation
-from jaxwgc._arrays import power_of_two, product, squares, working
-from jaxwgc._pytrees import Static
-from jaxwgc._targets import ROUNDING
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import power_of_two, product, squares, working
+from jaxwgc._common.pytrees import Static
 from jaxwgc.decoders._decoder import Array, Decoder, Interpolation
 from jaxwgc.decoders._dual_code import DualCode, dual_weights
 from jaxwgc.decoders._systems import System, column_weights, solve_poor, squared_norm
+from jaxwgc.decoders._targets import ROUNDING
 
 # Base-2 logarithms of moduli are split into a multiple of 2**-10 and a small remainder.
 # Sums of multiples are exact in float32. Sums of remainders have negligible rounding.
@@ -131,10 +131,10 @@ class Lagrange(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        _validation.as_array(
+        array_validation.as_array(
             "positions", self.positions, "integers", num_workers=len(matrix)
         )
-        _validation.check_stragglers(self.num_stragglers, len(matrix))
+        validation.check_stragglers(self.num_stragglers, len(matrix))
 
     def interpolation(self, mask: jax.Array) -> Interpolation:
         positions = working(self.positions)

@@ -6,11 +6,11 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _validation
-from jaxwgc._arrays import product, varying_with
-from jaxwgc._conjugate_gradients import cg_start, cg_step, step_length
-from jaxwgc._some_masks import in_batches
+from jaxwgc._common import array_validation
+from jaxwgc._common.arrays import product, varying_with
+from jaxwgc._common.conjugate_gradients import cg_start, cg_step, step_length
 from jaxwgc.decoders._decoder import Array, Decoder
+from jaxwgc.decoders._some_masks import in_batches
 from jaxwgc.decoders._systems import (
     EXCESS,
     System,
@@ -238,8 +238,8 @@ class LeastSquares(Decoder):
     is_optimal: ClassVar[bool] = True
 
     def check(self, matrix: Array, target: Array) -> None:
-        _validation.check_dtypes("num_missing", self.num_missing, "integers")
-        _validation.check_number("num_missing", self.num_missing, minimum=0)
+        array_validation.check_dtypes("num_missing", self.num_missing, "integers")
+        array_validation.check_number("num_missing", self.num_missing, minimum=0)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         num_missing = jnp.asarray(self.num_missing)

@@ -5,8 +5,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _validation
-from jaxwgc._arrays import product, varying_with
+from jaxwgc._common import array_validation
+from jaxwgc._common.arrays import product, varying_with
 from jaxwgc.decoders._decoder import Array, Decoder
 
 
@@ -40,7 +40,7 @@ class Peeling(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        _validation.as_array(
+        array_validation.as_array(
             "assignment",
             self.assignment,
             "bools",

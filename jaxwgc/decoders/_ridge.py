@@ -5,8 +5,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _validation
-from jaxwgc._arrays import scale_of
+from jaxwgc._common import array_validation
+from jaxwgc._common.arrays import scale_of
 from jaxwgc.decoders._decoder import Array, Decoder
 from jaxwgc.decoders._least_squares import nearest_weights
 from jaxwgc.decoders._systems import System, scaled_rows, squared_norm
@@ -57,8 +57,8 @@ class Ridge(Decoder):
     is_exact: ClassVar[bool] = False
 
     def check(self, matrix: Array, target: Array) -> None:
-        _validation.check_number("noise", self.noise, finite=True)
-        if not _validation.is_traced(self.noise) and self.noise < _SMALLEST_NOISE:
+        array_validation.check_number("noise", self.noise, finite=True)
+        if not array_validation.is_traced(self.noise) and self.noise < _SMALLEST_NOISE:
             raise ValueError(
                 f"noise must be at least {_SMALLEST_NOISE}; got {self.noise}. With "
                 "less, use another decoder: noise hardly changes the weights"

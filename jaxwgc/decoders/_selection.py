@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import product, scale_of, working
-from jaxwgc._bisection import first_time
-from jaxwgc._pytrees import Static
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import product, scale_of, working
+from jaxwgc._common.pytrees import Static
+from jaxwgc.decoders._bisection import first_time
 from jaxwgc.decoders._decoder import Array, Decoder
 
 
@@ -43,8 +43,8 @@ class OneStep(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        _validation.check_number("scale", self.scale)
-        _validation.check_bool("shared", self.shared)
+        array_validation.check_number("scale", self.scale)
+        validation.check_bool("shared", self.shared)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         weight = jnp.asarray(self.scale, jnp.result_type(float))
@@ -86,7 +86,7 @@ class Group(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        _validation.as_array(
+        array_validation.as_array(
             "groups",
             self.groups,
             "integers",
@@ -160,14 +160,14 @@ class OneCopy(Decoder):
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
-        _validation.as_array(
+        array_validation.as_array(
             "copies",
             self.copies,
             "integers",
             num_parts=matrix.shape[1],
             num_copies="any",
         )
-        _validation.check_int("num_workers", self.num_workers, minimum=1)
+        validation.check_int("num_workers", self.num_workers, minimum=1)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         return _lightest(mask, jnp.asarray(self.copies), self.num_workers)

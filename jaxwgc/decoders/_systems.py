@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxwgc._arrays import (
+from jaxwgc._common.arrays import (
     Array,
     power_below,
     product,
@@ -19,8 +19,8 @@ from jaxwgc._arrays import (
     squares,
     varying_with,
 )
-from jaxwgc._some_masks import any_under_vmap, keep, masked_map
-from jaxwgc._targets import DECODES, ROUNDING
+from jaxwgc.decoders._some_masks import any_under_vmap, keep, masked_map
+from jaxwgc.decoders._targets import DECODES, ROUNDING
 
 # Singular values below _CUTOFF sqrt(max(n, k)) eps times the largest are truncated.
 _CUTOFF = 2

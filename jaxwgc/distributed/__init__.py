@@ -6,8 +6,9 @@ for faults: workers may be slow, frozen, dead or wrong, and are replaced. It nee
 extra `ray`.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxwgc._common import lazy
 
 if TYPE_CHECKING:
     from jaxwgc.distributed._mesh import mesh_value_and_grad
@@ -31,30 +32,20 @@ __all__ = [
     "place_parts",
 ]
 
-# Module of each name, imported at its first use. The process of a worker needs none of
-# them, and starts sooner without them.
-_MODULES = {
-    "Faults": "ray._options",
-    "JsonLines": "ray._callbacks",
-    "PlacedParts": "_placement",
-    "Progress": "ray._callbacks",
-    "RayCluster": "ray._cluster",
-    "Round": "ray._messages",
-    "Timeouts": "ray._options",
-    "TrainingState": "ray._callbacks",
-    "Verification": "ray._options",
-    "mesh_value_and_grad": "_mesh",
-    "place_parts": "_placement",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports a function or class at its first use."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"jaxwgc.distributed.{_MODULES[name]}")
-    return getattr(module, name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+# A process of a worker needs none of these names, and starts sooner without them.
+__getattr__, __dir__ = lazy.attributes(
+    __name__,
+    {
+        "Faults": "ray._options",
+        "JsonLines": "ray._callbacks",
+        "PlacedParts": "_placement",
+        "Progress": "ray._callbacks",
+        "RayCluster": "ray._cluster",
+        "Round": "ray._messages",
+        "Timeouts": "ray._options",
+        "TrainingState": "ray._callbacks",
+        "Verification": "ray._options",
+        "mesh_value_and_grad": "_mesh",
+        "place_parts": "_placement",
+    },
+)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxwgc import _arrays, _validation
+from jaxwgc._common import array_validation, arrays, validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
 from jaxwgc.decoders import DecoderLike
@@ -115,8 +115,8 @@ def mesh_value_and_grad(
         return values[0], gradient
 
     def step(params, parts, received=None, *, finished=None):
-        _validation.check_dtypes("params", params, "real or complex floats")
-        _validation.check_instance("parts", parts, PlacedParts, ", from place_parts")
+        array_validation.check_dtypes("params", params, "real or complex floats")
+        validation.check_instance("parts", parts, PlacedParts, ", from place_parts")
         if parts.held != expected:
             raise ValueError(
                 f"parts must be placed for the same code and axis; got {parts.held}"
@@ -140,7 +140,7 @@ def _weighted_sum(
         part, weight = part_and_weight
 
         def weighted(leaf):
-            leaf = _arrays.promoted(leaf)
+            leaf = arrays.promoted(leaf)
             product = weight.astype(leaf.dtype) * leaf
             # A gradient of weight zero is left out, because it may hold NaN.
             return jnp.where(weight == 0, 0, product)
@@ -149,7 +149,7 @@ def _weighted_sum(
         return jax.tree.map(jnp.add, total, summands), None
 
     def zeros(leaf):
-        return _arrays.promoted(jnp.zeros(leaf.shape, leaf.dtype))
+        return arrays.promoted(jnp.zeros(leaf.shape, leaf.dtype))
 
     first_part = jax.tree.map(lambda leaf: leaf[0], parts)
     like = jax.eval_shape(value_and_grad, params, first_part)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jaxwgc import _arrays, _validation
-from jaxwgc._pytrees import Static, register
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import dtype_of
+from jaxwgc._common.pytrees import Static, register
 from jaxwgc.codes import GradientCode
 
 
@@ -81,8 +82,8 @@ def place_parts(
     if callable(parts):
         load = parts
     else:
-        _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
-        _validation.check_dtypes("parts", parts, "numbers, bools or keys")
+        array_validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
+        array_validation.check_dtypes("parts", parts, "numbers, bools or keys")
 
         def load(index):
             return jax.tree.map(lambda leaf: leaf[index], parts)
@@ -95,13 +96,13 @@ def place_parts(
         local_parts.update(order[places].tolist())
     loaded = {part: load(part) for part in sorted(local_parts)}
     for part, loaded_part in loaded.items():
-        _validation.check_integers_are_kept(f"part {part}", loaded_part)
+        array_validation.check_integers_are_kept(f"part {part}", loaded_part)
     check_alike(list(loaded.values()))
 
     def place(*leaves):
         leaf_of_part = dict(zip(loaded, leaves, strict=True))
         # JAX stacks keys, because NumPy has no dtype for them.
-        is_key = jnp.issubdtype(_arrays.dtype_of(leaves[0]), jax.dtypes.prng_key)
+        is_key = jnp.issubdtype(dtype_of(leaves[0]), jax.dtypes.prng_key)
         stack = jnp.stack if is_key else np.stack
 
         def shard(index):
@@ -123,10 +124,10 @@ def as_tuples(held: np.ndarray) -> tuple[tuple[int, ...], ...]:
 def check_mesh(code: GradientCode, mesh: Mesh, axis: str | None) -> str:
     """Checks code, mesh and axis; returns the axis of the workers."""
     GradientCode.check(code, concrete="it says which device holds what")
-    _validation.check_instance("mesh", mesh, Mesh, " of jax.sharding")
+    validation.check_instance("mesh", mesh, Mesh, " of jax.sharding")
     if axis is None:
         axis = str(mesh.axis_names[0])
-    _validation.check_choice("axis", axis, mesh.axis_names)
+    validation.check_choice("axis", axis, mesh.axis_names)
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     for name, axis_type in types.items():
         if name != axis and axis_type != AxisType.Auto:
@@ -160,5 +161,5 @@ def signature(part: Any) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(part):
         name = jax.tree_util.keystr(path)
         shape = list(np.shape(leaf))
-        descriptions.append(f"{name} {_arrays.dtype_of(leaf)}{shape}")
+        descriptions.append(f"{name} {dtype_of(leaf)}{shape}")
     return ", ".join(descriptions).strip()

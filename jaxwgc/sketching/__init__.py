@@ -2,8 +2,8 @@
 
 - **Scores** measure the importance of each row of a matrix: `leverage_scores` and its
   variants for large, sparse, sharded and kernel matrices.
-- **Samplers** draw rows (`sample_rows`) or parts of a data set (`sample_partitions`) by
-  their scores, with the scale that makes the small data set represent the large one.
+- **Samplers** draw rows (`sample_rows`) by their scores, with the scale that makes the
+  small matrix represent the large one. `jaxwgc.parts` draws parts of a data set.
 - **Embeddings** are random matrices S with E[SᵀS] = I, which preserve a subspace up to
   a distortion. `embedding_distortion` measures it, and `recommended_sketch_size` bounds
   it.
@@ -25,22 +25,10 @@ from jaxwgc.sketching._embeddings._sparse_matrices import (
 from jaxwgc.sketching._linalg.blocks import Blocks
 from jaxwgc.sketching._linalg.factors import NumericalRank
 from jaxwgc.sketching._linalg.linear_operator import LinearOperator
-from jaxwgc.sketching._samplers._partitions import partition, partition_probabilities
 from jaxwgc.sketching._samplers._row_probabilities import row_probabilities
 from jaxwgc.sketching._samplers._row_sampling import row_sampling
-from jaxwgc.sketching._samplers._sample_partitions import (
-    PartitionSample,
-    drop_last_distinct,
-    sample_partitions,
-)
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 from jaxwgc.sketching._samplers._spatial_order import spatial_order
-from jaxwgc.sketching._samplers._weighted_parts import (
-    WeightedParts,
-    rescaling_factors,
-    scale_rows,
-    weighted_parts,
-)
 from jaxwgc.sketching._scores._approximate_scores import approximate_leverage_scores
 from jaxwgc.sketching._scores._bless import BlessSample, bless
 from jaxwgc.sketching._scores._effective_resistances import effective_resistances
@@ -84,16 +72,6 @@ __all__ = [
     "sample_rows",
     "RowSample",
     "spatial_order",
-    # Samplers of parts.
-    "partition",
-    "partition_probabilities",
-    "sample_partitions",
-    "PartitionSample",
-    "drop_last_distinct",
-    "rescaling_factors",
-    "scale_rows",
-    "weighted_parts",
-    "WeightedParts",
     # Embeddings.
     "Embedding",
     "gaussian",

@@ -8,8 +8,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc.sketching._conversions import concrete, finite_array, scalar
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.conversions import concrete
+from jaxwgc.sketching._conversions import finite_array, scalar
 
 
 class HasDtype(Protocol):
@@ -35,7 +36,7 @@ def right_hand_side(target: ArrayLike, shape: tuple[int, ...]) -> Array:
 
 def sketch_size(value: int, shape: tuple[int, ...], more: int = 0) -> int:
     """Checks that a sketch size is at least min(N, p) + `more`."""
-    value = _validation.check_int("sketch_size", value, minimum=1)
+    value = validation.check_int("sketch_size", value, minimum=1)
     smallest = min(shape) + more
     if value < smallest:
         formula = f"min(N, p) + {more}" if more else "min(N, p)"
@@ -50,7 +51,7 @@ def regulariser(ridge: ArrayLike, dtype: np.dtype) -> Array | None:
 
     Subnormal numbers count as zero. A negative traced ridge becomes NaN.
     """
-    _validation.check_number("ridge", ridge, minimum=0)
+    array_validation.check_number("ridge", ridge, minimum=0)
     value = concrete(ridge, dtype)
     if value is None:
         ridge = jnp.asarray(ridge)
@@ -68,7 +69,7 @@ def stopping_tolerance(
     """Converts a tolerance to a non-negative number, or returns the default."""
     if value is None:
         return scalar(default, dtype)
-    _validation.check_number("tolerance", value, minimum=0)
+    array_validation.check_number("tolerance", value, minimum=0)
     return scalar(value, dtype)
 
 
@@ -80,13 +81,13 @@ def with_cutoff(array: T, rcond: ArrayLike | None, default: float) -> tuple[T, A
     dtype = array.dtype
     if rcond is None:
         return array, scalar(default, dtype)
-    _validation.check_number("rcond", rcond, minimum=0)
-    if not _validation.is_traced(rcond):
+    array_validation.check_number("rcond", rcond, minimum=0)
+    if not array_validation.is_traced(rcond):
         if np.asarray(rcond) >= 1:
             raise ValueError(f"rcond must be less than 1; got {rcond}")
         return array, scalar(rcond, dtype)
     if not jax.tree.leaves(array):
-        _validation.check_concrete("rcond", rcond, "Blocks are read on the host")
+        array_validation.check_concrete("rcond", rcond, "Blocks are read on the host")
     rcond = jnp.asarray(rcond)
     is_valid = (rcond >= 0) & (rcond < 1)
 

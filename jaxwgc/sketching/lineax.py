@@ -9,19 +9,16 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two, promoted
-from jaxwgc._pytrees import Static, register
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import inverse_power_of_two, promoted
+from jaxwgc._common.pytrees import Static, register
 from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._embeddings._embedding import EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import solver_cutoff
 from jaxwgc.sketching._linalg.linear_operator import Operator
-from jaxwgc.sketching._linalg.lineax_operators import (
-    check_real,
-    operator_from_lineax,
-)
+from jaxwgc.sketching._linalg.lineax_operators import check_real, operator_from_lineax
 from jaxwgc.sketching._linalg.matrix import Matrix
 from jaxwgc.sketching._linalg.refinement import Refinement
 from jaxwgc.sketching._linalg.rows import scaled
@@ -134,13 +131,13 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
     rcond: float | None = None
 
     def __check_init__(self):
-        _validation.check_key(self.key)
-        _validation.check_choice("method", self.method, METHODS)
+        array_validation.check_key(self.key)
+        validation.check_choice("method", self.method, METHODS)
         if self.sketch_size is not None:
-            _validation.check_int("sketch_size", self.sketch_size, minimum=1)
+            validation.check_int("sketch_size", self.sketch_size, minimum=1)
         if self.tolerance is not None:
-            _validation.check_number("tolerance", self.tolerance, minimum=0)
-        _validation.check_int("max_iterations", self.max_iterations, minimum=0)
+            array_validation.check_number("tolerance", self.tolerance, minimum=0)
+        validation.check_int("max_iterations", self.max_iterations, minimum=0)
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]):
         """Computes the preconditioner."""

@@ -20,7 +20,6 @@ from jaxwgc.stragglers._laws import (
     shifted_exponential,
     weibull,
 )
-from jaxwgc.stragglers._missing_at_end import missing_at_end as missing_at_end
 from jaxwgc.stragglers._models import Arrivals, DelayModel, Stalls, StragglerModel
 from jaxwgc.stragglers._models import DelayOfParts as DelayOfParts
 from jaxwgc.stragglers._models import check_round as check_round

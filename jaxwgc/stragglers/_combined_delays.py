@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation, validation
 from jaxwgc.stragglers._distributions import Distribution, Mixture, Moved
 from jaxwgc.stragglers._models import DelayModel, DelayOfParts, loads_of
 
@@ -50,9 +50,9 @@ class affine(DelayOfParts):
     time: float = 0.0
 
     def __post_init__(self):
-        _validation.check_instance("delay", self.delay, DelayModel)
+        validation.check_instance("delay", self.delay, DelayModel)
         at_least_zero = {"minimum": 0}
-        _validation.check_fields(
+        array_validation.check_fields(
             self, overhead=at_least_zero, slope=at_least_zero, time=at_least_zero
         )
 
@@ -114,11 +114,11 @@ class unequal_speeds(DelayOfParts):
     speeds: jax.Array | np.ndarray | Sequence[float]
 
     def __post_init__(self):
-        _validation.check_instance("delay", self.delay, DelayModel)
-        speeds = _validation.host_array(
+        validation.check_instance("delay", self.delay, DelayModel)
+        speeds = array_validation.host_array(
             "speeds", self.speeds, "real numbers", num_workers="any"
         )
-        _validation.check_entries("speeds", speeds, speeds > 0, "positive")
+        validation.check_entries("speeds", speeds, speeds > 0, "positive")
         # Tuples can be compared, so that models with equal fields are equal.
         object.__setattr__(self, "speeds", tuple(speeds.astype(float).tolist()))
 
@@ -180,12 +180,14 @@ class markov(DelayOfParts):
     become_fast: float
 
     def __post_init__(self):
-        _validation.check_instance("fast", self.fast, DelayModel)
-        _validation.check_instance("slow", self.slow, DelayModel)
+        validation.check_instance("fast", self.fast, DelayModel)
+        validation.check_instance("slow", self.slow, DelayModel)
         probability = {"minimum": 0, "maximum": 1}
-        _validation.check_fields(self, become_slow=probability, become_fast=probability)
+        array_validation.check_fields(
+            self, become_slow=probability, become_fast=probability
+        )
         total = self.become_slow + self.become_fast
-        if not _validation.is_traced(total) and total <= 0:
+        if not array_validation.is_traced(total) and total <= 0:
             raise ValueError(f"become_slow + become_fast must be positive; got {total}")
 
     @property

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._pytrees import Static, register
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.pytrees import Static, register
 from jaxwgc.stragglers._combined_delays import chosen_workers
-from jaxwgc.stragglers._missing_at_end import missing_at_end
 from jaxwgc.stragglers._models import DelayModel, DelayOfParts, Stalls, loads_of
+from jaxwgc.traces import measured_times, missing_at_end
 
 RESAMPLE = ("rounds", "workers", "cells")
 # Rule of three: an event that is not seen in m draws has a probability below 3 / m,
@@ -80,9 +80,10 @@ def empirical(
       of a series); Hanley, Lippman-Hand, "If nothing goes wrong, is everything all
       right?", 1983 (the rule of three).
     """
-    table = _validation.measured_times(times)
-    _validation.check_choice("resample", resample, RESAMPLE)
-    _validation.check_bool("replace", replace)
+    array_validation.check_concrete("times", times, "its entries are checked")
+    table = measured_times(times)
+    validation.check_choice("resample", resample, RESAMPLE)
+    validation.check_bool("replace", replace)
     at_loads = (1.0,)
     if measured_at is None:
         worker_loads = _positive_loads(loads, num_workers=table.shape[1])
@@ -155,7 +156,7 @@ def _median(times: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
 
 def _increasing_loads(measured_at: ArrayLike, table: np.ndarray) -> np.ndarray:
     """Checks the loads of the first axis of times, and converts them to float64."""
-    loads = _validation.host_array(
+    loads = array_validation.host_array(
         "measured_at", measured_at, "real numbers", loads="any"
     )
     loads = loads.astype(np.float64)
@@ -180,7 +181,7 @@ def _increasing_loads(measured_at: ArrayLike, table: np.ndarray) -> np.ndarray:
 
 def _positive_loads(loads: ArrayLike, num_workers: int) -> np.ndarray:
     """Checks one load or a load per worker, and converts them to float64."""
-    worker_loads = _validation.concrete_array("loads", loads, "real numbers")
+    worker_loads = array_validation.concrete_array("loads", loads, "real numbers")
     worker_loads = worker_loads.astype(np.float64)
     is_positive = np.all((worker_loads > 0) & np.isfinite(worker_loads))
     if not is_positive or worker_loads.shape not in ((), (num_workers,)):
@@ -233,7 +234,7 @@ class _Empirical(DelayOfParts):
         rounds, workers, state = self._drawn(key, state)
         seconds = jnp.asarray(self.table, loads.dtype)[rounds, workers]
         known = jnp.asarray(self.known, loads.dtype)
-        if _validation.is_traced(self.probability) or self.probability > 0:
+        if array_validation.is_traced(self.probability) or self.probability > 0:
             stall_key = jax.random.fold_in(key, 1)
             is_stalled = jax.random.bernoulli(stall_key, self.probability, loads.shape)
             stalled = jnp.maximum(seconds, jnp.asarray(self.stall, loads.dtype))

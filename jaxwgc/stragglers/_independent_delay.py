@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation
 from jaxwgc.stragglers._distributions import Distribution, Moved, Sample
 from jaxwgc.stragglers._maximum_likelihood import maximum_likelihood
 from jaxwgc.stragglers._models import DelayModel, loads_of
 from jaxwgc.stragglers._part_times import at_constant_speed
 
-# Rules of the numbers in fields: keyword arguments of `_validation.check_number`, by
-# name of the field.
+# Rules of the numbers in fields: keyword arguments of
+# `array_validation.check_number`, by name of the field.
 Rules = Mapping[str, Mapping[str, float]]
 
 
@@ -74,7 +74,7 @@ class IndependentDelay(DelayModel, Distribution):
     least_time: ClassVar[str | None] = None
 
     def __post_init__(self):
-        _validation.check_fields(self, **self.rules)
+        array_validation.check_fields(self, **self.rules)
 
     @abc.abstractmethod
     def draw(self, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxwgc import _arrays, _validation
-from jaxwgc._arrays import Array, is_kind
+from jaxwgc._common import arrays, validation
+from jaxwgc._common.arrays import Array, is_kind
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
 from jaxwgc.stragglers._distributions import Distribution
@@ -75,8 +75,8 @@ class Arrivals(NamedTuple):
                 'late must be "cancelled" for a code of several messages per worker; '
                 "got busy"
             )
-        times = _arrays.promoted(self.times)
-        elapsed = jnp.asarray(_arrays.promoted(self.elapsed))[..., None]
+        times = arrays.promoted(self.times)
+        elapsed = jnp.asarray(arrays.promoted(self.elapsed))[..., None]
         finished = finished_parts(times, self.part_times, elapsed, parts)
         parts = jnp.asarray(parts)
         unfinished = jnp.clip(finished, 0, jnp.maximum(parts - 1, 0))
@@ -166,7 +166,7 @@ class StragglerModel(Model):
     @staticmethod
     def check(name: str, model: Any, loads: jax.Array | np.ndarray) -> None:
         """Raises TypeError unless a model returns rounds of the right size."""
-        _validation.check_instance(name, model, StragglerModel)
+        validation.check_instance(name, model, StragglerModel)
         num_workers = len(loads)
         state = model.init(num_workers)
 
@@ -355,7 +355,7 @@ def loads_of(loads: ArrayLike, state: jax.Array | None = None) -> jax.Array:
     """Checks loads and converts them to floats; invalid traced loads become NaN."""
     vector = _vector("loads", loads, "finite and at least 0", is_finite=True)
     if state is not None:
-        _validation.check_shape("loads", vector, "(num_workers,)", state.shape)
+        validation.check_shape("loads", vector, "(num_workers,)", state.shape)
     return jnp.where((vector >= 0) & (vector < jnp.inf), vector, jnp.nan)
 
 
@@ -389,4 +389,4 @@ def _vector(
             raise ValueError(
                 f"{name} must be {requirement}; got {name}[{index}] = {values[index]}"
             )
-    return _arrays.promoted(array)
+    return arrays.promoted(array)

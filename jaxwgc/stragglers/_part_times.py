@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation
 
 # Number of rounded quantities, each with an error of at most half a machine epsilon:
 # the finish time of a worker and of a part, the share of the part, the elapsed time.
@@ -46,7 +46,7 @@ def finished_parts(
 
 def _check_are_of_parts(part_times: jax.Array, parts: ArrayLike) -> None:
     """Raises ValueError if a round was drawn without the times of parts."""
-    if _validation.is_traced(parts) or part_times.shape[-1] > 1:
+    if array_validation.is_traced(parts) or part_times.shape[-1] > 1:
         return
     most = int(np.max(np.asarray(parts)))
     if most > 1:

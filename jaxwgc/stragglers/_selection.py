@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._arrays import varying_with
+from jaxwgc._common.arrays import varying_with
 
 # Maximum number of workers for a comparison of all pairs. Bisection takes a step per
 # bit.

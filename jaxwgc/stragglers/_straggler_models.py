@@ -9,19 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
-from jaxwgc._arrays import Array
-from jaxwgc._targets import DECODES
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import Array
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import DecoderLike
+from jaxwgc.decoders import DECODES, DecoderLike
 from jaxwgc.stragglers import _models
 from jaxwgc.stragglers._independent_delay import IndependentDelay
-from jaxwgc.stragglers._models import (
-    Arrivals,
-    DelayModel,
-    StragglerModel,
-    loads_of,
-)
+from jaxwgc.stragglers._models import Arrivals, DelayModel, StragglerModel, loads_of
 from jaxwgc.stragglers._selection import random_workers
 from jaxwgc.stragglers._waiting_rules import WaitingRule, fastest
 
@@ -70,9 +64,9 @@ class delayed(StragglerModel):
     late: str = "cancelled"
 
     def __post_init__(self):
-        _validation.check_choice("late", self.late, ("cancelled", "busy"))
-        _validation.check_instance("delay", self.delay, DelayModel)
-        _validation.check_instance("wait", self.wait, WaitingRule)
+        validation.check_choice("late", self.late, ("cancelled", "busy"))
+        validation.check_instance("delay", self.delay, DelayModel)
+        validation.check_instance("wait", self.wait, WaitingRule)
         code = self.wait.code
         if self.late == "busy" and code is not None and code.messages_per_worker > 1:
             raise ValueError(
@@ -133,7 +127,7 @@ class delayed(StragglerModel):
         delay_name = type(self.delay).__name__
         if shares.shape[1] > 1:
             part_times, state = self.delay.part_times(key, state, loads, shares)
-            _validation.check_shape(
+            validation.check_shape(
                 f"part_times of {delay_name}",
                 part_times,
                 "(num_workers, parts)",
@@ -141,7 +135,7 @@ class delayed(StragglerModel):
             )
             return part_times[:, -1], part_times, state
         times, state = self.delay.sample(key, state, loads)
-        _validation.check_shape(
+        validation.check_shape(
             f"times of {delay_name}", times, "(num_workers,)", loads.shape
         )
         if isinstance(self.delay, IndependentDelay):
@@ -159,7 +153,7 @@ class delayed(StragglerModel):
         """
         wait = self.wait
         num_workers = code.num_workers
-        if _validation.is_traced(code, wait) or code.messages_per_worker > 1:
+        if array_validation.is_traced(code, wait) or code.messages_per_worker > 1:
             return
         num_stragglers = int(np.asarray(code.num_stragglers))
         num_enough = num_workers - num_stragglers
@@ -223,7 +217,7 @@ class uniform(StragglerModel):
     num_stragglers: int
 
     def __post_init__(self):
-        _validation.check_int("num_stragglers", self.num_stragglers, minimum=0)
+        validation.check_int("num_stragglers", self.num_stragglers, minimum=0)
 
     def sample(self, key, state, loads):
         """Draws the arrivals of one round."""
@@ -273,13 +267,15 @@ class bernoulli(StragglerModel):
 
     def __post_init__(self):
         if np.ndim(self.probability) == 0:
-            _validation.check_fields(self, probability={"minimum": 0, "maximum": 1})
+            array_validation.check_fields(
+                self, probability={"minimum": 0, "maximum": 1}
+            )
             return
-        values = _validation.host_array(
+        values = array_validation.host_array(
             "probability", self.probability, "real numbers", num_workers="any"
         )
         is_probability = (values >= 0) & (values <= 1)
-        _validation.check_entries("probability", values, is_probability, "from 0 to 1")
+        validation.check_entries("probability", values, is_probability, "from 0 to 1")
         # Tuples can be compared, so that models with equal fields are equal.
         probabilities = tuple(values.astype(float).tolist())
         object.__setattr__(self, "probability", probabilities)
@@ -320,7 +316,7 @@ class fixed(StragglerModel):
     received: jax.Array | np.ndarray
 
     def __post_init__(self):
-        _validation.as_array("received", self.received, "bools", num_workers="any")
+        array_validation.as_array("received", self.received, "bools", num_workers="any")
 
     def sample(self, key, state, loads):
         """Returns the arrivals of one round."""

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._pytrees import register
-from jaxwgc._targets import DECODES
+from jaxwgc._common import array_validation
+from jaxwgc._common.pytrees import register
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import Decoder, DecoderLike
+from jaxwgc.decoders import DECODES, Decoder, DecoderLike
 from jaxwgc.stragglers._models import Arrivals, times_of
 from jaxwgc.stragglers._part_times import at_constant_speed
 from jaxwgc.stragglers._waiting_rules import WaitingRule
@@ -70,7 +69,7 @@ def until_decodable(
       graphs", 2017, for the decoding error as a criterion.
     """
     GradientCode.check(code)
-    _validation.check_number("tolerance", tolerance, minimum=0)
+    array_validation.check_number("tolerance", tolerance, minimum=0)
     if decoder is not None:
         decoder = code.choose_decoder(decoder)
     return UntilDecodable(code, tolerance, decoder)
@@ -109,7 +108,7 @@ def coverage(code: GradientCode, share: float) -> WaitingRule:
       Giladi et al., "DropCompute: simple and more robust distributed synchronous
       training via compute variance reduction", NeurIPS 2023.
     """
-    _validation.check_number("share", share, positive=True, maximum=1)
+    array_validation.check_number("share", share, positive=True, maximum=1)
     # The tolerance allows for shares that rounding has reduced.
     return until_decodable(code, math.sqrt(1 - share + DECODES**2))
 

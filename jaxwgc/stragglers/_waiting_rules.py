@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._bisection import first_time
-from jaxwgc._pytrees import ByIdentity
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.pytrees import ByIdentity
 from jaxwgc.codes import GradientCode
+from jaxwgc.decoders import first_time
 from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._models import Arrivals, times_of
 from jaxwgc.stragglers._selection import fastest_workers
@@ -82,7 +82,7 @@ class WaitingRule:
           times: Response time of each worker from the start of the round,
             (num_workers,); infinity for workers that never respond.
         """
-        if _validation.is_traced(self, times):
+        if array_validation.is_traced(self, times):
             return self._end(times)
         return _compiled_end(ByIdentity(self), times)
 
@@ -184,8 +184,8 @@ class fastest(WaitingRule):
     shares_programs: ClassVar[bool] = True
 
     def __post_init__(self):
-        if not _validation.is_traced(self.num_required):
-            _validation.check_int("num_required", self.num_required, minimum=1)
+        if not array_validation.is_traced(self.num_required):
+            validation.check_int("num_required", self.num_required, minimum=1)
 
     def ends(self, times):
         """Returns the f-th smallest time."""
@@ -223,8 +223,8 @@ class fastest(WaitingRule):
 
     def _check_number(self, num_workers: int) -> None:
         number = self.num_required
-        if not _validation.is_traced(number):
-            _validation.check_up_to("num_required", number, num_workers=num_workers)
+        if not array_validation.is_traced(number):
+            validation.check_up_to("num_required", number, num_workers=num_workers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +254,7 @@ class deadline(WaitingRule):
     shares_programs: ClassVar[bool] = True
 
     def __post_init__(self):
-        _validation.check_fields(self, seconds={"positive": True})
+        array_validation.check_fields(self, seconds={"positive": True})
 
     def ends(self, times):
         """Returns the smaller of the deadline and the last time."""
@@ -312,12 +312,12 @@ class relative_deadline(WaitingRule):
     quorum: int
 
     def __post_init__(self):
-        _validation.check_fields(self, factor={"minimum": 1})
-        _validation.check_int("quorum", self.quorum, minimum=1)
+        array_validation.check_fields(self, factor={"minimum": 1})
+        validation.check_int("quorum", self.quorum, minimum=1)
 
     def ends(self, times):
         """Returns the smaller of the deadline and the last time."""
-        _validation.check_up_to("quorum", self.quorum, num_workers=len(times))
+        validation.check_up_to("quorum", self.quorum, num_workers=len(times))
         xp = times.__array_namespace__()
         factor = xp.asarray(self.factor, dtype=times.dtype)
         quorum_time = xp.sort(times)[self.quorum - 1]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from jaxwgc import codes, coding, stragglers, studies
+from jaxwgc import codes, coding, simulation, stragglers
 from jaxwgc.decoders import LeastSquares
 from tests.catalogue.row import Row
 
@@ -196,12 +196,12 @@ ROWS = (
         rules={"confidence": "between 0 and 1"},
     ),
     Row(
-        make=studies.adversarial,
+        make=simulation.adversarial,
         arguments={"code": SIX, "num_stragglers": 1, "decoder": LEAST},
         rules={"num_stragglers": "at least 0"},
     ),
     Row(
-        make=studies.diagnose,
+        make=simulation.diagnose,
         arguments={
             "code": SIX,
             "key": KEY,
@@ -213,11 +213,11 @@ ROWS = (
         checks_keys=False,
     ),
     Row(
-        make=studies.expected_error,
+        make=simulation.expected_error,
         arguments={"code": UNEQUAL, "straggler_probabilities": HALVES},
     ),
     Row(
-        make=studies.learn_entries,
+        make=simulation.learn_entries,
         arguments={
             "code": REAL,
             "model": UNIFORM,
@@ -233,12 +233,12 @@ ROWS = (
         },
     ),
     Row(
-        make=studies.straggler_probabilities,
+        make=simulation.straggler_probabilities,
         arguments={"received": ALL[:, None], "confidence": 0.9},
         rules={"confidence": "between 0 and 1"},
     ),
     Row(
-        make=studies.worst_pattern,
+        make=simulation.worst_pattern,
         arguments={"code": SIX, "num_stragglers": 1, "decoder": LEAST},
         rules={"num_stragglers": "at least 0"},
     ),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import sketching
+import jaxwgc
 
 KEY = jax.random.key(0)
 RANDOM = np.random.default_rng(0)
@@ -13,7 +13,7 @@ TARGET = MATRIX @ np.ones(4) + RANDOM.standard_normal(20)
 LABELS = RANDOM.integers(0, 2, 20).astype(float)
 PROBABILITIES = np.array([0.3, 0.1, 0.4, 0.2])
 # Of three parts with these probabilities, the first was drawn twice and the last once.
-SAMPLE = sketching.PartitionSample(
+SAMPLE = jaxwgc.parts.PartitionSample(
     indices=np.array([0, 2]),
     counts=np.array([2, 1]),
     probabilities=np.array([0.5, 0.25]),

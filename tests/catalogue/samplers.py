@@ -5,6 +5,7 @@ A new sampler needs a row in `ROWS`.
 
 import numpy as np
 
+import jaxwgc
 from jaxwgc import sketching
 from tests.catalogue.problems import KEY, MATRIX, PROBABILITIES, SAMPLE
 from tests.catalogue.row import Row
@@ -41,20 +42,20 @@ ROWS = (
     ),
     # Parts.
     Row(
-        make=sketching.partition,
+        make=jaxwgc.parts.partition,
         arguments={"data": {"x": MATRIX}, "num_parts": 3},
         rules={"num_parts": "at least 1"},
         traceable=("data",),
     ),
     Row(
-        make=sketching.partition_probabilities,
+        make=jaxwgc.parts.partition_probabilities,
         arguments={"scores": PROBABILITIES, "num_parts": 2},
         rules={"num_parts": "at least 1"},
         kinds={"scores": "proportional to probabilities"},
         traceable=("scores",),
     ),
     Row(
-        make=sketching.sample_partitions,
+        make=jaxwgc.parts.sample_partitions,
         arguments={
             "key": KEY,
             "probabilities": PROBABILITIES,
@@ -66,23 +67,23 @@ ROWS = (
         traceable=("key", "probabilities"),
     ),
     Row(
-        make=sketching.drop_last_distinct,
+        make=jaxwgc.parts.drop_last_distinct,
         arguments={"sample": SAMPLE},
         traceable=("sample",),
     ),
     Row(
-        make=sketching.rescaling_factors,
+        make=jaxwgc.parts.rescaling_factors,
         arguments={"sample": SAMPLE, "rescaling": "paper", "num_rows": 20.0},
         rules={"num_rows": "positive"},
         traceable=("sample", "num_rows"),
     ),
     Row(
-        make=sketching.scale_rows,
+        make=jaxwgc.parts.scale_rows,
         arguments={"rows": {"x": MATRIX[:4]}, "factors": PROBABILITIES},
         traceable=("rows", "factors"),
     ),
     Row(
-        make=sketching.weighted_parts,
+        make=jaxwgc.parts.weighted_parts,
         arguments={
             "sample": SAMPLE,
             "parts": {"x": MATRIX[:18].reshape(3, 6, 4)},

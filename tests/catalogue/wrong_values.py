@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxwgc
 from jaxwgc import codes, decoders, sketching, stragglers
 
 KEY = jax.random.key(0)
@@ -87,7 +88,7 @@ WRONG = {
         (sketching.gaussian(KEY, 1, 2), ValueError, r"must .* got \(1, 2\)"),
     ],
     "embedding": [(np.eye(5), TypeError, "must be an Embedding")],
-    "known embedding": [(sketching.partition, ValueError, "must be one of")],
+    "known embedding": [(jaxwgc.parts.partition, ValueError, "must be one of")],
     "function": [
         (1.0, TypeError, "must be a function; got 1.0"),
         ("no", TypeError, "must be a function; got 'no'"),

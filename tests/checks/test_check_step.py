@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, sketching, stragglers
+from jaxwgc import codes, stragglers
 from tests.checks.regression import (
     CODE,
     DATA,
@@ -224,8 +224,10 @@ class TestLosses:
 class TestSamples:
     data = tuple(np.concatenate([leaf] * 4)[:72] for leaf in DATA)
     parts, row_weights = jaxwgc.partition(data, 18)
-    sample = sketching.sample_partitions(jax.random.key(2), np.ones(18), num_distinct=6)
-    small = sketching.weighted_parts(sample, parts, row_weights)
+    sample = jaxwgc.parts.sample_partitions(
+        jax.random.key(2), np.ones(18), num_distinct=6
+    )
+    small = jaxwgc.parts.weighted_parts(sample, parts, row_weights)
     code = jaxwgc.weighted(CODE, small.weights)
 
     def report(self, weights, code=code, loss=loss):
@@ -234,7 +236,7 @@ class TestSamples:
     def test_a_sample_with_its_weights_is_no_problem(self):
         assert self.small.weights.max() > 1
         assert self.report(self.small.row_weights).ok
-        scaled = sketching.weighted_parts(
+        scaled = jaxwgc.parts.weighted_parts(
             self.sample, self.parts, self.row_weights, scale="rows"
         )
 

@@ -7,7 +7,7 @@ import scipy.optimize
 
 import jaxwgc
 from jaxwgc import codes, stragglers
-from jaxwgc.studies import expected_error
+from jaxwgc.simulation import expected_error
 from tests.conftest import bools
 from tests.oracles import check_mean
 

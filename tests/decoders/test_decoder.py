@@ -137,7 +137,7 @@ def test_optimal_weights_are_not_inherited():
     assert decoders.LeastSquares.is_optimal and decoders.Lagrange.is_optimal
     assert not Doubled.is_optimal
     errors = np.asarray(jaxwgc.decoding_error(CODE, MASKS, Doubled))
-    worst = jaxwgc.studies.worst_pattern(CODE, 2, Doubled(), max_patterns=0)
+    worst = jaxwgc.simulation.worst_pattern(CODE, 2, Doubled(), max_patterns=0)
     [error] = errors[(worst == MASKS).all(1)]
     np.testing.assert_allclose(error, errors[MASKS.sum(1) == 4].max(), rtol=1e-5)
 

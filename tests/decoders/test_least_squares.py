@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 from jax.tree_util import Partial
 
 import jaxwgc
-from jaxwgc._some_masks import masked_map
 from jaxwgc.decoders import _least_squares, _systems
+from jaxwgc.decoders._some_masks import masked_map
 from jaxwgc.decoders._systems import System, scaled_rows
 from tests.conftest import every_pattern, random_patterns
 from tests.oracles import row_scales

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc._targets import ROUNDING
 from jaxwgc.decoders import _systems
 from jaxwgc.decoders._systems import solve_in_turn, systems_of
+from jaxwgc.decoders._targets import ROUNDING
 from tests.conftest import every_pattern
 from tests.oracles import row_scales
 

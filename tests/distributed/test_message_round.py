@@ -12,7 +12,7 @@ from jaxwgc.distributed.ray._events import Lost, Replace, Response, Verdict
 from jaxwgc.distributed.ray._messages import Answer, Layout
 from jaxwgc.distributed.ray._start_up import StartUp
 from jaxwgc.distributed.ray._trace import filled, mark_lost
-from jaxwgc.studies import straggler_report
+from jaxwgc.reports import straggler_report
 from tests.distributed.simulated import (
     Verifier,
     World,

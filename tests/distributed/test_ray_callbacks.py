@@ -16,7 +16,7 @@ from jaxwgc.distributed import JsonLines, Progress, Round, TrainingState
 from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._fleet import WorkerSlot
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
-from jaxwgc.studies import straggler_report
+from jaxwgc.reports import straggler_report
 
 CODE = codes.uncoded(2)
 PARAMS = jnp.zeros(2)

@@ -21,7 +21,7 @@ import optax
 import psutil
 import pytest
 
-from jaxwgc import codes, coding, stragglers, studies
+from jaxwgc import codes, coding, reports, stragglers
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import RayCluster, Timeouts, Verification
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
@@ -135,7 +135,7 @@ def test_training_is_that_of_one_process(cluster, tmp_path, caplog, monkeypatch)
     rounds = trace[begin:]
     assert rounds.shape == (NUM_STEPS + 1, 2, 4)
     assert np.isfinite(rounds).any((1, 2)).all()
-    assert str(report) == str(studies.straggler_report(trace))
+    assert str(report) == str(reports.straggler_report(trace))
     assert ray_coordinator.digest(again) == ray_coordinator.digest(final)
 
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._conjugate_gradients import (
+from jaxwgc._common.conjugate_gradients import (
     cg_start,
     cg_step,
     conjugate_gradients,

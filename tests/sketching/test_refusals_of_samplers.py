@@ -6,6 +6,7 @@ Refusals of one argument alone are tested for each row of `tests/catalogue`.
 import numpy as np
 import pytest
 
+import jaxwgc
 from jaxwgc import sketching
 from tests.catalogue.problems import SAMPLE
 from tests.sketching.refusals import check_refusal
@@ -73,13 +74,13 @@ def test_order_of_rows_by_floats():
     ],
 )
 def test_partition(changes, message):
-    check_refusal(sketching.partition, changes, ValueError, message)
+    check_refusal(jaxwgc.parts.partition, changes, ValueError, message)
 
 
 def test_more_parts_than_scores():
     message = "got num_parts = 5 and num_rows = 4"
     changes = {"num_parts": 5}
-    check_refusal(sketching.partition_probabilities, changes, ValueError, message)
+    check_refusal(jaxwgc.parts.partition_probabilities, changes, ValueError, message)
 
 
 @pytest.mark.parametrize(
@@ -115,19 +116,19 @@ def test_more_parts_than_scores():
     ],
 )
 def test_sample_partitions(changes, message):
-    check_refusal(sketching.sample_partitions, changes, ValueError, message)
+    check_refusal(jaxwgc.parts.sample_partitions, changes, ValueError, message)
 
 
 def test_drop_last_distinct_of_one_slot():
     changes = {"sample": SAMPLE._replace(counts=np.ones(1))}
     message = "at least 2 slots;"
-    check_refusal(sketching.drop_last_distinct, changes, ValueError, message)
+    check_refusal(jaxwgc.parts.drop_last_distinct, changes, ValueError, message)
 
 
 @pytest.mark.parametrize("changes", [{"num_rows": None}, {"rescaling": "unbiased"}])
 def test_number_of_rows_is_for_the_rescaling_of_the_paper(changes):
     message = "num_rows must be given if and only if"
-    check_refusal(sketching.rescaling_factors, changes, ValueError, message)
+    check_refusal(jaxwgc.parts.rescaling_factors, changes, ValueError, message)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_number_of_rows_is_for_the_rescaling_of_the_paper(changes):
     ],
 )
 def test_scale_rows(changes, message):
-    check_refusal(sketching.scale_rows, changes, ValueError, message)
+    check_refusal(jaxwgc.parts.scale_rows, changes, ValueError, message)
 
 
 @pytest.mark.parametrize(
@@ -151,15 +152,15 @@ def test_scale_rows(changes, message):
     ],
 )
 def test_weighted_parts(changes, message):
-    check_refusal(sketching.weighted_parts, changes, ValueError, message)
+    check_refusal(jaxwgc.parts.weighted_parts, changes, ValueError, message)
 
 
 @pytest.mark.parametrize(
     ("function", "argument", "shape"),
     [
-        (sketching.scale_rows, "rows", (4, 2)),
-        (sketching.partition, "data", (20, 4)),
-        (sketching.weighted_parts, "parts", (3, 6)),
+        (jaxwgc.parts.scale_rows, "rows", (4, 2)),
+        (jaxwgc.parts.partition, "data", (20, 4)),
+        (jaxwgc.parts.weighted_parts, "parts", (3, 6)),
     ],
 )
 def test_strings_are_no_data(function, argument, shape):

@@ -9,11 +9,7 @@ import scipy.linalg
 import sklearn.datasets
 from jax.experimental import sparse
 
-from jaxwgc.sketching import (
-    leverage_scores,
-    numerical_rank,
-    ridge_leverage_scores,
-)
+from jaxwgc.sketching import leverage_scores, numerical_rank, ridge_leverage_scores
 from tests import oracles
 from tests.sketching.zoo import (
     NUM_COLUMNS,

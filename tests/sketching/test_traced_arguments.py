@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+import jaxwgc
 from jaxwgc import sketching
 from tests import oracles
 from tests.sketching.references import resistances_by_inverse
@@ -67,7 +68,7 @@ FUNCTIONS = {
         [(spoilt(EDGES, 4), np.ones(4)), *((EDGES, one) for one in NO_WEIGHTS)],
     ),
     "partitions": (
-        functools.partial(sketching.partition_probabilities, num_parts=2),
+        functools.partial(jaxwgc.parts.partition_probabilities, num_parts=2),
         [(CHANCES,), (CHANCES[::-1],)],
         NO_CHANCES,
     ),

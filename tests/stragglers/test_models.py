@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxwgc import codes, decoders, stragglers, studies
+from jaxwgc import codes, decoders, simulation, stragglers
 from tests.catalogue.row import examples_of
 from tests.catalogue.straggler_models import ROWS
 from tests.oracles import check_counts
@@ -147,7 +147,7 @@ def test_one_program_serves_equal_models():
     [
         stragglers.uniform(1),
         stragglers.bernoulli(0.5),
-        studies.adversarial(codes.fractional_repetition(4, 1), 1),
+        simulation.adversarial(codes.fractional_repetition(4, 1), 1),
         PARETO,
         stragglers.delayed(PARETO, stragglers.fastest(2)),
     ],

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation
 
 # Bound of the rounding error of a sum or difference of honest copies, as a multiple of
 # the noise.
@@ -107,7 +107,7 @@ def arbitrate(
       parallelized learning", 2019; Hofmeister, Maßny, Yaakobi, Bitar, "Byzantine-
       resilient gradient coding through local gradient computations", 2024.
     """
-    _validation.check_number("noise", noise, minimum=0, finite=True)
+    array_validation.check_number("noise", noise, minimum=0, finite=True)
     totals = np.asarray(totals)
     if totals.ndim != 2 or not len(parts):
         raise ValueError(

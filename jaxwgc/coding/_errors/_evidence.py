@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import Array, product, squares
+from jaxwgc._common.arrays import Array, product, squares
 
 # Norm of the column of the parity checks of a message, below which the message counts
 # as unchecked.

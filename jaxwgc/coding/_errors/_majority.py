@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import Array
+from jaxwgc._common.arrays import Array
 from jaxwgc.coding._errors._evidence import Findings, Sample
 
 # Length of projections of copies. An error of twice the bound of honest differences is

@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxwgc import _flat_vectors
-from jaxwgc._arrays import inverse_power_of_two, one_norm, promoted
+from jaxwgc._common.arrays import inverse_power_of_two, one_norm, promoted
+from jaxwgc.coding import _flat_vectors
 
 # Maximum number of buckets. Each bucket is a sum of entries with random signs.
 _NUM_BUCKETS = 1024

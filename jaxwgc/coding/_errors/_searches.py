@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._arrays import Array, product
-from jaxwgc._some_masks import compute_if, in_batches
+from jaxwgc._common.arrays import Array, product
 from jaxwgc.coding._errors._evidence import (
     UNCHECKED,
     Evidence,
@@ -27,7 +26,7 @@ from jaxwgc.coding._errors._evidence import (
     normalized_columns,
     outside,
 )
-from jaxwgc.decoders import Decoder, Interpolation
+from jaxwgc.decoders import Decoder, Interpolation, compute_if, in_batches
 
 # Number of assumptions for each number of windows: that 0, 1 or 2 error directions are
 # hidden in the noise.

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation, validation
 from jaxwgc.aggregate import DecodingOptions, aggregator_of_messages
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _training
@@ -52,8 +52,8 @@ from jaxwgc.distributed.ray._verification import (
     PartCopies,
     Verifier,
 )
+from jaxwgc.reports import StragglerReport, straggler_report
 from jaxwgc.stragglers import WaitingRule
-from jaxwgc.studies import StragglerReport, straggler_report
 
 
 class RayCluster:
@@ -208,19 +208,19 @@ class RayCluster:
         if (key is None) != (batch is None):
             missing = "key" if key is None else "batch"
             raise ValueError(f"key and batch must be given together; got no {missing}")
-        _validation.check_instance("decoding", decoding, DecodingOptions)
+        validation.check_instance("decoding", decoding, DecodingOptions)
         check_decoding_options(decoding)
-        _validation.check_instance("verification", verification, Verification)
-        _validation.check_instance("timeouts", timeouts, Timeouts)
-        _validation.check_instance("faults", faults, Faults)
+        validation.check_instance("verification", verification, Verification)
+        validation.check_instance("timeouts", timeouts, Timeouts)
+        validation.check_instance("faults", faults, Faults)
         self.code = code
         self._address = address
         self._verification = verification
-        self.key = jax.random.key(0) if key is None else _validation.check_key(key)
+        self.key = jax.random.key(0) if key is None else array_validation.check_key(key)
         self._parts = None
         load = None
         if batches is not None:
-            _validation.check_callable("batches", batches)
+            validation.check_callable("batches", batches)
             if parts is not None:
                 raise ValueError(
                     "parts must be None with batches, which return all data; got a "
@@ -231,14 +231,16 @@ class RayCluster:
         elif callable(parts):
             load = parts
         else:
-            _validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
-            _validation.check_dtypes("parts", parts, "numbers, bools or keys")
-            _validation.check_integers_are_kept("parts", parts)
+            array_validation.check_leading_axis(
+                "parts", parts, code.num_parts, "num_parts"
+            )
+            array_validation.check_dtypes("parts", parts, "numbers, bools or keys")
+            array_validation.check_integers_are_kept("parts", parts)
             self._parts = sent(parts)
-        _validation.check_bool("has_aux", has_aux)
-        _validation.check_callable("loss", loss)
+        validation.check_bool("has_aux", has_aux)
+        validation.check_callable("loss", loss)
         if batch is not None:
-            _validation.check_callable("batch", batch)
+            validation.check_callable("batch", batch)
         # Fields that depend on params are set when the workers start.
         self._task = Task(
             loss=loss,
@@ -247,7 +249,7 @@ class RayCluster:
             batch=batch,
             delay=faults.delay,
             corrupt=faults.corrupt,
-            message_dtype=_validation.check_message_dtype(decoding.message_dtype),
+            message_dtype=array_validation.check_message_dtype(decoding.message_dtype),
             batches=batches,
             has_digests=batches is not None and verification.digests,
         )
@@ -256,7 +258,7 @@ class RayCluster:
             claims_nothing = not claimed_resources(self._options)
             self._has_spare = address is None and claims_nothing
         else:
-            _validation.check_bool("spare", spare)
+            validation.check_bool("spare", spare)
             self._has_spare = spare
         self._raises = decoding.undecodable == "raise"
         if self._raises:
@@ -407,11 +409,11 @@ class RayCluster:
           RuntimeError: If a round fails as in `compute`.
           ImportError: If Orbax or rich is needed and not installed.
         """
-        _validation.check_int("num_steps", num_steps, minimum=0)
-        _validation.check_int("checkpoint_every", checkpoint_every, minimum=1)
-        _validation.check_bool("checkpoint_fallback", checkpoint_fallback)
-        _validation.check_bool("live", live)
-        _validation.check_instance("callbacks", callbacks, Sequence, " of callbacks")
+        validation.check_int("num_steps", num_steps, minimum=0)
+        validation.check_int("checkpoint_every", checkpoint_every, minimum=1)
+        validation.check_bool("checkpoint_fallback", checkpoint_fallback)
+        validation.check_bool("live", live)
+        validation.check_instance("callbacks", callbacks, Sequence, " of callbacks")
         if memory and self._locator is not None:
             raise ValueError(f"memory must be False with on_wrong; got {memory}")
         if memory and self._raises:
@@ -492,9 +494,9 @@ class RayCluster:
           step: Step of the next `compute`.
           key: PRNG key of batches; None keeps the key of the cluster.
         """
-        self.step = _validation.check_int("step", step, minimum=0)
+        self.step = validation.check_int("step", step, minimum=0)
         if key is not None:
-            self.key = _validation.check_key(key)
+            self.key = array_validation.check_key(key)
 
     @property
     def workers(self) -> list[WorkerSlot]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation
 from jaxwgc.distributed._placement import check_alike, signature
 from jaxwgc.distributed.ray._errors import BatchError, BatchValueError
 from jaxwgc.distributed.ray._leaves import by_name, difference
@@ -79,8 +79,8 @@ def load_parts(load: Callable[[int], Any], indices: Sequence[int]) -> list[Any]:
     for index in indices:
         try:
             part = load(index)
-            _validation.check_dtypes(f"part {index}", part, _KINDS)
-            _validation.check_integers_are_kept(f"part {index}", part)
+            array_validation.check_dtypes(f"part {index}", part, _KINDS)
+            array_validation.check_integers_are_kept(f"part {index}", part)
             parts.append(sent(part))
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
@@ -184,8 +184,8 @@ class HostBatches(DataSource):
         call = f"batches(step={step}, part={part})"
         try:
             batch = self._batches(step, part)
-            _validation.check_dtypes("its batch", batch, _KINDS)
-            _validation.check_integers_are_kept("its batch", batch)
+            array_validation.check_dtypes("its batch", batch, _KINDS)
+            array_validation.check_integers_are_kept("its batch", batch)
         except (Exception, SystemExit) as error:
             why = f"{type(error).__name__}: {error}"
             raise BatchError(f"{call} raised {why}") from error

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _arrays, coding
+from jaxwgc import coding
+from jaxwgc._common import arrays
 from jaxwgc.codes import GradientCode
 
 # Seconds for which a report waits, so that one call sends several reports. Long against
@@ -317,7 +318,7 @@ def sent(tree: Any) -> Any:
     """Converts a pytree to the form in which it is sent: NumPy leaves and `Keys`."""
 
     def of_leaf(leaf):
-        if not jnp.issubdtype(_arrays.dtype_of(leaf), jax.dtypes.prng_key):
+        if not jnp.issubdtype(arrays.dtype_of(leaf), jax.dtypes.prng_key):
             return np.asarray(leaf)
         words = np.asarray(jax.random.key_data(leaf))
         return Keys(words=words, kind=str(jax.random.key_impl(leaf)))

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxwgc import _validation, coding
+from jaxwgc import coding
+from jaxwgc._common import array_validation, validation
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
 
@@ -56,15 +57,17 @@ class Verification:
     digests: bool = True
 
     def __post_init__(self):
-        _validation.check_bool("digests", self.digests)
+        validation.check_bool("digests", self.digests)
         if self.on_wrong is not None:
             choices = ("drop", "arbitrate", "raise")
-            _validation.check_choice("on_wrong", self.on_wrong, choices)
+            validation.check_choice("on_wrong", self.on_wrong, choices)
         if self.audit is not None:
-            _validation.check_number("audit", self.audit, minimum=0, traceable=False)
+            array_validation.check_number(
+                "audit", self.audit, minimum=0, traceable=False
+            )
             if self.audit >= 1:
                 raise ValueError(f"audit must be below 1; got {self.audit}")
-        _validation.check_number("noise", self.noise, minimum=0, traceable=False)
+        array_validation.check_number("noise", self.noise, minimum=0, traceable=False)
 
     def locator(self, code: GradientCode) -> coding.ErrorLocator | None:
         """Returns the error locator of a code, or None if `on_wrong` is None.
@@ -138,7 +141,7 @@ class Timeouts:
 
 
 def _check_seconds(name: str, seconds: float) -> None:
-    _validation.check_number(name, seconds, positive=True, traceable=False)
+    array_validation.check_number(name, seconds, positive=True, traceable=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,9 +165,9 @@ class Faults:
 
     def __post_init__(self):
         if self.delay is not None:
-            _validation.check_callable("delay", self.delay)
+            validation.check_callable("delay", self.delay)
         if self.corrupt is not None:
-            _validation.check_callable("corrupt", self.corrupt)
+            validation.check_callable("corrupt", self.corrupt)
 
 
 def check_decoding_options(decoding: DecodingOptions) -> None:

@@ -9,16 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import _flat_vectors
+from jaxwgc.coding import ravel
 from jaxwgc.distributed.ray._errors import BatchError, WorkerError
 from jaxwgc.distributed.ray._events import Ready
-from jaxwgc.distributed.ray._messages import (
-    HOLD_SECONDS,
-    Report,
-    SentKey,
-    Taken,
-    pack,
-)
+from jaxwgc.distributed.ray._messages import HOLD_SECONDS, Report, SentKey, Taken, pack
 from jaxwgc.distributed.ray._task import Assignment, Order, Task, read_order
 from jaxwgc.distributed.ray._worker_base import WorkerBase
 
@@ -359,7 +353,7 @@ class PartWorker(WorkerBase):
         loss, aux, gradient = self._loss_aux_and_gradient(
             leaves, part, index, key, step
         )
-        vector = _flat_vectors.ravel(gradient)
+        vector = ravel(gradient)
         return _PartResult(
             gradient=vector,
             loss=loss,

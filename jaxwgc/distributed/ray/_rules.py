@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc._common import validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import ErrorLocator
 from jaxwgc.decoders import DecoderLike
@@ -58,7 +58,7 @@ def rules_of(
         num_required = code.num_workers - code.num_stragglers + 2
         wait = fastest(min(code.num_workers, num_required))
     if wait is not None:
-        _validation.check_instance("wait", wait, WaitingRule, ", such as fastest(6)")
+        validation.check_instance("wait", wait, WaitingRule, ", such as fastest(6)")
         # This call raises an error if the rule is for another number of workers.
         wait.ends(np.full(code.num_workers, np.inf))
 

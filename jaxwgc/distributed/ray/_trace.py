@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxwgc.stragglers import missing_at_end
+from jaxwgc.traces import missing_at_end
 
 
 def mark_lost(rows: Sequence[np.ndarray], worker: int) -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxwgc.sketching._conversions import on_mesh_of
+from jaxwgc._common.conversions import on_mesh_of
 from jaxwgc.sketching._embeddings._fold_blocks import Index, fold_blocks
 
 # Number of rows in one sequential sum. Longer sums are split, to keep rounding small.

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxwgc._arrays import product
+from jaxwgc._common.arrays import product
 from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
 from jaxwgc.sketching._embeddings._fold_blocks import Index, fold_blocks
 

@@ -9,9 +9,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import next_power_of_two, product
-from jaxwgc.sketching import _conversions
+from jaxwgc._common import array_validation, conversions, validation
+from jaxwgc._common.arrays import next_power_of_two, product
 from jaxwgc.sketching._embeddings._dense_matrices import gaussian, rademacher
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._embeddings._hadamard_transform import srht
@@ -68,11 +67,11 @@ def embedding_distortion(basis: ArrayLike, embedding: Embedding) -> Array:
       Woodruff, "Sketching as a tool for numerical linear algebra", Found. Trends Theor.
       Comput. Sci. 10 (2014), section 2.1, subspace embeddings.
     """
-    _validation.check_instance("embedding", embedding, Embedding)
-    columns = _conversions.float_array("basis", basis)
+    validation.check_instance("embedding", embedding, Embedding)
+    columns = conversions.float_array("basis", basis)
     sizes = (embedding.num_rows, "any")
-    _validation.check_shape("basis", columns, "(num_rows, p)", sizes)
-    values = _conversions.concrete(basis, columns.dtype)
+    validation.check_shape("basis", columns, "(num_rows, p)", sizes)
+    values = conversions.concrete(basis, columns.dtype)
     if values is not None:
         error = np.linalg.norm(values.T @ values - np.eye(values.shape[1]), 2)
         tolerance = 1e-3 if columns.dtype == jnp.float32 else 1e-8
@@ -167,12 +166,12 @@ def recommended_sketch_size(
     if embedding not in _CONSTRUCTORS:
         names = ", ".join(constructor.__name__ for constructor in _CONSTRUCTORS)
         raise ValueError(f"embedding must be one of {names}; got {embedding!r}")
-    p = _validation.check_int("num_columns", num_columns, minimum=1)
-    _validation.check_share("epsilon", epsilon)
-    _validation.check_share("delta", delta)
-    num_nonzeros = _validation.check_int("num_nonzeros", num_nonzeros, minimum=1)
+    p = validation.check_int("num_columns", num_columns, minimum=1)
+    array_validation.check_share("epsilon", epsilon)
+    array_validation.check_share("delta", delta)
+    num_nonzeros = validation.check_int("num_nonzeros", num_nonzeros, minimum=1)
     if num_rows is not None:
-        num_rows = _validation.check_int("num_rows", num_rows, minimum=1)
+        num_rows = validation.check_int("num_rows", num_rows, minimum=1)
     epsilon = float(epsilon)
     delta = float(delta)
     # Exponent of the matrix Chernoff bound for the largest singular value. The exponent
@@ -196,7 +195,7 @@ def recommended_sketch_size(
     elif embedding is row_sampling:
         if coherence is None:
             coherence = p
-        _validation.check_number("coherence", coherence, minimum=p)
+        array_validation.check_number("coherence", coherence, minimum=p)
         size = float(coherence) * math.log(2 * p / delta) / chernoff
     else:
         size = p * (p + 1) / (epsilon**2 * delta)

@@ -12,9 +12,9 @@ import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import is_sparse
-from jaxwgc._pytrees import Static, register
+from jaxwgc._common import array_validation, conversions, validation
+from jaxwgc._common.arrays import is_sparse
+from jaxwgc._common.pytrees import Static, register
 from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._linalg.sparse import Entries, entries_of_bcoo
 
@@ -77,9 +77,9 @@ class Embedding(abc.ABC):
           TypeError: If a leaf is not numeric, is a sparse matrix of another kind, or is
             sparse and the embedding is dense.
         """
-        _validation.check_key(self.key, "embedding.key")
+        array_validation.check_key(self.key, "embedding.key")
         arrays, shapes = number_arrays(tree)
-        _validation.check_leading_axis("tree", shapes, self.num_rows, "num_rows")
+        array_validation.check_leading_axis("tree", shapes, self.num_rows, "num_rows")
         return apply_to_leaves(self, arrays)
 
     def __matmul__(self, tree: Any) -> Any:
@@ -92,7 +92,7 @@ class Embedding(abc.ABC):
         Raises:
           ValueError: If dtype is of integers or bools, which would truncate entries.
         """
-        _validation.check_key(self.key, "embedding.key")
+        array_validation.check_key(self.key, "embedding.key")
         dtype = jnp.result_type(float if dtype is None else dtype)
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise ValueError(f"dtype must be real or complex; got {dtype}")
@@ -163,9 +163,9 @@ def embed(
 
 def check_sizes(key: Array, sketch_size: int, num_rows: int) -> tuple[Array, int, int]:
     """Checks the arguments that all embeddings share."""
-    key = _validation.check_key(key)
-    sketch_size = _validation.check_int("sketch_size", sketch_size, minimum=1)
-    num_rows = _validation.check_int("num_rows", num_rows, minimum=1)
+    key = array_validation.check_key(key)
+    sketch_size = validation.check_int("sketch_size", sketch_size, minimum=1)
+    num_rows = validation.check_int("num_rows", num_rows, minimum=1)
     return key, sketch_size, num_rows
 
 
@@ -242,5 +242,5 @@ def _number_array(leaf: Any) -> Any:
     if np.iscomplexobj(leaf):
         array = jnp.asarray(leaf)
     else:
-        array = _conversions.float_array("tree", leaf)
-    return _conversions.gathered(array)
+        array = conversions.float_array("tree", leaf)
+    return conversions.gathered(array)

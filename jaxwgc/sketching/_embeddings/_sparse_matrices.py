@@ -6,9 +6,9 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import is_kind
-from jaxwgc._pytrees import Static
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import is_kind
+from jaxwgc._common.pytrees import Static
 from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._embeddings._bucket_sums import bucket_sums
 from jaxwgc.sketching._embeddings._embedding import (
@@ -98,7 +98,7 @@ def sparse_sign(
     key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
     if num_nonzeros is None:
         num_nonzeros = min(8, sketch_size)
-    num_nonzeros = _validation.check_up_to(
+    num_nonzeros = validation.check_up_to(
         "num_nonzeros", num_nonzeros, sketch_size=sketch_size
     )
     return _SparseEmbedding(key, sketch_size, num_rows, num_nonzeros=num_nonzeros)
@@ -178,7 +178,7 @@ def sparse_stack(
     key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
     if num_nonzeros is None:
         num_nonzeros = min(8, sketch_size)
-    num_nonzeros = _validation.check_up_to(
+    num_nonzeros = validation.check_up_to(
         "num_nonzeros", num_nonzeros, sketch_size=sketch_size
     )
     return _StackedEmbedding(
@@ -194,8 +194,10 @@ def sparse_stack(
 def _position(name: str, value: ArrayLike) -> Array:
     """Checks a number of a block or of a row, and converts it to an int32 scalar."""
     if np.ndim(value) or not is_kind(value, "integers"):
-        raise TypeError(f"{name} must be an int; got {_validation.in_short(value)}")
-    _validation.check_number(name, value, minimum=0, maximum=np.iinfo(np.int32).max)
+        raise TypeError(f"{name} must be an int; got {validation.in_short(value)}")
+    array_validation.check_number(
+        name, value, minimum=0, maximum=np.iinfo(np.int32).max
+    )
     return _conversions.scalar(value, np.int32)
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxwgc._arrays import is_sparse
+from jaxwgc._common.arrays import is_sparse
 from jaxwgc.sketching._linalg.blocks import (
     NUM_THREADS,
     SPARSE_ROWS,

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxwgc._arrays import is_sparse, next_power_of_two
+from jaxwgc._common import conversions
+from jaxwgc._common.arrays import is_sparse, next_power_of_two
 from jaxwgc.sketching import _conversions
 
 # Bytes per chunk of dense rows: large against the overhead of a compiled call, small
@@ -244,7 +245,7 @@ class Chunks:
 
 def _float_dtype(block: Any) -> np.dtype:
     """Returns the dtype of the computation, after a check that a block is real."""
-    return _conversions.float_array("every block", np.zeros(0, block.dtype)).dtype
+    return conversions.float_array("every block", np.zeros(0, block.dtype)).dtype
 
 
 def _chunk_buffer(num_columns: int, dtype: np.dtype) -> np.ndarray:

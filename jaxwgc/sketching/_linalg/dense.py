@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxwgc._arrays import product
-from jaxwgc._pytrees import register
+from jaxwgc._common.arrays import product
+from jaxwgc._common.pytrees import register
 from jaxwgc.sketching._linalg.matrix import QRMatrix, Triangle
 from jaxwgc.sketching._linalg.rows import (
     block_size,

@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc._arrays import product
+from jaxwgc._common.arrays import product
 from jaxwgc.sketching._linalg.matrix import QRMatrix, RowMatrix
 from jaxwgc.sketching._linalg.rows import (
     column_scale,

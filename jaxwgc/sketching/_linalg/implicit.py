@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxwgc._arrays import inverse_power_of_two
+from jaxwgc._common.arrays import inverse_power_of_two
 from jaxwgc.sketching._linalg.factors import Factors
 from jaxwgc.sketching._linalg.matrix import Matrix
 from jaxwgc.sketching._linalg.projector import without_derivative

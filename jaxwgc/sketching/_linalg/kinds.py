@@ -12,8 +12,8 @@ from jax import Array
 from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import is_sparse
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import is_sparse
 from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._linalg.block_matrix import BlockMatrix
 from jaxwgc.sketching._linalg.blocks import Blocks
@@ -96,7 +96,7 @@ def row_system_of(
     if isinstance(matrix, Blocks | LinearOperator):
         rows = matrix_of("matrix", matrix)
         target = _solver_arguments.right_hand_side(target, rows.shape)
-        _validation.check_concrete("target", target, "Blocks are read on the host")
+        array_validation.check_concrete("target", target, "Blocks are read on the host")
         return rows, target.astype(rows.dtype)
     values = _values_of("matrix", matrix)
     target = _solver_arguments.right_hand_side(target, values.shape)
@@ -111,7 +111,7 @@ def _values_of(name: str, value: Any) -> "Array | BCOO":
         matrix = _conversions.sparse_matrix(name, value)
     else:
         matrix = _conversions.finite_array(name, value)
-    _validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
+    validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
     return matrix
 
 
@@ -119,7 +119,7 @@ def _matrix_of_values(name: str, values: "Array | BCOO") -> RowMatrix:
     if not isinstance(values, Array):
         return Sparse.of(values)
     # The sharding of a traced array is known only on a mesh with explicit axes.
-    is_traced = _validation.is_traced(values)
+    is_traced = array_validation.is_traced(values)
     sharding = jax.typeof(values).sharding if is_traced else values.sharding
     if not isinstance(sharding, NamedSharding):
         return Dense(values)
@@ -147,7 +147,7 @@ def warn_of_precision(original: Any, matrix: Matrix, rank: Array | np.ndarray) -
     """
     if not isinstance(matrix, Dense | Sharded):
         return
-    if _validation.is_traced(original, matrix, rank):
+    if array_validation.is_traced(original, matrix, rank):
         return
     shape = matrix.shape
     dtype = matrix.dtype

@@ -12,9 +12,9 @@ from jax.extend.core import jaxpr_as_fun
 from jax.tree_util import Partial
 from jax.typing import DTypeLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two
-from jaxwgc._pytrees import Static, register
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import inverse_power_of_two
+from jaxwgc._common.pytrees import Static, register
 from jaxwgc.sketching._linalg.matrix import Matrix
 from jaxwgc.sketching._linalg.rows import padded_with_zeros
 
@@ -95,17 +95,17 @@ class LinearOperator:
             if not callable(function):
                 raise TypeError(
                     f"operator.{name} must be {meaning}; got "
-                    f"{_validation.in_short(function)}. {_BY_NAME}"
+                    f"{validation.in_short(function)}. {_BY_NAME}"
                 )
             if not isinstance(function, Partial):
                 object.__setattr__(self, name, Partial(function))
         if not isinstance(self.shape, tuple) or len(self.shape) != 2:
-            shown = _validation.in_short(self.shape)
+            shown = validation.in_short(self.shape)
             raise TypeError(
                 f"operator.shape must be the tuple (N, p); got {shown}. {_BY_NAME}"
             )
         for axis, size in enumerate(self.shape):
-            _validation.check_int(f"operator.shape[{axis}]", size)
+            validation.check_int(f"operator.shape[{axis}]", size)
         if min(self.shape) < 1:
             raise ValueError(
                 "operator.shape must be (N, p), of positive ints; got "
@@ -135,7 +135,7 @@ def _dtype_of(operator: LinearOperator) -> np.dtype:
     try:
         dtype = jnp.result_type(named)
     except TypeError as error:
-        shown = _validation.in_short(named)
+        shown = validation.in_short(named)
         raise TypeError(
             f"operator.dtype must be float32 or float64; got {shown}. {_BY_NAME}"
         ) from error
@@ -171,7 +171,7 @@ class Operator(Matrix):
         else:
             small = self.functions.sketch(embedding)
             expected = (embedding.sketch_size, self.shape[1])
-            _validation.check_shape("operator.sketch", small, "(m, p)", expected)
+            validation.check_shape("operator.sketch", small, "(m, p)", expected)
         return [small.astype(self.dtype), *(embedding @ array for array in arrays)]
 
     def to_array(self) -> Array:
@@ -230,7 +230,7 @@ def checked_operator(
         operator, dtype=dtype, matvec=matvec, rmatvec=rmatvec
     )
     norm, is_adjoint = probed(jax.random.fold_in(key, 2), operator)
-    if not _validation.is_traced(is_adjoint) and not is_adjoint:
+    if not array_validation.is_traced(is_adjoint) and not is_adjoint:
         raise ValueError(
             "operator.matvec and operator.rmatvec must be finite and adjoint; got "
             f"different uᵀ(Xv) and (Xᵀu)ᵀv of random vectors, norm {norm:.2g}"
@@ -266,7 +266,7 @@ def _hoisted(
     `jax.closure_convert` does so for arrays of floats only.
     """
     program = jax.make_jaxpr(function)(vector)
-    if not _validation.is_traced(program.consts):
+    if not array_validation.is_traced(program.consts):
         return function
 
     def run(constants: list[Array], v: Array) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 from jax.tree_util import Partial
 
-from jaxwgc._pytrees import Static, register
+from jaxwgc._common.pytrees import Static, register
 from jaxwgc.sketching._linalg.linear_operator import LinearOperator
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxwgc._arrays import product
+from jaxwgc._common.arrays import product
 from jaxwgc.sketching._linalg.factors import Factors
 from jaxwgc.sketching._linalg.matrix import RowMatrix
 

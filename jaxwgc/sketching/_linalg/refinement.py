@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jaxwgc._arrays import product
-from jaxwgc._conjugate_gradients import CGState, cg_start, cg_step, step_length
+from jaxwgc._common.arrays import product
+from jaxwgc._common.conjugate_gradients import CGState, cg_start, cg_step, step_length
 from jaxwgc.sketching._linalg.damped_steps import (
     DAMPED_SHARE,
     damping_weights,

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from jax import Array
 
-from jaxwgc._conjugate_gradients import CGState
+from jaxwgc._common.conjugate_gradients import CGState
 from jaxwgc.sketching._linalg.monitor import Monitor
 from jaxwgc.sketching._linalg.points import Point
 

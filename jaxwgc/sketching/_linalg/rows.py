@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import Array
 
-from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc._common.arrays import inverse_power_of_two, product
 
 # Entries per block, about 4 MiB in float64, so that a block and its product stay in a
 # cache. Sums over rows are taken in two levels, which keeps their rounding small.

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxwgc._arrays import inverse_power_of_two
-from jaxwgc._conjugate_gradients import CGState, cg_start, cg_step, step_length
+from jaxwgc._common.arrays import inverse_power_of_two
+from jaxwgc._common.conjugate_gradients import CGState, cg_start, cg_step, step_length
 from jaxwgc.sketching._linalg.linear_operator import Operator, probed
 from jaxwgc.sketching._linalg.matrix import Matrix
 from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, select

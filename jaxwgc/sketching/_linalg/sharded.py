@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from jaxwgc._pytrees import Static, register
+from jaxwgc._common.pytrees import Static, register
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.matrix import RowMatrix
 

@@ -9,8 +9,8 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc._arrays import product
-from jaxwgc._pytrees import Static, register
+from jaxwgc._common.arrays import product
+from jaxwgc._common.pytrees import Static, register
 from jaxwgc.sketching._linalg.matrix import Matrix, RowMatrix
 from jaxwgc.sketching._linalg.rows import block_size, padded_with_zeros, scaled
 

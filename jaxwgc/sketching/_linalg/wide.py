@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc._common.arrays import inverse_power_of_two, product
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import Factors, factors_of_small, gram_factors
 from jaxwgc.sketching._linalg.matrix import RowMatrix

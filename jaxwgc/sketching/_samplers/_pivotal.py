@@ -8,8 +8,8 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import next_power_of_two
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import next_power_of_two
 from jaxwgc.sketching._samplers._exact_inclusion import inclusion_of_fixed_size
 
 # Rows that compete, their probabilities in units of 2**-32, and the selected rows.
@@ -21,12 +21,12 @@ def permutation_of_rows(order: ArrayLike, num_rows: int) -> Array:
 
     A traced order is checked by `is_permutation`.
     """
-    order = _validation.as_array("order", order, "integers", N=num_rows)
-    if not _validation.is_traced(order):
+    order = array_validation.as_array("order", order, "integers", N=num_rows)
+    if not array_validation.is_traced(order):
         if not np.array_equal(np.sort(order), np.arange(num_rows)):
             raise ValueError(
                 f"order must have each of the {num_rows} rows once, numbered from 0; "
-                f"got {_validation.in_short(order)}"
+                f"got {validation.in_short(order)}"
             )
     return jnp.asarray(order, jnp.int32)
 

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc.sketching._samplers._normalisation import distribution
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.probabilities import distribution
 
 RULES = ("lev", "unif", "slev")
 
@@ -51,8 +51,8 @@ def row_probabilities(
       Ma, Mahoney and Yu, "A statistical perspective on algorithmic leveraging", JMLR 16
       (2015), section 2.
     """
-    _validation.check_choice("rule", rule, RULES)
-    _validation.check_number("alpha", alpha, minimum=0, maximum=1)
+    validation.check_choice("rule", rule, RULES)
+    array_validation.check_number("alpha", alpha, minimum=0, maximum=1)
     leverage, valid = distribution("scores", scores)
     uniform = jnp.full_like(leverage, 1 / leverage.shape[0])
     if rule == "lev":

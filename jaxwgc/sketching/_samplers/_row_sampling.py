@@ -5,10 +5,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
+from jaxwgc._common import validation
+from jaxwgc._common.probabilities import distribution
 from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes
 from jaxwgc.sketching._linalg.sparse import Entries
-from jaxwgc.sketching._samplers._normalisation import distribution
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 
 
@@ -57,7 +57,7 @@ def row_sampling(
         chances = jnp.full(num_rows, 1 / num_rows, jnp.float32)
     else:
         values, valid = distribution("probabilities", probabilities)
-        _validation.check_shape("probabilities", values, "(num_rows,)", (num_rows,))
+        validation.check_shape("probabilities", values, "(num_rows,)", (num_rows,))
         # Invalid probabilities become NaN, and so do all products.
         chances = jnp.where(valid, values, jnp.nan).astype(jnp.float32)
     return _RowEmbedding(key, sketch_size, num_rows, probabilities=chances)

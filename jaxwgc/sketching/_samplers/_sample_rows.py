@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.probabilities import nonnegative_vector, normalised
+from jaxwgc.parts import draw_parts
 from jaxwgc.sketching._embeddings._embedding import (
     apply_to_leaves,
     bucket_entries,
@@ -17,13 +19,11 @@ from jaxwgc.sketching._embeddings._embedding import (
 )
 from jaxwgc.sketching._linalg.sparse import Entries
 from jaxwgc.sketching._samplers._exact_inclusion import poisson_rows, systematic_rows
-from jaxwgc.sketching._samplers._normalisation import nonnegative_vector, normalised
 from jaxwgc.sketching._samplers._pivotal import (
     is_permutation,
     permutation_of_rows,
     pivotal_rows,
 )
-from jaxwgc.sketching._samplers._sample_partitions import draw_parts
 from jaxwgc.sketching._samplers._sparse_rows import sampled_bcoo, slots_of_rows
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class RowSample(NamedTuple):
            [2. 3.]]
         """
         arrays, shapes = number_arrays(tree)
-        num_rows = _validation.check_parts("tree", shapes, "N")
-        _validation.check_drawn_from("tree", self.indices, num_rows, "rows")
+        num_rows = array_validation.check_parts("tree", shapes, "N")
+        array_validation.check_drawn_from("tree", self.indices, num_rows, "rows")
         return apply_to_leaves(self, arrays)
 
     def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
@@ -221,20 +221,20 @@ def sample_rows(
       Papailiopoulos, Kyrillidis and Boutsidis, "Provable deterministic leverage score
       sampling", KDD 2014, for top-k.
     """
-    _validation.check_choice("method", method, METHODS)
-    _validation.check_bool("weighted", weighted)
+    validation.check_choice("method", method, METHODS)
+    validation.check_bool("weighted", weighted)
     if method != "top_k":
-        _validation.check_key(key)
-    sample_size = _validation.check_int("sample_size", sample_size, minimum=1)
+        array_validation.check_key(key)
+    sample_size = validation.check_int("sample_size", sample_size, minimum=1)
     probabilities = nonnegative_vector("probabilities", probabilities)
     if num_slots is not None and method != "poisson":
         raise ValueError(f"num_slots must be for method 'poisson' only; got {method!r}")
     if order is not None and method != "pivotal":
         raise ValueError(f"order must be for method 'pivotal' only; got {method!r}")
     if method in ("without_replacement", "pivotal", "top_k"):
-        _validation.check_up_to("sample_size", sample_size, num_rows=len(probabilities))
+        validation.check_up_to("sample_size", sample_size, num_rows=len(probabilities))
     if num_slots is not None:
-        num_slots = _validation.check_int("num_slots", num_slots, minimum=1)
+        num_slots = validation.check_int("num_slots", num_slots, minimum=1)
     elif method == "poisson":
         num_slots = _num_poisson_slots(sample_size)
     else:

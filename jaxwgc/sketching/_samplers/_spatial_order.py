@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import next_power_of_two
+from jaxwgc._common import conversions, validation
+from jaxwgc._common.arrays import next_power_of_two
 from jaxwgc.sketching import _conversions
 
 
@@ -49,8 +49,8 @@ def spatial_order(points: ArrayLike) -> Array:
       score sampling", ICLR 2024, algorithm 2, which splits along coordinates in turn or
       along principal directions.
     """
-    points = _conversions.gathered(_conversions.finite_array("points", points))
-    _validation.check_shape("points", points, "(N, p)", ("any", "any"))
+    points = conversions.gathered(_conversions.finite_array("points", points))
+    validation.check_shape("points", points, "(N, p)", ("any", "any"))
     return _order_of_tree(points)
 
 

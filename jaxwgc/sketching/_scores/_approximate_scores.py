@@ -10,18 +10,13 @@ import scipy
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._common import array_validation
+from jaxwgc._common.arrays import product
 from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of_small, rank_cutoff
-from jaxwgc.sketching._linalg.kinds import (
-    MatrixLike,
-    OperatorLike,
-    compiled,
-    matrix_of,
-)
+from jaxwgc.sketching._linalg.kinds import MatrixLike, OperatorLike, compiled, matrix_of
 from jaxwgc.sketching._linalg.linear_operator import (
     LinearOperator,
     Operator,
@@ -111,8 +106,8 @@ def approximate_leverage_scores(
       that of Nelson and Nguyen, "OSNAP: faster numerical linear algebra algorithms via
       sparser subspace embeddings", FOCS 2013.
     """
-    key = _validation.check_key(key)
-    _validation.check_share("epsilon", epsilon)
+    key = array_validation.check_key(key)
+    array_validation.check_share("epsilon", epsilon)
     converted = from_lineax(matrix)
     if isinstance(converted, LinearOperator):
         return _scores_of_operator(key, converted, epsilon, rcond)

@@ -12,8 +12,8 @@ from jax import Array
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import is_kind, next_power_of_two
+from jaxwgc._common import array_validation, conversions, validation
+from jaxwgc._common.arrays import is_kind, next_power_of_two
 from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.rows import gram
@@ -116,15 +116,15 @@ def bless(
       one over the root of `oversampling` in the scores; the projection, with sums over
       all points, does not.
     """
-    key = _validation.check_key(key)
-    _validation.check_callable("kernel", kernel)
-    _validation.check_number("ridge", ridge, positive=True, traceable=False)
-    _validation.check_number("oversampling", oversampling, positive=True)
-    _validation.check_number("step", step)
+    key = array_validation.check_key(key)
+    validation.check_callable("kernel", kernel)
+    array_validation.check_number("ridge", ridge, positive=True, traceable=False)
+    array_validation.check_number("oversampling", oversampling, positive=True)
+    array_validation.check_number("step", step)
     if step <= 1:
         raise ValueError(f"step must be more than 1; got {step}")
-    points = _conversions.gathered(_conversions.finite_array("data", data))
-    _validation.check_parts("data", points, "n")
+    points = conversions.gathered(_conversions.finite_array("data", data))
+    array_validation.check_parts("data", points, "n")
     diagonal = _diagonal(kernel, points)
     dtype = diagonal.dtype
     trace = float(diagonal.sum())
@@ -232,7 +232,7 @@ def _diagonal(kernel: Kernel, points: Array) -> np.ndarray:
         )
     diagonal = np.asarray(_compiled_diagonal(points, kernel=kernel))
     is_valid = np.isfinite(diagonal) & (diagonal >= 0)
-    _validation.check_entries(
+    validation.check_entries(
         "kernel", diagonal, is_valid, "finite and not negative for a point and itself"
     )
     return diagonal

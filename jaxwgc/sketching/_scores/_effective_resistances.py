@@ -10,9 +10,8 @@ from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import cholesky_if
-from jaxwgc.sketching import _conversions
+from jaxwgc._common import array_validation, conversions, validation
+from jaxwgc._common.arrays import cholesky_if
 
 # Numbers in memory per batch of edges, one per vertex and edge.
 _BLOCK = 2**20
@@ -69,18 +68,18 @@ def effective_resistances(
       and steady state distributions for Markov chains", Operations Research 33 (1985),
       for the elimination.
     """
-    is_traced = _validation.is_traced(edges)
+    is_traced = array_validation.is_traced(edges)
     if is_traced:
         # A list of tracers becomes an array.
         edges = jnp.asarray(edges)
-    ends = _validation.as_array("edges", edges, "integers")
-    _validation.check_shape("edges", ends, "(m, 2)", ("any", 2))
+    ends = array_validation.as_array("edges", edges, "integers")
+    validation.check_shape("edges", ends, "(m, 2)", ("any", 2))
     host_edges = None if is_traced else np.asarray(ends)
     if num_vertices is None:
         if host_edges is None:
             raise TypeError("num_vertices must be given if edges are traced")
         num_vertices = int(host_edges.max(initial=0)) + 1
-    num_vertices = _validation.check_int("num_vertices", num_vertices, minimum=1)
+    num_vertices = validation.check_int("num_vertices", num_vertices, minimum=1)
     if host_edges is not None:
         smallest = host_edges.min()
         largest = host_edges.max()
@@ -91,14 +90,14 @@ def effective_resistances(
             )
     if weights is None:
         weights = np.ones(len(ends))
-    conductances = _conversions.gathered(_conversions.float_array("weights", weights))
-    _validation.check_shape("weights", conductances, "(m,)", ends.shape[:1])
-    values = _conversions.concrete(weights, conductances.dtype)
+    conductances = conversions.gathered(conversions.float_array("weights", weights))
+    validation.check_shape("weights", conductances, "(m,)", ends.shape[:1])
+    values = conversions.concrete(weights, conductances.dtype)
     if values is not None:
         is_valid = np.isfinite(values) & (values > 0)
-        _validation.check_entries("weights", values, is_valid, "positive and finite")
+        validation.check_entries("weights", values, is_valid, "positive and finite")
     # The dtype of the given ends may be too narrow for the number of vertices.
-    vertices = _conversions.gathered(jnp.asarray(ends).astype(jnp.int32))
+    vertices = conversions.gathered(jnp.asarray(ends).astype(jnp.int32))
     return _resistances(vertices, conductances, num_vertices)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
+from jaxwgc._common import validation
 from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import NumericalRank, factors_of, rank_cutoff
@@ -112,7 +112,7 @@ def leverage_scores(
       factorization of ill-conditioned matrices", SIAM J. Sci. Comput. 42 (2020), with
       eigenvectors in place of Cholesky factors, so that rank-deficient matrices pass.
     """
-    _validation.check_choice("method", method, METHODS)
+    validation.check_choice("method", method, METHODS)
     checked = matrix_of("matrix", matrix)
     is_dense = isinstance(checked, Dense)
     if not is_dense and method not in ("auto", "gram"):

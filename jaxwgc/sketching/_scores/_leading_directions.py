@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxwgc._arrays import product
+from jaxwgc._common.arrays import product
 from jaxwgc.sketching._linalg.rows import diagonal
 
 

@@ -10,8 +10,8 @@ from jax import Array, lax
 from jax.scipy.sparse.linalg import bicgstab
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._common import array_validation, conversions, validation
+from jaxwgc._common.arrays import product
 from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of, rank_cutoff
@@ -105,13 +105,13 @@ def lewis_weights(
       section 3; Fazel, Lee, Padmanabhan and Sidford, "Computing Lewis weights to high
       precision", SODA 2022, for steps that converge for p >= 4.
     """
-    matrix = _conversions.gathered(_conversions.finite_matrix("matrix", matrix))
-    _validation.check_number("p", p, positive=True, finite=True)
-    max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=1)
+    matrix = conversions.gathered(_conversions.finite_matrix("matrix", matrix))
+    array_validation.check_number("p", p, positive=True, finite=True)
+    max_iterations = validation.check_int("max_iterations", max_iterations, minimum=1)
     dtype = matrix.dtype
     if tolerance is None:
         tolerance = _default_tolerance(matrix, p)
-    _validation.check_number("tolerance", tolerance, minimum=0)
+    array_validation.check_number("tolerance", tolerance, minimum=0)
     default_rcond = rank_cutoff(matrix.shape, dtype)
     matrix, rcond = _solver_arguments.with_cutoff(matrix, rcond, default_rcond)
     return _lewis_weights(

@@ -9,9 +9,9 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two, product
-from jaxwgc._conjugate_gradients import conjugate_gradients
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import inverse_power_of_two, product
+from jaxwgc._common.conjugate_gradients import conjugate_gradients
 from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._linalg.factors import rank_cutoff
 from jaxwgc.sketching._linalg.kinds import MatrixLike, compiled, matrix_of
@@ -147,18 +147,18 @@ def rank_k_leverage_scores(
       pass over the leading directions. Wedin, "Perturbation bounds in connection with
       singular value decomposition", BIT 12 (1972).
     """
-    key = _validation.check_key(key)
+    key = array_validation.check_key(key)
     checked = matrix_of("matrix", matrix)
-    rank = _validation.check_int("rank", rank, minimum=1)
+    rank = validation.check_int("rank", rank, minimum=1)
     if rank > min(checked.shape):
         raise ValueError(
             f"rank must be at most min(N, p); got rank = {rank} and min(N, p) = "
             f"{min(checked.shape)}"
         )
-    num_passes = _validation.check_int("num_passes", num_passes, minimum=3)
+    num_passes = validation.check_int("num_passes", num_passes, minimum=3)
     if oversampling is None:
         oversampling = rank + 10
-    oversampling = _validation.check_int("oversampling", oversampling, minimum=0)
+    oversampling = validation.check_int("oversampling", oversampling, minimum=0)
     # The gap after the last direction needs at least one more direction.
     width = rank + max(oversampling, 1)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)

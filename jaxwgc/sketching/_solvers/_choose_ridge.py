@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc._common import conversions, validation
+from jaxwgc._common.arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of, solver_cutoff
@@ -102,13 +102,13 @@ def choose_ridge(
             "matrix must have at least four rows per column, or be an array on one "
             f"device; got {type(checked).__name__} of shape {checked.shape}"
         )
-    candidates = _conversions.gathered(_conversions.finite_array("ridges", ridges))
-    _validation.check_shape("ridges", candidates, "(num_ridges,)", ("any",))
+    candidates = conversions.gathered(_conversions.finite_array("ridges", ridges))
+    validation.check_shape("ridges", candidates, "(num_ridges,)", ("any",))
     candidates = candidates.astype(checked.dtype)
-    values = _conversions.concrete(ridges, candidates.dtype)
+    values = conversions.concrete(ridges, candidates.dtype)
     if values is not None:
-        _validation.check_entries("ridges", values, values >= 0, "not negative")
-    _validation.check_choice("criterion", criterion, CRITERIA)
+        validation.check_entries("ridges", values, values >= 0, "not negative")
+    validation.check_choice("criterion", criterion, CRITERIA)
     return _choose(checked, target, candidates, criterion=criterion)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jaxwgc._arrays import product
+from jaxwgc._common.arrays import product
 from jaxwgc.sketching._linalg.factors import NumericalRank
 from jaxwgc.sketching._linalg.matrix import RowMatrix
 from jaxwgc.sketching._linalg.rows import scaled

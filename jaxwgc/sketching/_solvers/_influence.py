@@ -4,15 +4,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc._common import array_validation, conversions, validation
+from jaxwgc._common.arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._linalg.dense import Dense
-from jaxwgc.sketching._linalg.factors import (
-    WELL_CONDITIONED,
-    Factors,
-    rank_cutoff,
-)
+from jaxwgc.sketching._linalg.factors import WELL_CONDITIONED, Factors, rank_cutoff
 from jaxwgc.sketching._linalg.implicit import implicit_solution
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
@@ -160,19 +156,19 @@ def _row_numbers(name: str, value: ArrayLike, rows: RowMatrix) -> Array:
     """
     array = _conversions.finite_array(name, value)
     num_rows, _ = rows.shape
-    _validation.check_shape(name, array, "(N,) like the rows of matrix", (num_rows,))
+    validation.check_shape(name, array, "(N,) like the rows of matrix", (num_rows,))
     if rows.is_streamed:
-        _validation.check_concrete(name, value, "Blocks are read on the host")
+        array_validation.check_concrete(name, value, "Blocks are read on the host")
     array = array.astype(rows.dtype)
     largest = 1.0 if name == "leverage" else jnp.inf
-    values = _conversions.concrete(value, rows.dtype)
+    values = conversions.concrete(value, rows.dtype)
     if values is None:
         return jnp.where((array >= 0) & (array <= largest), array, jnp.nan)
     if name == "leverage":
         is_valid = (values >= 0) & (values <= 1)
-        _validation.check_entries(name, values, is_valid, "between 0 and 1")
+        validation.check_entries(name, values, is_valid, "between 0 and 1")
     else:
-        _validation.check_entries(name, values, values >= 0, "not negative")
+        validation.check_entries(name, values, values >= 0, "not negative")
     return array
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two
+from jaxwgc._common import array_validation, conversions, validation
+from jaxwgc._common.arrays import inverse_power_of_two
 from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._embeddings._dense_matrices import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
@@ -135,18 +135,18 @@ def iterative_hessian_sketch(
       accelerated gradient schemes", Found. Comput. Math. 15 (2015), for the inner
       steps.
     """
-    _validation.check_key(key)
-    rows = _conversions.gathered(_conversions.finite_matrix("matrix", matrix))
+    array_validation.check_key(key)
+    rows = conversions.gathered(_conversions.finite_matrix("matrix", matrix))
     target = _solver_arguments.right_hand_side(target, rows.shape)
-    target = _conversions.gathered(target)
+    target = conversions.gathered(target)
     dtype = jnp.promote_types(rows.dtype, target.dtype)
     rows = rows.astype(dtype)
     target = target.astype(dtype)
     # With fewer rows of the sketch, the expected error of a step is not finite.
     sketch_size = _solver_arguments.sketch_size(sketch_size, rows.shape, more=4)
-    num_iterations = _validation.check_int("num_iterations", num_iterations, minimum=1)
-    _validation.check_bool("refresh", refresh)
-    num_inner_steps = _validation.check_int(
+    num_iterations = validation.check_int("num_iterations", num_iterations, minimum=1)
+    validation.check_bool("refresh", refresh)
+    num_inner_steps = validation.check_int(
         "num_inner_steps", num_inner_steps, minimum=1
     )
     embedding = embed(embedding, key, sketch_size, rows.shape[0])
@@ -156,10 +156,10 @@ def iterative_hessian_sketch(
                 "refresh must be True with a projection: momentum is not known to "
                 f"converge with one; got {refresh}"
             )
-        _validation.check_callable("projection", projection)
+        validation.check_callable("projection", projection)
     if step_size is None:
         step_size = _default_step_size(sketch_size, min(rows.shape), refresh)
-    _validation.check_number("step_size", step_size, positive=True)
+    array_validation.check_number("step_size", step_size, positive=True)
     root_eps = float(jnp.finfo(dtype).eps) ** 0.5
     regulariser = _solver_arguments.regulariser(ridge, dtype)
     solution = _solve(

@@ -6,8 +6,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import product
+from jaxwgc._common import conversions, validation
+from jaxwgc._common.arrays import product
 from jaxwgc.sketching import _conversions
 from jaxwgc.sketching._embeddings._embedding import EmbeddingLike
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
@@ -76,21 +76,21 @@ def logistic_newton_sketch(
       Pilanci and Wainwright, "Newton sketch: a near linear-time optimization algorithm
       with linear-quadratic convergence", SIAM J. Optim. 27 (2017), section 4.
     """
-    features = _conversions.gathered(_conversions.finite_matrix("features", features))
+    features = conversions.gathered(_conversions.finite_matrix("features", features))
     num_rows, num_columns = features.shape
-    targets = _conversions.gathered(_conversions.float_array("labels", labels))
-    _validation.check_shape("labels", targets, "(N,)", (num_rows,))
-    values = _conversions.concrete(labels, targets.dtype)
+    targets = conversions.gathered(conversions.float_array("labels", labels))
+    validation.check_shape("labels", targets, "(N,)", (num_rows,))
+    values = conversions.concrete(labels, targets.dtype)
     if values is not None:
         is_valid = (values >= 0) & (values <= 1)
-        _validation.check_entries("labels", values, is_valid, "between 0 and 1")
+        validation.check_entries("labels", values, is_valid, "between 0 and 1")
     else:
         targets = jnp.where((targets >= 0) & (targets <= 1), targets, jnp.nan)
     targets = targets.astype(features.dtype)
     if initial is None:
         initial = np.zeros(num_columns, features.dtype)
     initial = _conversions.finite_array("initial", initial).astype(features.dtype)
-    _validation.check_shape("initial", initial, "(p,)", (num_columns,))
+    validation.check_shape("initial", initial, "(p,)", (num_columns,))
     newton = newton_sketch(
         key,
         _logistic_loss,

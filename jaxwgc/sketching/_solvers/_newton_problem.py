@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from jaxwgc._arrays import inverse_power_of_two, product
-from jaxwgc._conjugate_gradients import conjugate_gradients
+from jaxwgc._common.arrays import inverse_power_of_two, product
+from jaxwgc._common.conjugate_gradients import conjugate_gradients
 from jaxwgc.sketching._linalg.factors import Factors, factors_of_small, solver_cutoff
 from jaxwgc.sketching._linalg.monitor import select
 from jaxwgc.sketching._linalg.rows import diagonal, gram

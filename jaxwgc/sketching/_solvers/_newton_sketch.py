@@ -11,8 +11,8 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import is_sparse, product
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import is_sparse, product
 from jaxwgc.sketching import _conversions, _solver_arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
@@ -123,10 +123,10 @@ def newton_sketch(
       Pilanci and Wainwright, "Newton sketch: a near linear-time optimization algorithm
       with linear-quadratic convergence", SIAM J. Optim. 27 (2017).
     """
-    _validation.check_key(key)
-    _validation.check_callable("loss", loss)
-    _validation.check_callable("square_root_hessian", square_root_hessian)
-    _validation.check_instance("args", args, tuple, " of what loss takes")
+    array_validation.check_key(key)
+    validation.check_callable("loss", loss)
+    validation.check_callable("square_root_hessian", square_root_hessian)
+    validation.check_instance("args", args, tuple, " of what loss takes")
     args = jax.tree.map(functools.partial(_conversions.from_scipy, "args"), args)
     params = _float_params(params)
     flat, _ = ravel_pytree(params)
@@ -139,10 +139,10 @@ def newton_sketch(
     num_columns = flat.size if regulariser is None else 1
     sketch_size = _solver_arguments.sketch_size(sketch_size, (num_rows, num_columns))
     embedding = embed(embedding, key, sketch_size, num_rows)
-    num_refinements = _validation.check_int(
+    num_refinements = validation.check_int(
         "num_refinements", num_refinements, minimum=0
     )
-    max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=1)
+    max_iterations = validation.check_int("max_iterations", max_iterations, minimum=1)
     default_tolerance = min(1e-10, 4 * float(jnp.finfo(flat.dtype).eps))
     tolerance = _solver_arguments.stopping_tolerance(
         tolerance, default_tolerance, flat.dtype

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import inverse_power_of_two
 from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
@@ -209,10 +209,10 @@ def preconditioned(
       solvers", 2024, for recomputed residuals and for the estimate of the backward
       error by Karlson and Waldén.
     """
-    _validation.check_key(key)
+    array_validation.check_key(key)
     checked, target = system_of(key, matrix, target)
     num_rows, num_columns = checked.shape
-    _validation.check_choice("method", method, METHODS)
+    validation.check_choice("method", method, METHODS)
     eps = float(jnp.finfo(checked.dtype).eps)
     tolerance = _solver_arguments.stopping_tolerance(tolerance, 4 * eps, checked.dtype)
     default_rcond = solver_cutoff(checked.shape, checked.dtype)
@@ -225,7 +225,7 @@ def preconditioned(
     if max_iterations is None:
         is_slow = chosen == "columns"
         max_iterations = _MAX_SLOW_ITERATIONS if is_slow else MAX_ITERATIONS
-    max_iterations = _validation.check_int("max_iterations", max_iterations, minimum=0)
+    max_iterations = validation.check_int("max_iterations", max_iterations, minimum=0)
     tries_columns = method == "auto" and chosen == "sketch" and regulariser is not None
     num_tries = 0
     if tries_columns and isinstance(checked, Sparse):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jaxwgc._pytrees import Static, register
+from jaxwgc._common.pytrees import Static, register
 from jaxwgc.sketching._embeddings._embedding import Embedding
 from jaxwgc.sketching._linalg.factors import (
     Factors,

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
-from jaxwgc._arrays import inverse_power_of_two, product
+from jaxwgc._common import array_validation
+from jaxwgc._common.arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _solver_arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
@@ -93,7 +93,7 @@ def sketch_and_solve(
       algebra", Foundations and Trends in Theoretical Computer Science 10 (2014),
       section 2.
     """
-    _validation.check_key(key)
+    array_validation.check_key(key)
     checked, target = system_of(key, matrix, target)
     if isinstance(checked, Operator) and checked.functions.sketch is None:
         raise ValueError("operator.sketch must be given here; got None")

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from jaxwgc import _validation
+from jaxwgc._common import validation
 from jaxwgc.stragglers import _laws
 from jaxwgc.stragglers._independent_delay import IndependentDelay
 
@@ -28,7 +28,7 @@ def checked_families(families: object) -> list[type[IndependentDelay]]:
     if isinstance(families, type) or not isinstance(families, Iterable):
         raise TypeError(
             "families must be a list of delay laws, e.g. [stragglers.weibull]; got "
-            f"{_validation.in_short(families)}"
+            f"{validation.in_short(families)}"
         )
     listed = list(families)
     if not listed:
@@ -38,7 +38,7 @@ def checked_families(families: object) -> list[type[IndependentDelay]]:
             raise TypeError(
                 "families must be classes with base class "
                 "jaxwgc.stragglers.IndependentDelay, e.g. stragglers.weibull; got "
-                f"{_validation.in_short(family)}"
+                f"{validation.in_short(family)}"
             )
         if not _can_be_fitted(family):
             raise ValueError(

@@ -7,7 +7,7 @@ import numpy as np
 import scipy
 from jax.typing import ArrayLike
 
-from jaxwgc import _validation
+from jaxwgc._common import array_validation, validation
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
 from jaxwgc.stragglers._fitting._families import (
     check_density,
@@ -24,6 +24,7 @@ from jaxwgc.stragglers._fitting._uncertainty import (
 )
 from jaxwgc.stragglers._independent_delay import IndependentDelay
 from jaxwgc.stragglers._models import DelayModel
+from jaxwgc.traces import measured_times
 
 # Difference of log-likelihoods that decides between models: odds of 100 to 1.
 _DECISIVE = np.log(100)
@@ -147,8 +148,8 @@ def fit_delays(
     """
     families = default_families() if families is None else checked_families(families)
     measured = _measured(times, loads)
-    _validation.check_bool("in_order", in_order)
-    _validation.check_share("held_out", held_out)
+    validation.check_bool("in_order", in_order)
+    array_validation.check_share("held_out", held_out)
     is_held_out = _last_rounds(measured, held_out)
     models: list[_Tried] = []
     for family in families:
@@ -317,8 +318,9 @@ def _delay_of_state(kind: Kind, component: Component) -> DelayModel:
 
 def _measured(times: Any, loads: ArrayLike) -> Measured:
     """Checks times; a missing time becomes a lower bound, the longest of its round."""
-    table = _validation.measured_times(times, least_rounds=4)
-    checked_loads = _validation.concrete_array("loads", loads, "real numbers")
+    array_validation.check_concrete("times", times, "its entries are checked")
+    table = measured_times(times, least_rounds=4)
+    checked_loads = array_validation.concrete_array("loads", loads, "real numbers")
     checked_loads = checked_loads.astype(np.float64)
     if table.ndim == 3:
         # The sum over its parts is the time of a worker at the largest load.

@@ -1,0 +1,1 @@
+"""Arrays, pytrees, checks of arguments, small numerics and text, for all rooms."""

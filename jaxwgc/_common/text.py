@@ -1,0 +1,21 @@
+"""Names and tables in texts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def workers_named(names: np.ndarray) -> str:
+    """Returns "worker 3" or "workers 3, 5"."""
+    noun = "worker" if len(names) == 1 else "workers"
+    return f"{noun} {', '.join(names)}"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Returns rows as text, with columns aligned to the left."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+        for row in rows
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""Checks of plain arguments, with uniform error messages; they need no JAX.
+
+Each check names the argument, the rule and the given value. `ValueError` is for a wrong
+value, `TypeError` for a wrong type.
+"""
+
+import operator
+from typing import Any
+
+import numpy as np
+
+
+def in_short(value: object) -> str:
+    """Returns the `repr` of a value, or the type if the `repr` is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"a {type(value).__name__}"
+
+
+def check_instance(name: str, value: object, kind: type, hint: str = "") -> None:
+    """Raises TypeError unless `value` is an instance of `kind`."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        raise TypeError(
+            f"{name} must be {article} {kind.__name__}{hint}; got {in_short(value)}"
+        )
+
+
+def check_shape(name: str, array: Any, axes: str, sizes: tuple[int | str, ...]) -> None:
+    """Raises ValueError unless an array has the named axes with the given sizes.
+
+    "any" allows every size except zero. A leading "..." allows batch axes.
+    """
+    shape = np.shape(array)
+    if sizes[0] == "...":
+        expected = sizes[1:]
+        last_axes = shape[-len(expected) :]
+    else:
+        expected = sizes
+        last_axes = shape
+    if not _has_sizes(last_axes, expected):
+        values = "" if set(sizes) == {"any"} else f" = {sizes}".replace("'", "")
+        ending = " and not be empty" if "any" in sizes else ""
+        raise ValueError(f"{name} must have shape {axes}{values}{ending}; got {shape}")
+
+
+def _has_sizes(shape: tuple[int, ...], sizes: tuple[int | str, ...]) -> bool:
+    if len(shape) != len(sizes):
+        return False
+    for length, size in zip(shape, sizes, strict=True):
+        if size == "any" and length == 0:
+            return False
+        if size not in ("any", length):
+            return False
+    return True
+
+
+def check_callable(name: str, value: object) -> None:
+    """Raises TypeError unless `value` is callable."""
+    if not callable(value):
+        raise TypeError(f"{name} must be a function; got {value!r}")
+
+
+def check_bool(name: str, value: object) -> bool:
+    """Checks that `value` is True or False, and returns it as a bool."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False; got {value!r}")
+    return bool(value)
+
+
+def check_int(name: str, value: Any, minimum: int | None = None) -> int:
+    """Converts an integer of Python or NumPy to int; rejects bools and floats."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be an int; got {value!r}")
+    try:
+        size = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a Python int, since it sets shapes; got {value!r}"
+        ) from None
+    if minimum is not None and size < minimum:
+        raise ValueError(f"{name} must be at least {minimum}; got {size}")
+    return size
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """Checks that `value` is one of the strings in `choices`, and returns it."""
+    if not isinstance(value, str) or value not in choices:
+        quoted = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {quoted}; got {value!r}")
+    return value
+
+
+def check_entries(
+    name: str, values: np.ndarray, is_valid: np.ndarray, rule: str
+) -> None:
+    """Checks that all entries of a concrete vector obey a rule."""
+    if not np.all(is_valid):
+        index = int(np.argmin(is_valid))
+        value = np.ravel(values)[index]
+        raise ValueError(f"{name} must be {rule}; got {name}[{index}] = {value}")
+
+
+def check_stragglers(
+    num_stragglers: Any, num_workers: int, name: str = "num_stragglers"
+) -> int:
+    """Checks that a number of stragglers leaves at least one worker to respond."""
+    num_workers = check_int("num_workers", num_workers, minimum=1)
+    num_stragglers = check_int(name, num_stragglers, minimum=0)
+    if num_stragglers >= num_workers:
+        raise ValueError(
+            f"{name} must be less than num_workers; got {name} = {num_stragglers} and "
+            f"num_workers = {num_workers}"
+        )
+    return num_stragglers
+
+
+def check_up_to(name: str, value: Any, **limit: int) -> int:
+    """Checks that `value` is an int from 1 to a limit, given as a keyword argument."""
+    [(limit_name, maximum)] = limit.items()
+    maximum = check_int(limit_name, maximum, minimum=1)
+    value = check_int(name, value, minimum=1)
+    if value > maximum:
+        raise ValueError(
+            f"{name} must be at most {limit_name}; got {name} = {value} and "
+            f"{limit_name} = {maximum}"
+        )
+    return value

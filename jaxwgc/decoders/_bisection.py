@@ -1,0 +1,54 @@
+"""Bisection over integers and times."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from jaxwgc._common.arrays import varying_with
+
+
+def first_true(
+    is_true: Callable[[jax.Array], jax.Array], count: jax.Array
+) -> jax.Array:
+    """Returns the smallest i from 0 to count - 1 with `is_true(i)`, or count if none.
+
+    The predicate must be monotone: false, then true. The largest is tried first, since
+    unfinished rounds are the usual case.
+    """
+    none = varying_with(count > 0, jnp.zeros_like(count))
+
+    def halve(carry):
+        low, high, middle = carry
+        is_above = is_true(middle)
+        low = jnp.where(is_above, low, middle)
+        high = jnp.where(is_above, middle, high)
+        return low, high, low + (high - low) // 2
+
+    def is_wide(carry):
+        low, high, _ = carry
+        return low + 1 < high
+
+    _, first, _ = jax.lax.while_loop(is_wide, halve, (none - 1, count, count - 1))
+    return first
+
+
+def first_time(is_true: Callable[[jax.Array], ArrayLike], last: jax.Array) -> jax.Array:
+    """Returns the smallest time t of at least 0 with `is_true(t)`, or infinity if none.
+
+    Args:
+      is_true: Monotone predicate of a time.
+      last: Largest time. Sets the dtype of the result, and makes it NaN if it is NaN.
+    """
+    # Nonnegative floats have the same order as their bit patterns.
+    int_dtype = jnp.int32 if last.dtype == np.float32 else jnp.int64
+    never = jnp.where(jnp.isnan(last), last, jnp.inf)
+
+    def is_true_at(bits):
+        return jnp.asarray(is_true(jax.lax.bitcast_convert_type(bits, last.dtype)))
+
+    bits_of_never = jax.lax.bitcast_convert_type(never, int_dtype)
+    bits = first_true(is_true_at, bits_of_never)
+    return jax.lax.bitcast_convert_type(bits, last.dtype)

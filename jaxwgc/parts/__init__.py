@@ -1,0 +1,29 @@
+"""Parts of a data set: partitions, their probabilities and samples, weighted parts."""
+
+from jaxwgc.parts._partitions import partition, partition_probabilities
+from jaxwgc.parts._sample_partitions import (
+    PartitionSample,
+    drop_last_distinct,
+    sample_partitions,
+)
+from jaxwgc.parts._sample_partitions import draw_parts as draw_parts
+from jaxwgc.parts._sample_partitions import unbiased_factors as unbiased_factors
+from jaxwgc.parts._weighted_parts import (
+    WeightedParts,
+    rescaling_factors,
+    scale_rows,
+    weighted_parts,
+)
+
+# In the order of the documentation.
+__all__ = [
+    "partition",
+    "partition_probabilities",
+    "sample_partitions",
+    "PartitionSample",
+    "drop_last_distinct",
+    "rescaling_factors",
+    "scale_rows",
+    "weighted_parts",
+    "WeightedParts",
+]

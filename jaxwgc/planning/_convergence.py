@@ -1,0 +1,286 @@
+"""Number of gradient descent steps to a target, with noisy or stale gradients."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+
+from jaxwgc._common import array_validation
+
+# Number of curvatures of the quadratic, and constant step sizes to try. Steps below 2
+# are stable, because the largest curvature is 1.
+_NUM_CURVATURES = 8
+_STEPS = 2.0 * np.geomspace(1e-5, 0.98, 80)
+# Products of step size and curvature for which stale descent is simulated. Log-losses
+# are interpolated linearly between them, because small products change log-losses in
+# proportion.
+MOVES = np.concatenate([[0.0], 2.0 * np.geomspace(1e-2, 0.98, 60)])
+_UNIT_VECTORS = np.eye(len(MOVES))
+# Smallest and largest number of steps.
+_FEWEST = 1e-3
+_MOST = 1e15
+# Number of bisections in the comparison of step sizes.
+_COARSE_BISECTIONS = 18
+# Smallest mean square whose logarithm is taken.
+_SMALLEST = 1e-300
+
+# Gradient descent with fresh gradients, or with stale ones.
+Descent: TypeAlias = "Weights | StaleDescent"
+# Expected loss after a number of steps, relative to the initial loss.
+LossAfter: TypeAlias = Callable[[float | np.ndarray], np.ndarray]
+
+
+class Goal(NamedTuple):
+    """Target loss and parameters of the problem to solve; see `jaxwgc.plan`."""
+
+    target: float
+    condition: float
+    heterogeneity: float
+    num_workers: int
+
+    @classmethod
+    def checked(
+        cls, target: float, condition: float, heterogeneity: float, num_workers: int
+    ) -> "Goal":
+        """Checks the numbers, and returns the goal."""
+        array_validation.check_share("target", target)
+        array_validation.check_number(
+            "condition", condition, minimum=1, finite=True, traceable=False
+        )
+        array_validation.check_number(
+            "heterogeneity", heterogeneity, minimum=0, finite=True, traceable=False
+        )
+        return cls(
+            target=float(target),
+            condition=float(condition),
+            heterogeneity=float(heterogeneity),
+            num_workers=num_workers,
+        )
+
+    def quadratic(self) -> tuple[np.ndarray, float]:
+        """Returns the curvatures, and the squared size of gradients at the optimum.
+
+        Curvatures range from 1 / condition to 1, and each direction has an equal share
+        of the loss. The size is the squared gradient of a mean of independent parts,
+        per direction, for weights with mean square one.
+        """
+        curvature = np.geomspace(1 / self.condition, 1, _NUM_CURVATURES)
+        # The squared gradient is the mean curvature if the initial loss is one half. A
+        # mean of n independent parts has n - 1 degrees of freedom.
+        freedom = max(self.num_workers - 1, 1)
+        return curvature, self.heterogeneity * curvature.mean() / freedom
+
+
+class Weights(NamedTuple):
+    """Moments of the weights of the parts in decoded gradients.
+
+    Each is an array of floats with an entry per setting. The weight of part j in round
+    t, relative to its target and to the mean of all, is 1 + u_t + a_tj. Here u_t is
+    common to all parts, and the a_tj add up to zero.
+
+    Attributes:
+      noise: Mean square of a_tj around its mean over rounds.
+      bias: Mean square of that mean: parts that are always too light or lost.
+      scale_variance: Variance of u_t.
+      lasting: Share of the noise that persists between rounds.
+      correlation: Correlation of this share in successive rounds; from 0 to 1.
+    """
+
+    noise: np.ndarray
+    bias: np.ndarray
+    scale_variance: np.ndarray
+    lasting: np.ndarray
+    correlation: np.ndarray
+
+    @classmethod
+    def equal(cls, num_settings: int) -> "Weights":
+        """Returns the moments of weights that are exact in every round."""
+        zeros = np.zeros(num_settings)
+        return cls(
+            noise=zeros,
+            bias=zeros,
+            scale_variance=zeros,
+            lasting=zeros,
+            correlation=zeros,
+        )
+
+    @classmethod
+    def stacked(cls, weights: Sequence["Weights"]) -> "Weights":
+        """Stacks the moments of candidates, (candidates, settings)."""
+        return cls(
+            noise=np.stack([moments.noise for moments in weights]),
+            bias=np.stack([moments.bias for moments in weights]),
+            scale_variance=np.stack([moments.scale_variance for moments in weights]),
+            lasting=np.stack([moments.lasting for moments in weights]),
+            correlation=np.stack([moments.correlation for moments in weights]),
+        )
+
+    def of_all_clusters(self) -> "Weights":
+        """Returns the moments from all clusters: the first entry of `leave_one_out`."""
+        return Weights(
+            noise=self.noise[..., 0],
+            bias=self.bias[..., 0],
+            scale_variance=self.scale_variance[..., 0],
+            lasting=self.lasting[..., 0],
+            correlation=self.correlation[..., 0],
+        )
+
+    def loss(self, step: float | np.ndarray, goal: Goal) -> LossAfter:
+        """Returns the expected loss as a function of the number of steps.
+
+        The loss is the quadratic of `Goal`. A step multiplies the distance x in a
+        direction of curvature c by 1 - s c (1 + u). It adds s times the mean over parts
+        of a_tj times the gradients r_j of the parts at the optimum. These have equal
+        size in all directions and parts, and add up to zero.
+        """
+        curvature, parts = goal.quadratic()
+        # Curvatures are the last axis.
+        noise = np.asarray(self.noise)[..., None]
+        bias = np.asarray(self.bias)[..., None]
+        variance = np.asarray(self.scale_variance)[..., None]
+        lasting = np.asarray(self.lasting)[..., None]
+        correlation = np.asarray(self.correlation)[..., None]
+        step = np.asarray(step)[..., None]
+        moved = step * curvature
+        kept = 1 - moved
+        # Correlations of u_t with earlier rounds change the product of factors, to
+        # second order. Correlations of a_tj change the sum of its decayed
+        # contributions.
+        size = np.abs(kept)
+        correlated = lasting * correlation * size / (1 - correlation * size)
+        square = kept**2 + moved**2 * variance * (1 + 4 * correlated)
+        repeated = correlation * kept
+        growth = 1 + 2 * lasting * repeated / (1 - repeated)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            noise_in_limit = step**2 * noise * growth / (1 - square)
+            # Exponentials of logarithms are faster than powers.
+            log_square = np.log(square)
+            log_size = np.log(size)
+        is_stable = (square < 1).all(-1)
+
+        def after(num_steps):
+            num_steps = np.asarray(num_steps)[..., None]
+            with np.errstate(over="ignore", invalid="ignore"):
+                left = np.exp(num_steps * log_square)
+                left_without_noise = np.exp(num_steps * log_size)
+                biased = bias / curvature**2 * (1 - left_without_noise) ** 2
+                noisy = noise_in_limit * (1 - left)
+                loss = left + parts * curvature * (noisy + biased)
+            return np.where(is_stable, loss.mean(-1), np.inf)
+
+        return after
+
+
+class StaleDescent(NamedTuple):
+    """Descent of `coded_aggregate(memory=True)` on quadratics, step by step.
+
+    It is linear in the initial distance and in the gradients of the parts at the
+    optimum. The latter cancel once all workers are known, and matter until then.
+
+    Attributes:
+      left: Mean square of the remainder of an initial distance of one,
+        (..., moves, 1 + steps).
+      displaced: Mean square of the distance caused by a step of size one, of the shape
+        of `left`. The mean over parts of the gradients at the optimum has mean square
+        one.
+      unknown: Mean square of these gradients in the last simulated step, from workers
+        that have not responded by then, (...,).
+    """
+
+    left: jax.Array | np.ndarray
+    displaced: jax.Array | np.ndarray
+    unknown: jax.Array | np.ndarray
+
+    def without_each_cluster(self) -> "StaleDescent":
+        """Returns `leave_one_out` of simulated descents with an axis of clusters."""
+        return StaleDescent(
+            left=leave_one_out(np.asarray(self.left)),
+            displaced=leave_one_out(np.asarray(self.displaced)),
+            unknown=leave_one_out(np.asarray(self.unknown)),
+        )
+
+    def of_all_clusters(self) -> "StaleDescent":
+        """Returns the descent of all clusters: the first entry of `leave_one_out`."""
+        return StaleDescent(
+            left=self.left[0], displaced=self.displaced[0], unknown=self.unknown[0]
+        )
+
+    def loss(self, step: float | np.ndarray, goal: Goal) -> LossAfter:
+        """Returns the expected loss as a function of the number of steps."""
+        curvature, parts = goal.quadratic()
+        step = np.asarray(step)[..., None]
+        # Linear interpolation between the simulated products has these weights.
+        weights = [np.interp(step * curvature, MOVES, unit) for unit in _UNIT_VECTORS]
+        interpolation = np.stack(weights, axis=-1)
+        log_left = interpolation @ np.log(np.maximum(self.left, _SMALLEST))
+        log_displaced = interpolation @ np.log(np.maximum(self.displaced, _SMALLEST))
+        last = log_left.shape[-1] - 1
+        half = last // 2
+        end = log_left[..., last]
+        middle = log_left[..., half]
+        is_gone = end < 0.99 * np.log(_SMALLEST)
+        pace = np.where(is_gone, end / last, (end - middle) / (last - half))
+        is_stable = (pace < 0).all(-1)
+
+        def after(num_steps):
+            steps = np.asarray(num_steps)[..., None]
+            num_beyond = np.maximum(steps - last, 0)
+            # Linear interpolation between the simulated steps has these weights.
+            distance = np.abs(np.minimum(steps, last) - np.arange(last + 1))
+            weights = np.maximum(1 - distance, 0)[..., None]
+            with np.errstate(over="ignore", invalid="ignore"):
+                log_beyond = np.where(num_beyond > 0, num_beyond * pace, 0)
+                initial = np.exp((log_left @ weights)[..., 0] + log_beyond)
+                moved = np.exp((log_displaced @ weights)[..., 0] + log_beyond)
+                lost = self.unknown[..., None] * (1 - np.exp(log_beyond / 2)) ** 2
+                displacement = step**2 * moved + lost / curvature**2
+                loss = initial + parts * curvature * displacement
+            return np.where(is_stable, loss.mean(-1), np.inf)
+
+        return after
+
+
+def best_step(descent: Descent, goal: Goal) -> np.ndarray:
+    """Returns the constant step size with the fewest steps to the target, per setting.
+
+    If none reaches the target, it is the one that comes closest.
+    """
+    num_axes = np.ndim(descent[-1])
+    tried = np.expand_dims(_STEPS, axis=tuple(range(1, 1 + num_axes)))
+    steps = num_steps(descent, tried, goal, _COARSE_BISECTIONS)
+    lowest = descent.loss(tried, goal)(np.inf)
+    is_reached = np.isfinite(steps).any(axis=0)
+    best = np.where(is_reached, steps.argmin(axis=0), lowest.argmin(axis=0))
+    return _STEPS[best]
+
+
+def num_steps(
+    descent: Descent, step: float | np.ndarray, goal: Goal, bisections: int = 40
+) -> np.ndarray:
+    """Computes the number of steps to the target; infinite if it is not reached.
+
+    It is a real number, from bisection: the loss is above the target before, and at
+    most the target after.
+    """
+    loss_after = descent.loss(step, goal)
+    reached = loss_after(np.inf) < goal.target
+    low = np.full(reached.shape, np.log(_FEWEST))
+    high = np.full(reached.shape, np.log(_MOST))
+    for _ in range(bisections):
+        middle = (low + high) / 2
+        is_later = loss_after(np.exp(middle)) > goal.target
+        low = np.where(is_later, middle, low)
+        high = np.where(is_later, high, middle)
+    # At least one whole step is taken.
+    return np.where(reached, np.maximum(np.exp(high), 1), np.inf)
+
+
+def leave_one_out(groups: np.ndarray) -> np.ndarray:
+    """Returns the mean of all groups, and means without one, (1 + groups, ...)."""
+    total = groups.sum(0)
+    num_groups = len(groups)
+    # If a group is infinite, means without it are NaN.
+    with np.errstate(invalid="ignore"):
+        without_one = (total - groups) / (num_groups - 1)
+    return np.concatenate([total[None] / num_groups, without_one])

@@ -1,0 +1,154 @@
+"""Draws a plan: times to the target, and step times against decoding errors."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxwgc.planning._choice import Choice, Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from jaxwgc.planning._results import Plan
+
+# Number of standard errors on each side of a time, for a 95% interval.
+_NUM_ERRORS = 1.96
+# Maximum length of a label.
+_NUM_CHARACTERS = 40
+# Width in inches, at which letters of ten points are legible on the screen of a phone.
+_INCHES = 5.0
+# Height of a row of times, which has its label above the points.
+_INCHES_PER_ROW = 0.45
+# Distances below a label, in rows: of the points as measured and with stalls, and of
+# the line that separates the row from the next one.
+_MEASURED_BELOW = 0.14
+_STALLED_BELOW = 0.34
+_SEPARATOR_BELOW = 0.52
+# Height of the panel of decoding errors.
+_INCHES_OF_ERRORS = 2.8
+
+
+def draw(plan: "Plan") -> "Figure":
+    """Returns the figure of `Plan.plot`."""
+    from jaxwgc._common.notebook_figure import NotebookFigure
+
+    plan = plan.followed
+    rows = [choice for choice in plan.shown if math.isfinite(choice.time.value)]
+    height_of_times = 0.9 + _INCHES_PER_ROW * len(rows)
+    heights = (height_of_times, _INCHES_OF_ERRORS)
+    figure = NotebookFigure((_INCHES, sum(heights)), layout="constrained")
+    upper, lower = figure.subplots(2, 1, height_ratios=heights)
+    _draw_times(upper, plan, rows)
+    _draw_errors(lower, plan)
+    return figure
+
+
+def _draw_times(axes: "Axes", plan: "Plan", rows: list[Choice]) -> None:
+    """Draws the time to the target of the best choice per code."""
+    places = np.arange(len(rows))
+    times = [choice.time for choice in rows]
+    _draw_case(
+        axes,
+        places + _MEASURED_BELOW,
+        times,
+        label="as measured",
+        marker="o",
+        color="C0",
+    )
+    if plan.has_stalls:
+        _draw_case(
+            axes,
+            places + _STALLED_BELOW,
+            [choice.stalled_time for choice in rows],
+            label="with stalls",
+            marker="s",
+            color="C1",
+        )
+    labels = [_label(choice) for choice in rows]
+    # Labels stand above the points: beside them, they would take half of the width.
+    axes.set_yticks(places, labels=labels, ha="left", va="bottom")
+    axes.tick_params(axis="y", length=0, pad=-4)
+    axes.set(
+        xlim=(0, None),
+        xlabel="in the unit of the delay model",
+        title=f"time to a loss of {plan.target:g} of the start",
+    )
+    axes.grid(axis="x", alpha=0.3)
+    axes.grid(visible=False, axis="y")
+    for place in places[:-1]:
+        axes.axhline(place + _SEPARATOR_BELOW, color="0.8", linewidth=0.8, zorder=0)
+    if rows:
+        # The first row is at the top, with room for its label.
+        axes.set_ylim(len(rows) - 0.3, -0.6)
+    if plan.has_stalls and rows:
+        axes.legend()
+    if not rows:
+        axes.set(xlabel="no choice reaches it", xticks=[])
+
+
+def _draw_case(
+    axes: "Axes",
+    places: np.ndarray,
+    times: list[Estimate],
+    *,
+    label: str,
+    marker: str,
+    color: str,
+) -> None:
+    """Draws times with intervals, one per row."""
+    errors = [_NUM_ERRORS * time.standard_error for time in times]
+    axes.errorbar(
+        [time.value for time in times],
+        places,
+        xerr=np.nan_to_num(errors),
+        fmt=marker,
+        color=color,
+        capsize=3,
+        label=label,
+    )
+
+
+def _draw_errors(axes: "Axes", plan: "Plan") -> None:
+    """Draws the step time of every choice against its decoding error."""
+    ending = [
+        choice for choice in plan.choices if math.isfinite(choice.step_time.value)
+    ]
+    uncoded = [choice for choice in ending if not choice.is_coded]
+    coded = [choice for choice in ending if choice.is_coded]
+    _draw_choices(axes, uncoded, label="uncoded", marker="o")
+    _draw_choices(axes, coded, label="coded", marker="^")
+    best = plan.best
+    if math.isfinite(best.step_time.value):
+        error = 100 * best.decoding_error.value
+        axes.plot(best.step_time.value, error, "k*", markersize=11, label="best")
+    axes.set(
+        xlim=(0, None),
+        title="all choices",
+        xlabel="time of a step",
+        ylabel="decoding error, %",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _draw_choices(
+    axes: "Axes", choices: list[Choice], *, label: str, marker: str
+) -> None:
+    """Draws a marker for each choice: step time and decoding error."""
+    axes.plot(
+        [choice.step_time.value for choice in choices],
+        [100 * choice.decoding_error.value for choice in choices],
+        marker,
+        fillstyle="none",
+        label=label,
+    )
+
+
+def _label(choice: Choice) -> str:
+    copies = f" × {choice.replication:.2g}" if choice.is_coded else ""
+    label = f"{choice.name}{copies}, {choice.waits_for}"
+    if len(label) > _NUM_CHARACTERS:
+        label = f"{label[: _NUM_CHARACTERS - 1]}…"
+    return label

@@ -1,0 +1,166 @@
+"""Order of the choices of a plan: costs of reaching the target, and regret."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxwgc.planning import _convergence
+from jaxwgc.planning._candidates import Candidate
+from jaxwgc.planning._choice import Choice, Costs, Estimate, RoundStatistics
+from jaxwgc.planning._convergence import Goal, Weights
+
+# Difference of regret below which choices are equally good.
+_SAME_REGRET = 1e-3
+_UNKNOWN = Estimate(math.nan, math.nan)
+
+
+def ranked_choices(
+    candidates: Sequence[Candidate],
+    rounds: Sequence[tuple[RoundStatistics, ...]],
+    goal: Goal,
+    num_bytes: float,
+) -> tuple[Choice, ...]:
+    """Sorts candidates by regret; without stalls this is the order of their times.
+
+    Args:
+      candidates: Candidates.
+      rounds: Statistics of the rounds of each candidate without stalls and, if stalls
+        are not ruled out, with them.
+      goal: Target, and the problem to solve.
+      num_bytes: Bytes of a gradient.
+    """
+    cases = [_to_target(case, goal) for case in zip(*rounds, strict=True)]
+    calm = cases[0]
+    stalled = cases[-1]
+    regret = np.max([case.regret for case in cases], axis=0)
+    least_regret = np.min([case.regret for case in cases], axis=0)
+    order = _order(candidates, calm, regret, least_regret)
+    best_times = calm.times[order[0]]
+    choices = []
+    for index in order:
+        candidate = candidates[index]
+        calm_rounds = rounds[index][0]
+        step_time = jackknife(calm.seconds[index])
+        # A round that does not end decodes nothing.
+        ends = math.isfinite(step_time.value)
+        # Each worker receives the parameters. The coordinator receives the awaited
+        # messages.
+        num_gradients = candidate.code.num_workers
+        num_gradients += calm_rounds.num_answers / candidate.code.num_segments
+        # A difference of infinite times is NaN, without a warning.
+        with np.errstate(invalid="ignore"):
+            behind = jackknife(calm.times[index] - best_times)
+        costs = Costs(
+            step_time=step_time,
+            step_quantile=calm_rounds.quantile,
+            stalled_step_time=jackknife(stalled.seconds[index]),
+            is_closed_form=calm_rounds.is_closed_form,
+            decoding_error=jackknife(calm_rounds.error) if ends else _UNKNOWN,
+            num_answers=calm_rounds.num_answers,
+            num_bytes=num_gradients * num_bytes,
+            num_steps=float(calm.num_steps[index, 0]),
+            step_size=float(calm.step_size[index]),
+            lowest_loss=float(calm.lowest_loss[index]) if ends else 1.0,
+            time=jackknife(calm.times[index]),
+            stalled_time=jackknife(stalled.times[index]),
+            behind=behind,
+            regret=float(regret[index]),
+            rounds=rounds[index],
+        )
+        choices.append(Choice.of(candidate, costs))
+    return tuple(choices)
+
+
+class _ToTarget(NamedTuple):
+    """Costs of reaching the target: a row per candidate, columns of `leave_one_out`.
+
+    Attributes:
+      step_size: Best constant step size, (candidates,).
+      num_steps: Number of steps, infinite if the target is not reached.
+      seconds: Time of one step.
+      times: Time of all steps.
+      lowest_loss: Final loss, (candidates,).
+      regret: Relative excess over the shortest time, (candidates,). 0 if all times are
+        infinite.
+    """
+
+    step_size: np.ndarray
+    num_steps: np.ndarray
+    seconds: np.ndarray
+    times: np.ndarray
+    lowest_loss: np.ndarray
+    regret: np.ndarray
+
+
+def _to_target(rounds: Sequence[RoundStatistics], goal: Goal) -> _ToTarget:
+    """Computes costs from all clusters (column 0), and without one cluster.
+
+    Standard errors follow by the jackknife.
+    """
+    seconds = np.stack([statistics.seconds for statistics in rounds])
+    weights = Weights.stacked([statistics.weights for statistics in rounds])
+    weights_of_all = weights.of_all_clusters()
+    step_size = _convergence.best_step(weights_of_all, goal)
+    num_steps = _convergence.num_steps(weights, step_size[:, None], goal)
+    lowest_loss = weights_of_all.loss(step_size, goal)(np.inf)
+    for index, statistics in enumerate(rounds):
+        descent = statistics.descent
+        if descent is None:
+            continue
+        descent_of_all = descent.of_all_clusters()
+        step_size[index] = _convergence.best_step(descent_of_all, goal)
+        num_steps[index] = _convergence.num_steps(descent, step_size[index], goal)
+        lowest_loss[index] = descent_of_all.loss(step_size[index], goal)(np.inf)
+    times = np.where(np.isfinite(num_steps), num_steps * seconds, np.inf)
+    with np.errstate(invalid="ignore"):
+        excess = times[:, 0] / times[:, 0].min() - 1
+    return _ToTarget(
+        step_size=step_size,
+        num_steps=num_steps,
+        seconds=seconds,
+        times=times,
+        lowest_loss=lowest_loss,
+        regret=np.nan_to_num(excess, posinf=np.inf),
+    )
+
+
+def _order(
+    candidates: Sequence[Candidate],
+    calm: _ToTarget,
+    regret: np.ndarray,
+    least_regret: np.ndarray,
+) -> np.ndarray:
+    """Returns the indices of candidates, the best first.
+
+    Of candidates with equal regret up to rounding, the one with less regret in the
+    other case is the first, then the one with the fewest copies. Candidates that do not
+    reach the target are ordered by their loss.
+
+    Args:
+      candidates: Candidates.
+      calm: Costs without stalls.
+      regret: Regret in the worse case of each candidate.
+      least_regret: Regret in its other case.
+    """
+    seconds = calm.seconds[:, 0]
+    # `lexsort` sorts by the last key first.
+    keys = (
+        seconds,
+        calm.lowest_loss,
+        np.isinf(seconds),
+        calm.times[:, 0],
+        np.array([candidate.replication for candidate in candidates]),
+        np.round(least_regret / _SAME_REGRET),
+        np.round(regret / _SAME_REGRET),
+    )
+    return np.lexsort(keys)
+
+
+def jackknife(values: np.ndarray) -> Estimate:
+    """Returns an estimate with its jackknife error, NaN if a value is infinite."""
+    with np.errstate(invalid="ignore"):
+        variance = (len(values) - 2) * np.var(values[1:] - values[0])
+    error = math.sqrt(variance) if np.isfinite(variance) else math.nan
+    return Estimate(value=float(values[0]), standard_error=error)

@@ -1,0 +1,161 @@
+"""Workers that significantly more time is lost to than to others, and the rounds."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxwgc.reports._changes import likeliest_change
+from jaxwgc.reports._correlation import common_variance_factor
+from jaxwgc.reports._levels import FALSE_ALARMS, LEAST_RESPONSES, MARGIN
+from jaxwgc.reports._statistics import sampled_rounds
+
+# Workers are named if they cause more than this share of the time lost.
+_MOST = 0.5
+# Share of false alarms for lost times. Kinds have most of them. The sum is below
+# `FALSE_ALARMS` in simulations.
+_SHARE_OF_ALARMS = 0.1
+# Exponents in the bound of a tail probability, for weights of at most 1.
+_TILTS = np.geomspace(1e-3, 50, 100)
+
+
+class LastWorkers(NamedTuple):
+    """Workers that are last more often, or lose more time, than chance explains.
+
+    Attributes:
+      is_last_often: Workers that are last in significantly more rounds than others,
+        bool (workers,).
+      is_costly: Workers to which significantly more time is lost than to others, bool
+        (workers,). None, if they do not have most of the time lost together.
+      lost_share: Share of the time lost that is lost to them.
+      lost_time: Mean time of a round that is lost to them.
+      rounds: Places of the rounds in which it is lost, int (n,).
+    """
+
+    is_last_often: np.ndarray
+    is_costly: np.ndarray
+    lost_share: float
+    lost_time: float
+    rounds: np.ndarray
+
+
+def last_workers(times: np.ndarray, medians: np.ndarray) -> LastWorkers:
+    """Tests which workers are last too often, and to which too much time is lost.
+
+    If workers are alike, each one is last in a round with the same probability.
+
+    Args:
+      times: (rounds, workers), NaN for no response, with a response in each round.
+      medians: Time of the median worker of each round, (rounds,).
+    """
+    places = sampled_rounds(len(times))
+    times = times[places]
+    medians = medians[places]
+    ordered = np.sort(np.where(np.isnan(times), 0.0, times), axis=1)
+    longest = ordered[:, -1]
+    # A worker that responds alone causes no lost time.
+    second = np.maximum(ordered[:, -2], medians)
+    # The longest time is the unit, so that sums do not overflow.
+    gaps = (longest - second) / longest.max()
+    excess = (longest - medians) / longest.max()
+    lost = np.where(longest > np.exp(MARGIN) * medians, gaps, 0.0)
+    turns = _Turns(
+        last=np.nanargmax(times, axis=1),
+        chances=1 / np.isfinite(times).sum(axis=1),
+        residuals=_residuals(times, medians),
+    )
+    is_last_often = _p_values(turns, weights=np.sign(gaps)) < FALSE_ALARMS
+    is_costly = _p_values(turns, weights=lost) < _SHARE_OF_ALARMS * FALSE_ALARMS
+    is_lost_here = is_costly[turns.last] & (lost > 0)
+    lost_share = float(lost[is_lost_here].sum() / max(gaps.sum(), 1e-300))
+    if lost_share <= _MOST:
+        return LastWorkers(
+            is_last_often=is_last_often,
+            is_costly=np.zeros_like(is_costly),
+            lost_share=0.0,
+            lost_time=0.0,
+            rounds=np.array([], dtype=int),
+        )
+    is_typical = excess > _typical(excess[is_lost_here]) / 2
+    return LastWorkers(
+        is_last_often=is_last_often,
+        is_costly=is_costly,
+        lost_share=lost_share,
+        lost_time=float(longest.max() * lost[is_lost_here].sum() / len(lost)),
+        rounds=places[is_lost_here & is_typical],
+    )
+
+
+class _Turns(NamedTuple):
+    """Last workers of rounds, if workers take turns.
+
+    Attributes:
+      last: Worker that is last, int (rounds,).
+      chances: Probability of each worker that responds, (rounds,).
+      residuals: Log-slowdowns without a change, (rounds, workers). NaN for workers with
+        few responses.
+    """
+
+    last: np.ndarray
+    chances: np.ndarray
+    residuals: np.ndarray
+
+
+def _residuals(times: np.ndarray, medians: np.ndarray) -> np.ndarray:
+    """Returns log-slowdowns minus their means before and after a change.
+
+    They are NaN for workers with few responses.
+    """
+    logs = np.log(times) - np.log(medians)[:, None]
+    is_tested = np.isfinite(logs).sum(axis=0) >= LEAST_RESPONSES
+    residuals = np.full_like(logs, np.nan)
+    if is_tested.any():
+        residuals[:, is_tested] = likeliest_change(logs[:, is_tested]).residuals
+    return residuals
+
+
+def _p_values(turns: _Turns, weights: np.ndarray) -> np.ndarray:
+    """Returns p-values of the weights of rounds in which each worker is last.
+
+    Correlated rounds count as fewer. Their correlation is that of the workers which
+    would not be significant in independent rounds: the spells of a worker must be
+    longer than those of others.
+
+    Args:
+      turns: Last workers of rounds.
+      weights: At least 0, (rounds,).
+
+    Returns:
+      (workers,), corrected for the number of workers.
+    """
+    num_workers = turns.residuals.shape[1]
+    log_bounds = _log_bounds(turns, weights)
+    p_values = num_workers * np.exp(log_bounds)
+    is_tested = np.isfinite(turns.residuals).any(axis=0)
+    others = turns.residuals[:, is_tested & (p_values >= FALSE_ALARMS)]
+    factor = common_variance_factor(others)
+    return np.minimum(num_workers * np.exp(log_bounds / factor), 1.0)
+
+
+def _log_bounds(turns: _Turns, weights: np.ndarray) -> np.ndarray:
+    """Returns logarithms of bounds of probabilities, (workers,).
+
+    The probability is that of a sum of weights at least as large as that of a worker.
+    Chernoff's bound holds for any weights, e.g. for one that exceeds all others.
+    """
+    num_workers = turns.residuals.shape[1]
+    largest = weights.max()
+    if largest <= 0:
+        return np.zeros(num_workers)
+    scaled = weights / largest
+    sums = np.bincount(turns.last, weights=scaled, minlength=num_workers)
+    growth = turns.chances * np.expm1(_TILTS[:, None] * scaled)
+    log_moments = np.log1p(growth).sum(axis=1)
+    bounds = log_moments[:, None] - _TILTS[:, None] * sums
+    return np.minimum(bounds.min(axis=0), 0.0)
+
+
+def _typical(values: np.ndarray) -> float:
+    """Returns the value for which values at least as large have half of the sum."""
+    ordered = np.sort(values)[::-1]
+    sums = np.cumsum(ordered)
+    return float(ordered[np.searchsorted(sums, sums[-1] / 2)])

@@ -1,0 +1,248 @@
+"""Compares codes, delay models and waiting rules: the public function."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.progress import Progress
+from jaxwgc.codes import GradientCode
+from jaxwgc.decoders import DecoderLike
+from jaxwgc.simulation._compare._cells import (
+    Cell,
+    groups_of_equal_loads,
+    quantities_of_cells,
+    simulated,
+)
+from jaxwgc.simulation._compare._comparison import QUANTITIES, Comparison
+from jaxwgc.simulation._compare._inputs import checked_inputs
+from jaxwgc.simulation._compare._intervals import (
+    events_of,
+    summary_of_errors,
+    summary_of_rounds,
+    summary_of_times,
+)
+from jaxwgc.simulation._compare._trials import Schedule
+from jaxwgc.simulation._monte_carlo import Summary, summarize
+from jaxwgc.stragglers import DelayModel
+
+# Default number of trials per call of a compiled program. Their times need a few MB.
+_BATCH_SIZE = 4096
+
+
+def compare(
+    codes: Mapping[Any, GradientCode] | Iterable[GradientCode],
+    delays: Mapping[Any, DelayModel] | Iterable[DelayModel],
+    waiting: Mapping[Any, Any] | Iterable[Any],
+    key: jax.Array,
+    num_trials: int,
+    *,
+    late: str = "cancelled",
+    decoder: DecoderLike | Mapping[Any, DecoderLike] = None,
+    tolerance: float = 1e-3,
+    num_rounds: int = 50,
+    keep_trials: bool = False,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Comparison:
+    """Simulates rounds of all combinations of codes, delay models and waiting rules.
+
+    A trial is one round: finish times are drawn, the rule ends the round, and the code
+    is decoded from the messages that arrived. Trial i uses the key fold_in(key, i) in
+    all cells, so that differences between cells are more accurate than their values,
+    and a larger num_trials extends a study. The trial of a cell is
+    `stragglers.delayed(delay, wait, late).sample(fold_in(key, i), state, code.loads)`.
+
+    Times scale with `code.loads`: a worker with twice the data takes about twice as
+    long. Times are drawn once per delay model and vector of loads, and each distinct
+    mask of a code is decoded once.
+
+    Studies with other numbers of trials share compiled programs, and so do codes of
+    equal shapes with equal decoders. Other numbers compile nothing in the rules
+    `fastest`, `deadline` and `until_decodable`, and in the delay models
+    `shifted_exponential`, `pareto`, `weibull`, `log_normal`, `bernoulli_slowdown` and
+    `empirical`. Other rules and delay models, e.g. `relative_deadline`, `affine`,
+    `markov`, `unequal_speeds` and your own, compile once for each object. An object
+    must not change: compiled programs ignore later changes of attributes.
+
+    Rounds depend on each other if a delay model has a state (`markov`, `empirical`,
+    `unequal_speeds`), or if late workers are busy. If this holds for one delay model,
+    trials are consecutive rounds of independent clusters, each of which starts with
+    idle workers: trial i is round i % num_rounds of cluster i // num_rounds. Intervals
+    of delay models with dependent rounds are those of the means of clusters. For them,
+    choose num_trials of at least 100 * num_rounds.
+
+    Rare rounds may decide a mean time, e.g. one in a thousand that takes a thousand
+    times as long. Intervals widen if few such rounds were seen, and the table marks the
+    time if they are fewer than 10 in effect (`Comparison.time_events`). Then simulate
+    more rounds. A rare round that was never seen is in no mean and in no interval.
+
+    Args:
+      codes: Gradient codes for equally many workers: a dict with names, or a list. A
+        list gets names such as "Lagrange, 4 copies", with the decoder of the study.
+      delays: Delay models: a dict with names, or a list. A list gets the `repr` of each
+        model as its name.
+      waiting: Waiting rules, or functions of a code that return one, such as
+        `stragglers.until_decodable`: a dict with names, or a list. Functions get codes
+        with the decoder of the study. Names that are different numbers become a
+        numeric axis of figures, and a numeric column of DataFrames.
+      key: PRNG key of either kind.
+      num_trials: Number of trials of each cell, at least 1. If rounds depend on each
+        other, it is rounded up to a multiple of num_rounds.
+      late: What late workers do. `"cancelled"` workers stop when the round ends.
+        `"busy"` workers continue, and join the round in which they respond. Codes with
+        several messages per worker need `"cancelled"`.
+      decoder: Decoder of all codes, an instance or a class, or a dict with the decoders
+        of some codes by name. Defaults to the first decoder of each code.
+      tolerance: Residual relative to the norm of the target up to which a round is
+        exact. A residual that is rounding is exact for every tolerance.
+      num_rounds: Number of consecutive rounds of a cluster, if rounds depend on each
+        other.
+      keep_trials: Whether the result has the trials of every quantity.
+      batch_size: Number of trials per call of a compiled program, at least 1. None for
+        4096. Reduce it if a round needs much memory.
+      progress: Called as `progress(done, total)` after each batch of trials and each
+        decoded code. By default, a bar appears after two seconds in a terminal, if rich
+        is installed, and in a notebook, if rich and ipywidgets are.
+
+    Returns:
+      A `Comparison` with means, 95% intervals, tables and figures. Its arrays have the
+      shape (codes, delays, waiting), and times the unit of the delay models.
+
+    Raises:
+      ValueError: If codes have different numbers of workers, a rule does not fit a
+        code, names are not different, an argument is out of range, or a delay model or
+        rule returns invalid times.
+      TypeError: If an argument has the wrong type.
+
+    Example:
+      >>> import jax, jaxwgc
+      >>> from jaxwgc import codes, stragglers
+      >>> study = jaxwgc.compare(
+      ...     {
+      ...         "uncoded": codes.uncoded(6),
+      ...         "2 copies": codes.fractional_repetition(6, num_stragglers=1),
+      ...     },
+      ...     [stragglers.shifted_exponential(shift=1.0, rate=1.0)],
+      ...     {"first 5": stragglers.fastest(5), "done": stragglers.until_decodable},
+      ...     jax.random.key(0),
+      ...     num_trials=1000,
+      ... )
+      >>> study.error.mean[:, 0, 0].round(3)
+      array([0.167, 0.   ])
+      >>> bool((study.exact.mean[:, 0, 1] == 1).all())
+      True
+
+    References:
+      Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random
+      graphs", 2017, and Glasgow, Wootters, "Approximate gradient coding with optimal
+      decoding", 2021, for decoding errors against stragglers; Lee et al., 2018, for
+      times.
+    """
+    key = jnp.asarray(array_validation.check_key(key))
+    array_validation.check_concrete("key", key, "a study runs on the host")
+    num_trials = validation.check_int("num_trials", num_trials, minimum=1)
+    num_rounds = validation.check_int("num_rounds", num_rounds, minimum=1)
+    array_validation.check_number("tolerance", tolerance, minimum=0, traceable=False)
+    validation.check_bool("keep_trials", keep_trials)
+    if batch_size is None:
+        batch_size = _BATCH_SIZE
+    batch_size = validation.check_int("batch_size", batch_size, minimum=1)
+    inputs = checked_inputs(codes, delays, waiting, late, decoder)
+    if not any(inputs.has_dependent_rounds):
+        num_rounds = 1
+    num_trials = -(-num_trials // num_rounds) * num_rounds
+    schedule = Schedule(
+        num_trials=num_trials, num_rounds=num_rounds, batch_size=batch_size
+    )
+    shape = (len(inputs.codes), len(inputs.delays), len(inputs.rules))
+    # Memory for kept trials is allocated before the simulation, so that a lack of
+    # memory shows at once.
+    table = _Table.empty(shape, num_trials, keep_trials)
+    groups = groups_of_equal_loads(inputs)
+    num_batches = schedule.num_batches * len(groups) * len(inputs.delays)
+    with Progress(progress, num_batches + len(inputs.codes)) as shown:
+        trials = simulated(inputs, groups, key, schedule, shown)
+        cells = quantities_of_cells(inputs, trials, tolerance, shown)
+        for cell, quantities in cells:
+            _, delay, _ = cell
+            is_dependent = inputs.has_dependent_rounds[delay]
+            table.fill(cell, quantities, num_rounds if is_dependent else 1)
+    return Comparison(
+        codes=tuple(inputs.codes),
+        delays=tuple(inputs.delays),
+        waiting=tuple(inputs.rules),
+        num_trials=num_trials,
+        time_events=table.time_events,
+        trials=table.trials,
+        **table.summaries,
+    )
+
+
+class _Table(NamedTuple):
+    """Summaries, and trials if they are kept, of every cell.
+
+    Attributes:
+      summaries: Arrays (codes, delays, waiting) of each quantity.
+      time_events: Effective numbers of rounds, or clusters, that decide the mean time,
+        (codes, delays, waiting).
+      trials: Arrays (codes, delays, waiting, num_trials) of each quantity; empty if
+        they are not kept.
+    """
+
+    summaries: dict[str, Summary]
+    time_events: np.ndarray
+    trials: dict[str, np.ndarray]
+
+    @classmethod
+    def empty(cls, shape: Cell, num_trials: int, keep_trials: bool) -> "_Table":
+        """Returns a table of cells of that shape, to be filled."""
+        summaries = {}
+        trials = {}
+        for name in QUANTITIES:
+            summaries[name] = Summary(
+                mean=np.empty(shape),
+                low=np.empty(shape),
+                high=np.empty(shape),
+                standard_error=np.empty(shape),
+            )
+            if keep_trials:
+                trials[name] = np.empty((*shape, num_trials))
+        return cls(summaries=summaries, time_events=np.empty(shape), trials=trials)
+
+    def fill(
+        self, cell: Cell, quantities: dict[str, np.ndarray], num_rounds: int
+    ) -> None:
+        """Writes the summaries of the trials of a cell.
+
+        Args:
+          cell: Index of the cell.
+          quantities: Trials of each quantity, (num_trials,).
+          num_rounds: Number of consecutive trials that depend on each other.
+        """
+        for name, trials in quantities.items():
+            if self.trials:
+                self.trials[name][cell] = trials
+            clusters = trials.reshape(-1, num_rounds)
+            means = clusters.mean(axis=1, dtype=np.float64)
+            if name == "time":
+                self.time_events[cell] = events_of(means).number
+            summary = _summary(name, means)
+            for table, value in zip(self.summaries[name], summary, strict=True):
+                table[cell] = value
+
+
+def _summary(name: str, trials: np.ndarray) -> Summary:
+    """Returns mean and interval of independent trials of a quantity."""
+    # A mean of infinite times has no interval.
+    with np.errstate(invalid="ignore"):
+        if name == "time":
+            return summary_of_times(trials)
+        if name == "exact":
+            return summarize(trials)
+        if name == "error":
+            return summary_of_errors(trials)
+        return summary_of_rounds(trials)

@@ -1,0 +1,250 @@
+"""Result of a comparison: means with intervals, tables and figures."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jaxwgc._common import validation
+from jaxwgc._common.text import aligned
+from jaxwgc.simulation._compare import _figures
+from jaxwgc.simulation._compare._intervals import FEW_EVENTS
+from jaxwgc.simulation._monte_carlo import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+QUANTITIES = ("time", "error", "share", "exact", "messages", "work")
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Comparison:
+    """Result of `jaxwgc.compare`; `print` shows a table for each delay model.
+
+    The table shows means ± half of the interval. If all trials of `error` or `exact`
+    are 0 or 1, it shows the end of the interval, e.g. "< 0.0012" or "> 0.9988". A time
+    with fewer than 10 `time_events` has its interval in brackets, and the mark *.
+
+    Each quantity is a `Summary` with NumPy arrays (codes, delays, waiting): the mean,
+    the ends of its 95% interval and its standard error, in float64.
+
+    Attributes:
+      codes: Names of the codes.
+      delays: Names of the delay models.
+      waiting: Names of the waiting rules.
+      num_trials: Number of simulated rounds per cell.
+      time: Duration of a round, in the unit of the delay model; infinite if some rounds
+        never end. If all times are equal, the ends of its interval are NaN.
+      error: `jaxwgc.decoding_error` over the squared norm of the target: the error per
+        part if all parts have weight 1. 0 for exact decoding, 1 for no gradient. A
+        residual of at most 1e-4 of the target (1e-10 in float64) is rounding and counts
+        as 0. If few trials have an error, the upper end of the interval is at least a
+        product: the upper limit of the probability of an error, times the mean size of
+        errors. The size is 1 if no trial has an error.
+      share: Fraction of the gradient recovered: 1 if decoding is exact, less by the
+        fraction of parts that are lost.
+      exact: Proportion of rounds that decode: their residual is at most `tolerance` of
+        the norm of the target.
+      messages: Number of messages of a round that arrive before it ends.
+      work: Work of all workers until the end of a round, in passes over the data: 1 if
+        every part is processed once. Workers with several messages count finished
+        parts, and cancelled workers with one message their share of the time. If late
+        workers are busy, the work that they begin in a round, since they complete it.
+      time_events: Effective number of rounds that decide the mean time, (codes, delays,
+        waiting); of clusters, if rounds depend on each other. It is k, if k of many
+        rounds differ from the others by equal amounts, and in general the number of
+        rounds over their squared skewness. 0 if all times are equal. If it is below 10,
+        other studies may have other means and intervals.
+      trials: Trials of each quantity by name, float64 (codes, delays, waiting,
+        num_trials). Empty unless `compare` has `keep_trials=True`.
+
+    Example:
+      Mean error and time of two codes with two waiting rules:
+
+      >>> import jax, jaxwgc
+      >>> from jaxwgc import codes, stragglers
+      >>> study = jaxwgc.compare(
+      ...     {
+      ...         "uncoded": codes.uncoded(6),
+      ...         "2 copies": codes.fractional_repetition(6, num_stragglers=1),
+      ...     },
+      ...     {"stalls": stragglers.bernoulli_slowdown(probability=0.1, slowdown=10.0)},
+      ...     {"first 5": stragglers.fastest(5), "all": stragglers.fastest(6)},
+      ...     jax.random.key(0),
+      ...     num_trials=1000,
+      ... )
+      >>> study.codes, study.waiting
+      (('uncoded', '2 copies'), ('first 5', 'all'))
+      >>> study.error.mean[:, 0].round(3)
+      array([[0.167, 0.   ],
+             [0.   , 0.   ]])
+      >>> study.time.mean[:, 0].round()
+      array([[ 2.,  5.],
+             [ 4., 10.]])
+    """
+
+    codes: tuple[str, ...]
+    delays: tuple[str, ...]
+    waiting: tuple[str, ...]
+    num_trials: int
+    time: Summary
+    error: Summary
+    share: Summary
+    exact: Summary
+    messages: Summary
+    work: Summary
+    time_events: np.ndarray
+    trials: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def to_dataframe(self) -> "DataFrame":
+        """Returns a `pandas.DataFrame` with a row for each cell.
+
+        Columns are `code`, `delay` and `waiting`, and for each quantity, e.g. `error`,
+        the mean `error`, the ends of its interval, `error_low` and `error_high`, and
+        `error_standard_error`. The last column is `time_events`. Names that are
+        different numbers become a numeric column.
+
+        Raises:
+          ImportError: If pandas (extra `report`) is not installed.
+        """
+        import pandas
+
+        codes, delays, waiting = np.meshgrid(
+            _numbers_or_names(self.codes),
+            _numbers_or_names(self.delays),
+            _numbers_or_names(self.waiting),
+            indexing="ij",
+        )
+        columns: dict[str, np.ndarray] = {
+            "code": codes.ravel(),
+            "delay": delays.ravel(),
+            "waiting": waiting.ravel(),
+        }
+        for quantity in QUANTITIES:
+            summary = getattr(self, quantity)
+            columns[quantity] = summary.mean.ravel()
+            columns[f"{quantity}_low"] = summary.low.ravel()
+            columns[f"{quantity}_high"] = summary.high.ravel()
+            columns[f"{quantity}_standard_error"] = summary.standard_error.ravel()
+        columns["time_events"] = self.time_events.ravel()
+        return pandas.DataFrame(columns)
+
+    def plot(
+        self, x: str = "waiting", y: str = "error", *, log: bool = False
+    ) -> "Figure":
+        """Draws a quantity with its intervals.
+
+        For x="waiting" or a quantity, there is a panel for each delay model and a line
+        for each code. For x="delays", panels are waiting rules and lines are codes. For
+        x="codes", panels are delay models and lines are waiting rules.
+
+        Means of equal trials have no bar, e.g. an error that is 0 in every trial: the
+        upper limits of exact codes would be the longest bars. They are in the table.
+
+        Args:
+          x: `"waiting"`, `"delays"` or `"codes"`. Names that are different numbers
+            become a numeric axis. Alternatively a quantity, for curves such as error
+            against time.
+          y: Quantity: `"time"`, `"error"`, `"share"`, `"exact"`, `"messages"` or
+            `"work"`.
+          log: Whether the y-axis is logarithmic. Means of 0 are gaps.
+
+        Returns:
+          A `matplotlib.figure.Figure`, which notebooks show; `savefig` writes it to a
+          file.
+
+        Raises:
+          ValueError: If x or y is none of these.
+          ImportError: If matplotlib (extra `plot`) is not installed.
+        """
+        validation.check_choice("x", x, ("waiting", "delays", "codes", *QUANTITIES))
+        validation.check_choice("y", y, QUANTITIES)
+        names = {"codes": self.codes, "delays": self.delays, "waiting": self.waiting}
+        across = x if x in names else "waiting"
+        # Axes of the arrays that become panels, lines and points.
+        order = {
+            "waiting": ("delays", "codes", "waiting"),
+            "delays": ("waiting", "codes", "delays"),
+            "codes": ("delays", "waiting", "codes"),
+        }[across]
+        places = [list(names).index(axis) for axis in order]
+
+        def in_order(summary: Summary) -> Summary:
+            return Summary(
+                mean=np.transpose(summary.mean, places),
+                low=np.transpose(summary.low, places),
+                high=np.transpose(summary.high, places),
+                standard_error=np.transpose(summary.standard_error, places),
+            )
+
+        return _figures.draw(
+            horizontal=in_order(getattr(self, x)) if x in QUANTITIES else None,
+            vertical=in_order(getattr(self, y)),
+            names=_figures.Names(
+                panels=names[order[0]], lines=names[order[1]], points=names[order[2]]
+            ),
+            labels=(x, y),
+            is_log=validation.check_bool("log", log),
+        )
+
+    def __repr__(self) -> str:
+        noun = "round" if self.num_trials == 1 else "rounds"
+        has_few_events = (self.time_events < FEW_EVENTS) & np.isfinite(self.time.mean)
+        paragraphs = [
+            f"{self.num_trials:,} {noun} per row; mean ± half of the 95% interval, or "
+            "its end if all rounds are 0 (<) or 1 (>)"
+        ]
+        for place, delay in enumerate(self.delays):
+            rows: list[tuple[str, ...]] = [("code", "waiting", *QUANTITIES)]
+            for i, code in enumerate(self.codes):
+                for j, rule in enumerate(self.waiting):
+                    cell = i, place, j
+                    cells = {
+                        quantity: _cell(getattr(self, quantity), cell)
+                        for quantity in QUANTITIES
+                    }
+                    if has_few_events[cell]:
+                        cells["time"] = _cell_of_few_events(self.time, cell)
+                    rows.append((code, rule, *cells.values()))
+            paragraphs.append(f"{delay}\n{aligned(rows)}")
+        if has_few_events.any():
+            paragraphs.append(
+                f"* All rounds took equally long, or fewer than {FEW_EVENTS} in effect "
+                "decide the mean. Rarer rounds, if there are any, are not in it: "
+                "simulate more."
+            )
+        return "\n\n".join(paragraphs)
+
+
+def _numbers_or_names(names: tuple[str, ...]) -> np.ndarray:
+    """Returns names as numbers if all of them are numbers."""
+    numbers = _figures.numbers_of(names)
+    return np.array(names) if numbers is None else numbers
+
+
+def _cell_of_few_events(summary: Summary, place: tuple[int, int, int]) -> str:
+    """Returns a mean, its interval if there is one, and the mark "*"."""
+    low = summary.low[place]
+    high = summary.high[place]
+    interval = "" if np.isnan(low) else f" [{low:.4g}, {high:.4g}]"
+    return f"{summary.mean[place]:.4g}{interval} *"
+
+
+def _cell(summary: Summary, place: tuple[int, int, int]) -> str:
+    """Returns a mean and its interval, e.g. "1.234 ± 0.012", "< 0.0012", "> 0.9988"."""
+    mean = float(summary.mean[place])
+    low = float(summary.low[place])
+    high = float(summary.high[place])
+    if mean == low == 0 and high > 0:
+        return f"< {high:.2g}"
+    if mean == high == 1 and low < 1:
+        # Two digits of the distance from 1 are shown.
+        decimals = 1 - math.floor(math.log10(1 - low))
+        return f"> {low:.{decimals}f}"
+    half = (high - low) / 2
+    if not np.isfinite(half):
+        return f"{mean:.4g}"
+    return f"{mean:.4g} ± {half:.2g}"

@@ -1,1 +1,0 @@
-"""Plans: choice of the code, the replication factor and the waiting rule."""

@@ -1,1 +1,0 @@
-"""Reports of slow workers, from times or from waiting times."""

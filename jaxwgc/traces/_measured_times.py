@@ -1,0 +1,42 @@
+"""Checks of measured times."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxwgc.traces._frames import is_frame, times_of_frame
+
+
+def as_seconds(name: str, values: Any) -> np.ndarray:
+    """Converts real numbers and timedelta64 to seconds, float64."""
+    seconds = np.asarray(values)
+    if seconds.dtype.kind == "m":
+        seconds = seconds / np.timedelta64(1, "s")
+    if seconds.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must be real numbers; got {seconds.dtype}")
+    return seconds.astype(np.float64, copy=False)
+
+
+def measured_times(times: Any, least_rounds: int = 1) -> np.ndarray:
+    """Checks measured times and converts them to float64; NaN becomes infinity.
+
+    Returns a copy only if necessary. A DataFrame becomes an array (rounds, workers),
+    and timedelta64 becomes seconds.
+    """
+    if is_frame(times):
+        times = times_of_frame(times).times
+    table = as_seconds("times", times)
+    if table.ndim not in (2, 3) or len(table) < least_rounds or table.size == 0:
+        raise ValueError(
+            "times must have shape (rounds, workers) or (rounds, workers, parts), not "
+            f"empty and with at least {least_rounds} rounds; got {table.shape}"
+        )
+    if np.isnan(table).any():
+        table = np.where(np.isnan(table), np.inf, table)
+    if np.any(table <= 0):
+        place = np.argwhere(table <= 0)[0].tolist()
+        raise ValueError(
+            "times must be positive, and NaN or infinity if there was no response; got "
+            f"{table[*place]} at {place}"
+        )
+    return table

@@ -1,0 +1,17 @@
+"""Codes that `jaxwgc.plan` compares by default."""
+
+import pytest
+
+from jaxwgc.planning._standard_candidates import standard_codes
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "num_parts"),
+    [(8, 64), (64, 512), (100, 400), (200, 400), (300, 300)],
+)
+def test_workers_have_up_to_eight_parts_while_all_are_at_most_512(
+    num_workers, num_parts
+):
+    replicated = next(standard_codes(num_workers, replications=[2], speeds=None))
+    assert replicated.name == "replicated"
+    assert replicated.code.num_parts == num_parts
