@@ -119,7 +119,7 @@ class OptimizerProbe:
         that respond if all gradients are zero.
         """
         everyone = np.ones(self._code.num_workers, bool)
-        weights = np.asarray(coding.effective_weights(self._code, everyone))
+        weights = np.asarray(coding.decoding(self._code, everyone).effective_weights)
         descending = np.argsort(np.abs(weights))[::-1]
         largest = descending[:2]
         if len(largest) < 2 or not weights[largest].all():

@@ -34,8 +34,8 @@ def projective_plane(order: int) -> GradientCode:
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.projective_plane(2)
       >>> received = jnp.array([True, True, True, False, False, True, False])
-      >>> jaxwgc.decoding_weights(code, received).round(3)
-      Array([0.5, 0.5, 0.5, 0. , 0. , 0.5, 0. ], dtype=float32)
+      >>> jaxwgc.decoding(code, received).weights.round(3)
+      Array([[0.5, 0.5, 0.5, 0. , 0. , 0.5, 0. ]], dtype=float32)
 
     References:
       Kadhe, Koyluoglu, Ramchandran, "Gradient coding based on block designs for

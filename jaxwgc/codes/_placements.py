@@ -139,7 +139,7 @@ def any_placement(
       >>> code = jaxwgc.codes.any_placement(jax.random.key(0), held, num_stragglers=1)
       >>> code.parts_per_worker, code.is_complex
       (array([4, 4, 4, 2, 2]), False)
-      >>> jaxwgc.effective_weights(code, ~(jax.numpy.arange(5) == 1)).round(3)
+      >>> jaxwgc.decoding(code, ~(jax.numpy.arange(5) == 1)).effective_weights.round(3)
       Array([1., 1., 1., 1., 1., 1., 1., 1.], dtype=float32)
 
       The worst residual of each method, and the responses for which it occurs:

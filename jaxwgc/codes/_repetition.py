@@ -167,8 +167,8 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
       >>> import numpy as np
       >>> received = np.array([False, True, True, False, True])
       >>> least_squares = jaxwgc.decoders.LeastSquares
-      >>> by_group = jaxwgc.decoding_error(code, received)
-      >>> by_all = jaxwgc.decoding_error(code, received, least_squares)
+      >>> by_group = jaxwgc.decoding(code, received).error
+      >>> by_all = jaxwgc.decoding(code, received, least_squares).error
       >>> f"{by_group:.2f} {by_all:.2f}"
       '2.00 0.40'
 
@@ -245,7 +245,7 @@ def replicated(
              [0., 1., 0., 0., 0., 0.],
              [0., 0., 0., 1., 0., 0.],
              [0., 0., 1., 0., 0., 0.]])
-      >>> jaxwgc.effective_weights(code, finished=[2, 4, 0])
+      >>> jaxwgc.decoding(code, finished=[2, 4, 0]).effective_weights
       Array([1., 1., 1., 1., 1., 1.], dtype=float32)
 
     References:

@@ -11,10 +11,10 @@ from jax.tree_util import Partial
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import power_of_two, product, squares, working
 from jaxwgc._common.pytrees import Static
+from jaxwgc._common.tolerances import ROUNDING
 from jaxwgc.decoders._decoder import Array, Decoder, Interpolation
-from jaxwgc.decoders._dual_code import DualCode, dual_weights
+from jaxwgc.decoders._dual import DualCode, dual_weights
 from jaxwgc.decoders._systems import System, column_weights, solve_poor, squared_norm
-from jaxwgc.decoders._targets import ROUNDING
 
 # Base-2 logarithms of moduli are split into a multiple of 2**-10 and a small remainder.
 # Sums of multiples are exact in float32. Sums of remainders have negligible rounding.
@@ -114,7 +114,7 @@ class Lagrange(Decoder):
       >>> code.decoders[0]
       Lagrange(positions=array([0, 1, 2, 3]), num_stragglers=1)
       >>> received = jnp.array([True, True, False, True])
-      >>> jaxwgc.effective_weights(code, received).round(3)
+      >>> jaxwgc.decoding(code, received).effective_weights.round(3)
       Array([1., 1., 1., 1.], dtype=float32)
 
     References:

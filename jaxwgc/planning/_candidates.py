@@ -6,8 +6,8 @@ import functools
 import numpy as np
 
 from jaxwgc import stragglers
+from jaxwgc._common.tolerances import DECODES
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import DECODES
 
 CANCELLED = "cancelled"
 BUSY = "busy"

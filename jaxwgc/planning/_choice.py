@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxwgc._common.tolerances import APPROXIMATES, DECODES
 from jaxwgc.aggregate import DecodingOptions
-from jaxwgc.decoders import APPROXIMATES, DECODES
 from jaxwgc.planning._candidates import Candidate
 from jaxwgc.planning._convergence import StaleDescent, Weights
 
@@ -69,7 +69,7 @@ class Costs:
       stalled_step_time: Expected time of a step if workers stall as in `Plan.stalls`;
         equal to `step_time` if there are no stalls.
       is_closed_form: Whether both come from order statistics, not from Monte Carlo.
-      decoding_error: Mean of `jaxwgc.decoding_error` over the squared norm of the
+      decoding_error: Mean of `jaxwgc.Decoding.error` over the squared norm of the
         target, an `Estimate`; NaN if a round does not end.
       num_answers: Mean number of awaited messages; for a code that allows requests, at
         most one sum of each worker that has finished a part.

@@ -12,8 +12,8 @@ import jax
 from jaxwgc import stragglers
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.progress import Progress
+from jaxwgc._common.tolerances import DECODES
 from jaxwgc.codes import GradientCode, uncoded
-from jaxwgc.decoders import DECODES
 from jaxwgc.planning._candidates import BUSY, CANCELLED, Candidate
 from jaxwgc.planning._choice import Choice, RoundStatistics
 from jaxwgc.planning._clusters import Clusters

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc._common.tolerances import ROUNDING
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import ROUNDING
 from jaxwgc.planning._candidates import Candidate
 from jaxwgc.planning._clusters import Clusters
 from jaxwgc.simulation import (

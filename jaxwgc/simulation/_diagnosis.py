@@ -21,7 +21,7 @@ _REASON = "patterns are enumerated on the host"
 class Diagnosis(NamedTuple):
     """Costs and errors of a code in NumPy arrays, printed as a table by `print`.
 
-    Errors are `jaxwgc.decoding_error` over the squared norm of the target: 0 for exact
+    Errors are `jaxwgc.Decoding.error` over the squared norm of the target: 0 for exact
     decoding, 1 for no gradient. Rows are numbers of stragglers.
 
     Attributes:

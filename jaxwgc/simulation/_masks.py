@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc._common.tolerances import ROUNDING
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived, Decoding
-from jaxwgc.decoders import ROUNDING
 
 # Number of masks in each call, so that studies of all sizes share compiled programs.
 _BATCH = 1024

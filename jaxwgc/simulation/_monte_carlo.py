@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxwgc._common import array_validation, arrays, validation
 from jaxwgc._common.progress import Progress
-from jaxwgc.decoders import in_batches
+from jaxwgc._common.some_rows import in_batches
 
 _DEFAULT_BATCH_SIZE = 256
 # Minimum number of nonnegative results at which intervals are clipped at 0.
@@ -80,7 +80,7 @@ def monte_carlo(
       >>> def trial(key):
       ...     model = jaxwgc.stragglers.uniform(3)
       ...     arrivals, _ = model.sample(key, model.init(10), code.loads)
-      ...     return jaxwgc.decoding_error(code, arrivals)
+      ...     return jaxwgc.decoding(code, arrivals).error
       >>> errors = jaxwgc.monte_carlo(trial, jax.random.key(0), num_trials=1000)
       >>> errors.shape, bool(abs(errors.mean() - 2 / 3) < 0.1)
       ((1000,), True)

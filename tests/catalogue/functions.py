@@ -56,7 +56,7 @@ ROWS = (
         },
     ),
     Row(
-        make=jaxwgc.decoding_error,
+        make=jaxwgc.decoding,
         arguments={"code": SIX, "received": ALL, "decoder": LEAST},
     ),
     Row(make=jaxwgc.encode, arguments={"code": SIX, "partial_gradients": MANY}),

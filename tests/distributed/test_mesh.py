@@ -87,7 +87,7 @@ print("done, of gradients:", gradients)
 
 def trial(key):
     times = jax.random.uniform(key, (4,))
-    error = jaxwgc.decoding_error(codes.fractional_repetition(4, 1), times > 0.4)
+    error = jaxwgc.decoding(codes.fractional_repetition(4, 1), times > 0.4).error
     return {"times": times, "error": error}
 
 

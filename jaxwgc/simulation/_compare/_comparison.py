@@ -38,7 +38,7 @@ class Comparison:
       num_trials: Number of simulated rounds per cell.
       time: Duration of a round, in the unit of the delay model; infinite if some rounds
         never end. If all times are equal, the ends of its interval are NaN.
-      error: `jaxwgc.decoding_error` over the squared norm of the target: the error per
+      error: `jaxwgc.Decoding.error` over the squared norm of the target: the error per
         part if all parts have weight 1. 0 for exact decoding, 1 for no gradient. A
         residual of at most 1e-4 of the target (1e-10 in float64) is rounding and counts
         as 0. If few trials have an error, the upper end of the interval is at least a
