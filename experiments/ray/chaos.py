@@ -127,7 +127,7 @@ def measure(
         code,
         (parts, row_weights),
         wait=wait,
-        decoding=jaxwgc.aggregate.DecodingOptions(undecodable="raise"),
+        undecodable="raise",
         timeouts=jaxwgc.distributed.Timeouts(
             answer=RESPONSE_SECONDS + work, replacement=REPLACEMENT_SECONDS
         ),

@@ -60,7 +60,7 @@ class Way:
     Attributes:
         code: Gradient code.
         has_faults: Whether workers are killed and frozen.
-        undecodable: Result of a round without some gradients: see `DecodingOptions`.
+        undecodable: Result of a round without some gradients: see `RayCluster`.
         debias: See `RayCluster.train`.
         restarts: Whether all processes start again, from the last checkpoint, if a
             worker is lost.
@@ -307,7 +307,7 @@ def train(
             loss,
             way.code,
             batches=text.training,
-            decoding=jaxwgc.aggregate.DecodingOptions(undecodable=way.undecodable),
+            undecodable=way.undecodable,
             timeouts=way.timeouts,
             # A restart starts all processes again.
             spare=not way.restarts,

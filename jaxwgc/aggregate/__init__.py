@@ -6,12 +6,8 @@ from jaxwgc.aggregate._block_leverage import (
     sampled_value_and_grad,
 )
 from jaxwgc.aggregate._coded_aggregate import coded_aggregate
-from jaxwgc.aggregate._decode_aggregate import (
-    aggregator_of_messages as aggregator_of_messages,
-)
 from jaxwgc.aggregate._decode_aggregate import decode_aggregate
 from jaxwgc.aggregate._options import DecodingOptions
-from jaxwgc.aggregate._policy import make_aggregator as make_aggregator
 from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts
 from jaxwgc.aggregate._updates import shapes_of as shapes_of
 

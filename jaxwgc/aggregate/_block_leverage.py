@@ -90,7 +90,7 @@ def block_leverage_aggregate(
         have weight 0. By default, parts are drawn until k + 1 distinct ones have been
         seen, and the last one is dropped (`drop_last_distinct`), so
         that all k slots are used.
-      options: Keyword arguments of `jaxwgc.coded_aggregate`, such as `decoder` and
+      options: Keyword arguments of `jaxwgc.coded_aggregate`, such as `decoding` and
         `undecodable`.
 
     Returns:

@@ -11,13 +11,11 @@ from jaxwgc import coding
 from jaxwgc._common import array_validation, validation
 from jaxwgc.aggregate import _updates
 from jaxwgc.aggregate._options import DecodingOptions
-from jaxwgc.aggregate._policy import DecodingPolicy, check_undecodable, make_aggregator
-from jaxwgc.aggregate._state import CodedAggregateState
+from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
 from jaxwgc.corruptions import CorruptionModel
-from jaxwgc.decoders import DecoderLike
-from jaxwgc.stragglers import Arrivals, StragglerModel
+from jaxwgc.stragglers import StragglerModel
 
 
 def coded_aggregate(
@@ -26,9 +24,8 @@ def coded_aggregate(
     key: jax.Array,
     *,
     method: str = "partials",
+    decoding: DecodingOptions = DecodingOptions(),
     undecodable: str = "least_squares",
-    tolerance: float | None = None,
-    decoder: DecoderLike = None,
     memory: bool = False,
     debias: str | float | None = None,
     corrupt: CorruptionModel | None = None,
@@ -61,20 +58,12 @@ def coded_aggregate(
       method: `"partials"` applies the effective weights to the partial gradients, for
         about the cost of their sum. `"messages"` forms, selects and decodes the
         message of each worker. The results agree up to rounding.
+      decoding: Options of decoding: decoder, tolerance, and the dtype that messages are
+        rounded to. With such a dtype, messages are formed with both methods.
       undecodable: Result of a round that cannot be decoded exactly.
         `"least_squares"` takes the nearest gradient that the responses give (or the
         result of another decoder), `"skip"` a zero update. `num_undecodable` in the
         state counts these rounds.
-      tolerance: A round is undecodable if the norm of aᵀB - target is above this
-        fraction of the norm of the target. By default that of the decoder: 0.001, far
-        above the rounding of well-conditioned codes in float32. An approximate code
-        decodes hardly any round exactly: raise the tolerance to the residual that you
-        accept. For decoders that are inexact on purpose, such as `OneStep`, and with
-        `debias`, it is 0.999: a round is undecodable if a zero update is as near to the
-        gradient. With `memory` it is 0.001: stored messages complete every round that
-        is not exact.
-      decoder: Decoder instance, or decoder class supported by the code. Defaults to
-        `code.decoders[0]`.
       memory: Whether to store the newest message of each worker, and to use stored
         messages for missing ones in an undecodable round. Let aᵢ be the decoding
         weights of the round, wᵢ the weights if all workers respond, mᵢ messages and hᵢ
@@ -85,7 +74,7 @@ def coded_aggregate(
         `late="busy"` are stored, too. The state holds one message per worker (two in
         simulations), and messages are formed with both methods.
       debias: Correction for lost parts. `"share"` divides the gradient by the fraction
-        recovered, in rounds that are not exact. A number is the mean weight of partial
+        recovered, which is 1 in exact rounds. A number is the mean weight of partial
         gradients, and divides the gradient of every round. (If this weight differs
         between parts, divide the partial gradients.) Not with memory.
       corrupt: Corruption model from `jaxwgc.corruptions`. Only with
@@ -145,38 +134,24 @@ def coded_aggregate(
     StragglerModel.check("model", model, loads)
     array_validation.check_key(key)
     validation.check_choice("method", method, ("partials", "messages"))
-    model.warn_where_undecodable(code, decoder)
     if corrupt is not None:
         validation.check_instance("corrupt", corrupt, CorruptionModel)
     if method == "partials" and (corrupt is not None or correct_errors):
         raise ValueError(
             f'method must be "messages" with corrupt or correct_errors; got {method!r}'
         )
-    check_undecodable(undecodable)
-    options = DecodingOptions(
+    policy = DecodingPolicy(
+        code,
+        decoding,
         undecodable=undecodable,
-        tolerance=tolerance,
-        decoder=decoder,
         memory=memory,
         debias=debias,
         correct_errors=correct_errors,
         noise=noise,
+        is_simulated=True,
     )
-    policy = DecodingPolicy.of(code, options, is_simulated=True)
-    return _aggregator(policy, model, loads, key, method, corrupt)
-
-
-def _aggregator(
-    policy: DecodingPolicy,
-    model: StragglerModel,
-    loads: jax.Array,
-    key: jax.Array,
-    method: str,
-    corrupt: CorruptionModel | None,
-) -> optax.GradientTransformationExtraArgs:
-    """Returns the aggregator that `coded_aggregate` describes."""
-    code = policy.code
-    options = policy.options
+    model.warn_where_undecodable(code, decoding.decoder)
+    forms_messages = method == "messages" or memory or policy.message_dtype is not None
 
     def init(params):
         faults = () if corrupt is None else corrupt.init(code.num_workers)
@@ -192,7 +167,7 @@ def _aggregator(
     def update(updates, state, params=None, **extra):
         policy.check_state(state)
         arrived, elapsed = policy.observed(**extra)
-        if options.memory and params is not None:
+        if memory and params is not None:
             policy.check_params(state, params)
         _updates.check_updates(
             updates, code.num_parts, "num_parts", params, state.shapes
@@ -202,65 +177,54 @@ def _aggregator(
     # The function is one compiled program, even outside of jit.
     @functools.partial(jax.jit, inline=True)
     def aggregate(partial_gradients, state, arrived, elapsed):
+        next_key = state.key
         if arrived is None:
-            arrivals, state = _draw(code, model, loads, state)
+            next_key, round_key = jax.random.split(next_key)
+            if code.messages_per_worker == 1:
+                arrivals, stragglers = model.sample(round_key, state.stragglers, loads)
+            else:
+                arrivals, stragglers = model.sample_parts(
+                    round_key, state.stragglers, loads, code.part_shares
+                )
+            state = state._replace(stragglers=stragglers)
             arrived = Arrived.of(code, arrivals)
             elapsed = arrivals.elapsed
-        if method == "partials" and not options.memory:
-            decoding = arrived.decode(code, policy.decoder)
-            gradient = decoding.collapse(partial_gradients)
-            return policy.finish(decoding, gradient, elapsed, state)
+        if not forms_messages:
+            round_decoding = arrived.decode(code, policy.decoder)
+            gradient = round_decoding.collapse(partial_gradients)
+            state = state._replace(key=next_key)
+            return policy.finish(arrived, round_decoding, gradient, elapsed, state)
         messages = coding.encode(code, partial_gradients)
         if corrupt is not None:
-            messages, state = _corrupt(code, corrupt, messages, state)
-        if options.correct_errors:
-            next_key, location_key = jax.random.split(_key_of(state))
-            state = state._replace(key=next_key)
+            next_key, fault_key = jax.random.split(next_key)
+            messages, _, faults = corrupt.sample(
+                fault_key, state.faults, messages, code.num_workers
+            )
+            state = state._replace(faults=faults)
+        if policy.message_dtype is not None:
+            messages = _rounded(messages, policy.message_dtype)
+        if correct_errors:
+            next_key, location_key = jax.random.split(next_key)
             arrived, state = policy.without_errors(
                 arrived, messages, state, location_key
             )
-        decoding = arrived.decode(code, policy.decoder)
+        round_decoding = arrived.decode(code, policy.decoder)
         like = jax.tree.map(operator.itemgetter(0), partial_gradients)
-        gradient = decoding.combine(messages, like)
-        if options.memory:
-            gradient, state = policy.add_stored(
-                decoding, gradient, messages, arrived, state
-            )
-        return policy.finish(decoding, gradient, elapsed, state)
+        gradient = round_decoding.combine(messages, like, policy.message_dtype)
+        state = state._replace(key=next_key)
+        return policy.finish(
+            arrived, round_decoding, gradient, elapsed, state, messages
+        )
 
     return make_aggregator(init, update)
 
 
-def _key_of(state: CodedAggregateState) -> jax.Array:
-    """Returns the key, which `check_state` has found in the state."""
-    assert not isinstance(state.key, tuple)
-    return state.key
-
-
-def _draw(
-    code: GradientCode,
-    model: StragglerModel,
-    loads: jax.Array,
-    state: CodedAggregateState,
-) -> tuple[Arrivals, CodedAggregateState]:
-    """Returns arrivals drawn from the straggler model, and the next state."""
-    next_key, round_key = jax.random.split(_key_of(state))
-    if code.messages_per_worker == 1:
-        arrivals, stragglers = model.sample(round_key, state.stragglers, loads)
-    else:
-        arrivals, stragglers = model.sample_parts(
-            round_key, state.stragglers, loads, code.part_shares
+def _rounded(messages: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Returns messages with their numbers rounded to a dtype."""
+    if jnp.iscomplexobj(messages):
+        return jax.lax.complex(
+            _rounded(messages.real, dtype), _rounded(messages.imag, dtype)
         )
-    return arrivals, state._replace(key=next_key, stragglers=stragglers)
-
-
-def _corrupt(
-    code: GradientCode,
-    corrupt: CorruptionModel,
-    messages: jax.Array,
-    state: CodedAggregateState,
-) -> tuple[jax.Array, CodedAggregateState]:
-    """Returns messages corrupted by the corruption model, and the next state."""
-    next_key, key = jax.random.split(_key_of(state))
-    messages, _, faults = corrupt.sample(key, state.faults, messages, code.num_workers)
-    return messages, state._replace(key=next_key, faults=faults)
+    kind = jnp.finfo(dtype)
+    # XLA may leave out a conversion to a dtype and back.
+    return jax.lax.reduce_precision(messages, kind.nexp, kind.nmant)

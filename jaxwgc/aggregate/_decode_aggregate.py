@@ -10,18 +10,15 @@ from jaxwgc._common import array_validation, validation
 from jaxwgc._common.flat_vectors import raveled_size
 from jaxwgc.aggregate import _updates
 from jaxwgc.aggregate._options import DecodingOptions
-from jaxwgc.aggregate._policy import DecodingPolicy, check_undecodable, make_aggregator
+from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import DecoderLike
 
 
 def decode_aggregate(
     code: GradientCode,
     *,
+    decoding: DecodingOptions = DecodingOptions(),
     undecodable: str = "least_squares",
-    tolerance: float | None = None,
-    decoder: DecoderLike = None,
-    message_dtype: jax.typing.DTypeLike | None = None,
     on_request: bool = False,
     memory: bool = False,
     debias: str | float | None = None,
@@ -43,17 +40,10 @@ def decode_aggregate(
 
     Args:
       code: Gradient code.
+      decoding: Options of decoding: decoder, tolerance, and the dtype that messages
+        were rounded to when sent.
       undecodable: Result of a round that cannot be decoded exactly: `"least_squares"`
         takes the nearest gradient that the responses give, `"skip"` a zero update.
-      tolerance: A round is undecodable if the norm of aᵀB - target is above this
-        fraction of the norm of the target. By default that of the decoder: 0.001, and
-        0.999 for decoders that are inexact on purpose. With `debias` 0.999, and with
-        `memory` 0.001 by default.
-      decoder: Decoder instance, or decoder class supported by the code. Defaults to
-        `code.decoders[0]`.
-      message_dtype: Dtype that messages were rounded to when sent, e.g. `"bfloat16"`;
-        entries that are zero up to this rounding become exactly zero. Defaults to the
-        dtype of the messages.
       on_request: Whether each worker has sent one weighted sum of its messages, with
         the weights in `Decoding.requests`. Updates are then the results of
         `jaxwgc.coding.answer_request`, (num_workers, length), and `finished` says how
@@ -63,7 +53,7 @@ def decode_aggregate(
         takes `late`, bool (num_workers,): workers with rows of an earlier round. These
         rows are stored, but not decoded.
       debias: Correction for lost parts. `"share"` divides the gradient by the fraction
-        recovered, in rounds that are not exact. A number is the mean weight of partial
+        recovered, which is 1 in exact rounds. A number is the mean weight of partial
         gradients, and divides the gradient of every round. Not with memory.
       correct_errors: Whether to locate corrupted messages in every round, as
         `jaxwgc.locate_errors` does, and to exclude them; not on request or with memory.
@@ -106,44 +96,32 @@ def decode_aggregate(
       sampling", ICASSP 2020, section 2.2.
     """
     GradientCode.check(code)
-    check_undecodable(undecodable)
-    options = DecodingOptions(
-        undecodable=undecodable,
-        tolerance=tolerance,
-        decoder=decoder,
-        message_dtype=message_dtype,
-        memory=memory,
-        debias=debias,
-        correct_errors=correct_errors,
-        noise=noise,
-    )
     if key is not None:
         array_validation.check_key(key)
         if not correct_errors:
             raise ValueError("correct_errors must be True with key; got False")
-    return aggregator_of_messages(code, options, on_request, key)
-
-
-def aggregator_of_messages(
-    code: GradientCode,
-    options: DecodingOptions,
-    on_request: bool = False,
-    key: jax.Array | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """Returns the aggregator that `decode_aggregate` describes."""
+    policy = DecodingPolicy(
+        code,
+        decoding,
+        undecodable=undecodable,
+        memory=memory,
+        debias=debias,
+        correct_errors=correct_errors,
+        noise=noise,
+        is_simulated=False,
+    )
     if validation.check_bool("on_request", on_request):
         code.check_requests()
-        if options.memory:
+        if memory:
             raise ValueError(
                 "memory must be False on request, since workers send sums of messages; "
                 "got True"
             )
-        if options.correct_errors:
+        if correct_errors:
             raise ValueError(
                 "correct_errors must be False on request, since workers send sums of "
                 "messages; got True"
             )
-    policy = DecodingPolicy.of(code, options, is_simulated=False)
 
     def update(updates, state, params=None, **extra):
         policy.check_state(state)
@@ -156,37 +134,29 @@ def aggregator_of_messages(
                 "got None"
             )
         _updates.check_unmasked(params)
-        if options.memory:
+        if memory:
             policy.check_params(state, params)
         return aggregate(updates, state, params, arrived, elapsed)
 
     # The function is one compiled program, even outside of jit.
     @functools.partial(jax.jit, inline=True)
     def aggregate(messages, state, params, arrived, elapsed):
-        if options.correct_errors:
-            location_key = _location_key(key, messages)
+        if correct_errors:
+            location_key = coding.key_from(messages)
+            if key is not None:
+                location_key = jax.random.fold_in(key, jax.random.bits(location_key))
             arrived, state = policy.without_errors(
                 arrived, messages, state, location_key
             )
-        decoding = arrived.decode(code, policy.decoder)
+        round_decoding = arrived.decode(code, policy.decoder)
         if on_request:
             shape = (code.num_workers, raveled_size(params))
             validation.check_shape("updates", messages, "(num_workers, length)", shape)
             gradient = coding.decode_answers(messages, params)
         else:
-            gradient = decoding.combine(messages, params, options.message_dtype)
-        if options.memory:
-            gradient, state = policy.add_stored(
-                decoding, gradient, messages, arrived, state
-            )
-        return policy.finish(decoding, gradient, elapsed, state)
+            gradient = round_decoding.combine(messages, params, policy.message_dtype)
+        return policy.finish(
+            arrived, round_decoding, gradient, elapsed, state, messages
+        )
 
     return make_aggregator(policy.init, update)
-
-
-def _location_key(key: jax.Array | None, messages: jax.Array) -> jax.Array:
-    """Returns the key of the projections that locate errors."""
-    key_of_messages = coding.key_from(messages)
-    if key is None:
-        return key_of_messages
-    return jax.random.fold_in(key, jax.random.bits(key_of_messages))

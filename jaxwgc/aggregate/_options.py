@@ -1,101 +1,81 @@
-"""Options of decoding that all aggregators share."""
+"""Options of decoding that aggregators and `RayCluster` share."""
 
 import dataclasses
 
 from jax.typing import DTypeLike
 
-from jaxwgc._common import array_validation, validation
+from jaxwgc._common import array_validation
 from jaxwgc._common.tolerances import APPROXIMATES, DECODES
 from jaxwgc.decoders import Decoder, DecoderLike
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodingOptions:
-    """Options of decoding, of an aggregator or of `jaxwgc.distributed.RayCluster`.
-
-    `jaxwgc.decode_aggregate` and `jaxwgc.coded_aggregate` take them as keywords.
+    """Options of decoding, the argument `decoding` of aggregators and `RayCluster`.
 
     Args:
-      undecodable: Result of a round that cannot be decoded: `"least_squares"` takes the
-        nearest gradient that the responses give, `"skip"` a zero update. `"raise"`, for
-        a `RayCluster` only, raises an error that names the missing workers.
-      tolerance: A round is undecodable if the norm of aᵀB - target is above this
-        fraction of the norm of the target. By default that of the decoder, with
-        `debias` 0.999, and with `memory` 0.001.
       decoder: Decoder instance, or decoder class supported by the code. Defaults to
         `code.decoders[0]`.
+      tolerance: A round is undecodable if the norm of aᵀB - target is above this
+        fraction of the norm of the target. By default that of the decoder: 0.001, far
+        above the rounding of well-conditioned codes in float32. An approximate code
+        decodes hardly any round exactly: raise the tolerance to the residual that you
+        accept. For decoders that are inexact on purpose, such as `OneStep`, and with
+        `debias`, it is 0.999: a round is undecodable if a zero update is as near to the
+        gradient. With `memory` it is 0.001: stored messages complete every round that
+        is not exact.
       message_dtype: Dtype to which messages are rounded when sent, e.g. `"bfloat16"`:
         half the bytes, and a relative error of up to 2^-8 in every entry of a message,
-        multiplied by the decoding weights in the gradient. None sends messages
-        unchanged.
-      memory: Whether to use stored messages for missing ones. Only for aggregators:
-        `RayCluster.train` has its own argument.
-      debias: Correction for lost parts: `"share"`, or the mean weight of partial
-        gradients. Only for aggregators: `RayCluster.train` has its own argument.
-      correct_errors: Whether to locate and exclude corrupted messages. Only for
-        aggregators: a `RayCluster` takes a `jaxwgc.distributed.Verification`.
-      noise: Difference of honest copies of a message, relative to its norm, if it is
-        larger than rounding.
+        multiplied by the decoding weights in the gradient. Entries that are zero up to
+        this rounding become exactly zero. None sends messages unchanged.
 
     Raises:
-      ValueError: If an option has an invalid value, or memory is combined with one of
-        debias, correct_errors and `"skip"`.
+      ValueError: If the tolerance is negative, or messages cannot have the dtype.
       TypeError: If an option has the wrong type.
 
     Example:
-      >>> import jaxwgc
-      >>> options = jaxwgc.aggregate.DecodingOptions(tolerance=0.1)
-      >>> options.tolerance, options.undecodable
-      (0.1, 'least_squares')
+      A round without worker 1 counts as decoded:
+
+      >>> import jax.numpy as jnp, jaxwgc
+      >>> decoding = jaxwgc.aggregate.DecodingOptions(tolerance=0.6)
+      >>> code = jaxwgc.codes.uncoded(3)
+      >>> aggregate = jaxwgc.decode_aggregate(code, decoding=decoding)
+      >>> params = jnp.zeros(2)
+      >>> received = jnp.array([True, False, True])
+      >>> gradient, state = aggregate.update(
+      ...     jnp.ones((3, 2)), aggregate.init(params), params, received=received
+      ... )
+      >>> gradient, int(state.num_undecodable)
+      (Array([2., 2.], dtype=float32), 0)
     """
 
-    undecodable: str = "least_squares"
-    tolerance: float | None = None
     decoder: DecoderLike = None
+    tolerance: float | None = None
     message_dtype: DTypeLike | None = None
-    memory: bool = False
-    debias: str | float | None = None
-    correct_errors: bool = False
-    noise: float = 0.0
 
     def __post_init__(self):
-        choices = ("least_squares", "skip", "raise")
-        validation.check_choice("undecodable", self.undecodable, choices)
         if self.tolerance is not None:
             array_validation.check_number("tolerance", self.tolerance, minimum=0)
         dtype = array_validation.check_message_dtype(self.message_dtype)
         object.__setattr__(self, "message_dtype", dtype)
-        if isinstance(self.debias, str):
-            validation.check_choice("debias", self.debias, ("share",))
-        elif self.debias is not None:
-            array_validation.check_number("debias", self.debias, positive=True)
-        validation.check_bool("correct_errors", self.correct_errors)
-        array_validation.check_number("noise", self.noise, minimum=0, finite=True)
-        if not validation.check_bool("memory", self.memory):
-            return
-        if self.correct_errors:
-            raise ValueError(
-                "correct_errors must be False with memory: a late message arrives "
-                "alone, without checks; got True"
-            )
-        if self.undecodable == "skip":
-            raise ValueError('undecodable must not be "skip" with memory; got skip')
-        if self.debias is not None:
-            raise ValueError(f"debias must be None with memory; got {self.debias}")
 
-    def tolerance_for(self, decoder: Decoder) -> float:
+    def tolerance_for(
+        self, decoder: Decoder, *, memory: bool, debias: str | float | None
+    ) -> float:
         """Returns the largest relative residual with which a round counts as decoded.
 
         Args:
           decoder: Decoder of the code. Its tolerance is the default, without `memory`
             and `debias`.
+          memory: Whether stored messages stand for missing ones.
+          debias: Correction for lost parts.
         """
         if self.tolerance is not None:
             return self.tolerance
-        if self.memory:
+        if memory:
             # Stored messages complete every round that is not exact, also that of a
             # decoder that is inexact on purpose.
             return DECODES
-        if self.debias is not None:
+        if debias is not None:
             return APPROXIMATES
         return decoder.tolerance

@@ -1,6 +1,5 @@
 """Update logic shared by `coded_aggregate` and `decode_aggregate`."""
 
-import dataclasses
 import difflib
 import warnings
 from typing import Any
@@ -17,7 +16,6 @@ from jaxwgc.aggregate._options import DecodingOptions
 from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
-from jaxwgc.decoders import Decoder
 
 # Extra arguments that describe a round.
 _ROUND_ARGUMENTS = ("received", "finished", "late", "elapsed")
@@ -26,44 +24,80 @@ _ROUND_ARGUMENTS = ("received", "finished", "late", "elapsed")
 _MISSPELT_SIMILARITY = 0.7
 
 
-@dataclasses.dataclass(frozen=True)
 class DecodingPolicy:
     """Processing of a round: observe, correct errors, use stored messages, count.
 
-    Attributes:
+    Args:
       code: Gradient code.
-      options: Options of decoding.
-      decoder: Decoder of the options, or of the code.
-      locator: Locator of corrupted messages; None unless errors are corrected.
+      decoding: Options of decoding.
+      undecodable: Result of an undecodable round, `"least_squares"` or `"skip"`.
+      memory: Whether stored messages stand for missing ones.
+      debias: Correction for lost parts: `"share"`, a number, or None.
+      correct_errors: Whether corrupted messages are located and excluded.
+      noise: Relative difference of honest copies of a message.
       is_simulated: Whether rounds that are not observed are simulated.
+
+    Attributes:
+      decoder: Decoder of the options, or of the code.
+      tolerance: Largest relative residual with which a round counts as decoded.
+      message_dtype: Dtype that messages are rounded to, or None.
+      locator: Locator of corrupted messages; None unless errors are corrected.
+
+    Raises:
+      ValueError: If an option has an invalid value, does not fit the code, or excludes
+        another one.
+      TypeError: If an option has the wrong type.
     """
 
-    code: GradientCode
-    options: DecodingOptions
-    decoder: Decoder
-    locator: coding.ErrorLocator | None
-    is_simulated: bool
-
-    @classmethod
-    def of(
-        cls, code: GradientCode, options: DecodingOptions, is_simulated: bool
-    ) -> "DecodingPolicy":
-        """Returns the policy of an aggregator, after checks of the options."""
-        locator = None
-        if options.correct_errors:
-            locator = coding.ErrorLocator.of(code)
-        elif array_validation.is_traced(options.noise) or options.noise != 0:
+    def __init__(
+        self,
+        code: GradientCode,
+        decoding: DecodingOptions,
+        *,
+        undecodable: str,
+        memory: bool,
+        debias: str | float | None,
+        correct_errors: bool,
+        noise: float,
+        is_simulated: bool,
+    ):
+        validation.check_instance("decoding", decoding, DecodingOptions)
+        validation.check_choice("undecodable", undecodable, ("least_squares", "skip"))
+        if isinstance(debias, str):
+            validation.check_choice("debias", debias, ("share",))
+        elif debias is not None:
+            array_validation.check_number("debias", debias, positive=True)
+        validation.check_bool("correct_errors", correct_errors)
+        array_validation.check_number("noise", noise, minimum=0, finite=True)
+        if validation.check_bool("memory", memory):
+            if correct_errors:
+                raise ValueError(
+                    "correct_errors must be False with memory: a late message arrives "
+                    "alone, without checks; got True"
+                )
+            if undecodable == "skip":
+                raise ValueError('undecodable must not be "skip" with memory; got skip')
+            if debias is not None:
+                raise ValueError(f"debias must be None with memory; got {debias}")
+        self.code = code
+        self.decoder = code.choose_decoder(decoding.decoder)
+        self.tolerance = decoding.tolerance_for(
+            self.decoder, memory=memory, debias=debias
+        )
+        self.message_dtype = decoding.message_dtype
+        self.locator = None
+        if correct_errors:
+            self.locator = coding.ErrorLocator.of(code)
+        elif array_validation.is_traced(noise) or noise != 0:
             raise ValueError(
                 "correct_errors must be True with noise, which the location of errors "
-                f"alone takes; got noise={options.noise}"
+                f"alone takes; got noise={noise}"
             )
-        return cls(
-            code=code,
-            options=options,
-            decoder=code.choose_decoder(options.decoder),
-            locator=locator,
-            is_simulated=is_simulated,
-        )
+        self._undecodable = undecodable
+        self._memory = memory
+        self._debias = debias
+        self._noise = noise
+        self._is_simulated = is_simulated
 
     def init(
         self,
@@ -79,8 +113,8 @@ class DecodingPolicy:
         _updates.check_unmasked(params)
         num_workers = self.code.num_workers
         memory = ()
-        if self.options.memory and jax.tree.leaves(params):
-            memory = coding.Memory.empty(self.code, params, self.is_simulated)
+        if self._memory and jax.tree.leaves(params):
+            memory = coding.Memory.empty(self.code, params, self._is_simulated)
         errors = ()
         if self.locator is not None:
             errors = ErrorCounts(
@@ -116,17 +150,17 @@ class DecodingPolicy:
                 f"state must be of the code's {self.code.num_workers} workers; got a "
                 f"state of {num_workers} workers. Begin with a new state from init"
             )
-        if self.is_simulated and isinstance(state.key, tuple):
+        if self._is_simulated and isinstance(state.key, tuple):
             raise ValueError(
                 "state must be from init of coded_aggregate; got one of "
                 "decode_aggregate, without a key"
             )
-        if self.options.correct_errors and not isinstance(state.errors, ErrorCounts):
+        if self.locator is not None and not isinstance(state.errors, ErrorCounts):
             raise ValueError(
                 "state must be from init with correct_errors=True; got a state without "
                 "error counts"
             )
-        if not self.options.memory:
+        if not self._memory:
             return
         if not isinstance(state.memory, coding.Memory):
             raise ValueError(
@@ -172,7 +206,7 @@ class DecodingPolicy:
             )
         mask_of_late = None
         if late is not None:
-            if not self.options.memory:
+            if not self._memory:
                 raise ValueError(
                     "late must be None without memory, because only memory stores late "
                     "messages; make the aggregator with memory=True"
@@ -191,7 +225,7 @@ class DecodingPolicy:
                     "late must be None without received or finished; pass what was "
                     "received, too"
                 )
-            if self.is_simulated:
+            if self._is_simulated:
                 return None, None
         arrived = Arrived.of(self.code, received, finished, one_round=True)
         if mask_of_late is not None:
@@ -222,37 +256,48 @@ class DecodingPolicy:
             messages,
             arrived.mask,
             key,
-            self.options.noise,
-            self.options.message_dtype,
+            self._noise,
+            self.message_dtype,
         )
         state = state._replace(errors=state.errors.after(location))
         return Arrived(location.mask), state
 
     def finish(
         self,
+        arrived: Arrived,
         decoding: coding.Decoding,
         gradient: optax.Updates,
         elapsed: jax.Array | float,
         state: CodedAggregateState,
+        messages: jax.Array | None = None,
     ) -> tuple[optax.Updates, CodedAggregateState]:
         """Returns the update and the state after a round.
 
         Args:
+          arrived: Messages of the round.
           decoding: Decoding of the round.
-          gradient: Decoded gradient, with the contribution of stored messages.
+          gradient: Decoded gradient.
           elapsed: Duration of the round.
-          state: State with the key, models and stored messages of the next round.
+          state: State with the key and models of the next round.
+          messages: (num_messages, length). With memory, they are stored.
         """
-        failed = decoding.failed(self.options.tolerance_for(self.decoder))
-        divisor = self.options.debias
-        if isinstance(divisor, str):
-            is_partial = decoding.failed() & (decoding.share > 0)
-            divisor = jnp.where(is_partial, decoding.share, 1)
-        if divisor is not None:
+        failed = decoding.failed(self.tolerance)
+        if self._memory:
+            assert messages is not None
+            stored, state = self._stand_in(arrived, decoding, gradient, messages, state)
+            gradient = jax.tree.map(
+                lambda leaf, stored_leaf: jnp.where(failed, leaf + stored_leaf, leaf),
+                gradient,
+                stored,
+            )
+        if self._debias is not None:
+            divisor = self._debias
+            if isinstance(divisor, str):
+                divisor = jnp.where(decoding.share > 0, decoding.share, 1)
             gradient = jax.tree.map(
                 lambda leaf: (leaf / divisor).astype(leaf.dtype), gradient
             )
-        if self.options.undecodable == "skip":
+        if self._undecodable == "skip":
             gradient = jax.tree.map(lambda leaf: jnp.where(failed, 0, leaf), gradient)
         # A negative time makes the total NaN if it is traced.
         elapsed = jnp.where(elapsed >= 0, elapsed, jnp.nan)
@@ -264,25 +309,19 @@ class DecodingPolicy:
             share=decoding.share.astype(state.share.dtype),
         )
 
-    def add_stored(
+    def _stand_in(
         self,
+        arrived: Arrived,
         decoding: coding.Decoding,
         gradient: optax.Updates,
         messages: jax.Array,
-        arrived: Arrived,
         state: CodedAggregateState,
     ) -> tuple[optax.Updates, CodedAggregateState]:
-        """Adds stored messages to the gradient of an undecodable round.
-
-        Args:
-          decoding: Decoding of the round.
-          gradient: Decoded gradient.
-          messages: (num_messages, length).
-          arrived: Messages of the round.
-          state: State before the round.
+        """Stores the messages of a round.
 
         Returns:
-          The gradient, and the state with the messages of the round stored.
+          The contribution of stored messages to the gradient if the round is
+          undecodable, and the state with the messages of the round.
         """
         memory = state.memory
         assert isinstance(memory, coding.Memory)
@@ -301,28 +340,12 @@ class DecodingPolicy:
             late = self._by_message(arrived.late) & ~decoding.mask
             memory = memory.after(late_messages, late)
         stored = memory.stand_in(decoding, self.decoder, messages, gradient)
-        failed = decoding.failed(self.options.tolerance_for(self.decoder))
-        gradient = jax.tree.map(
-            lambda leaf, stored_leaf: jnp.where(failed, leaf + stored_leaf, leaf),
-            gradient,
-            stored,
-        )
         memory = memory.after(messages, decoding.mask)._replace(underway=underway)
-        return gradient, state._replace(memory=memory)
+        return stored, state._replace(memory=memory)
 
     def _by_message(self, mask: jax.Array) -> jax.Array:
         """Returns a mask of messages for a mask of workers."""
         return jnp.repeat(jnp.asarray(mask), self.code.messages_per_worker)
-
-
-def check_undecodable(undecodable: str) -> None:
-    """Checks what an aggregator, which is no `RayCluster`, makes of some rounds."""
-    if undecodable == "raise":
-        raise ValueError(
-            "undecodable must be 'least_squares' or 'skip'; got 'raise', which needs a "
-            "RayCluster"
-        )
-    validation.check_choice("undecodable", undecodable, ("least_squares", "skip"))
 
 
 def _is_misspelt(name: str) -> bool:

@@ -150,10 +150,11 @@ class Choice(Candidate, Costs):
     def tolerance(self) -> float:
         """Largest decoding error that the plan expects of a round.
 
-        Pass it as `tolerance` to `jaxwgc.coded_aggregate` or `RayCluster`, so that
-        rounds with larger errors count as undecodable. If `memory`, stored messages
-        complete every round that is not exact. If `wait` counts workers or seconds and
-        the planned error is not 0, a round decodes from any response.
+        Pass it in `jaxwgc.aggregate.DecodingOptions` to `jaxwgc.coded_aggregate` or
+        `RayCluster`, so that rounds with larger errors count as undecodable. If
+        `memory`, stored messages complete every round that is not exact. If `wait`
+        counts workers or seconds and the planned error is not 0, a round decodes from
+        any response.
         """
         if self.wait.tolerance is not None and not self.memory:
             return max(self.wait.tolerance, DECODES)

@@ -11,6 +11,7 @@ from optax.experimental import aggregating
 
 import jaxwgc
 from jaxwgc import stragglers
+from jaxwgc.aggregate import DecodingOptions
 from tests.catalogue.codes import CODES
 from tests.conftest import random_patterns
 from tests.zoo import gradients_of, regression, squared_loss
@@ -90,7 +91,8 @@ class TestMethods:
     def test_tolerance(self):
         """Uncoded, one of 6 missing: a residual of sqrt(1 / 6) of the target."""
         for factor, count in ((0.99, 1), (1.01, 0)):
-            transform = aggregate(CODES["uncoded"], tolerance=factor * np.sqrt(1 / 6))
+            decoding = DecodingOptions(tolerance=factor * np.sqrt(1 / 6))
+            transform = aggregate(CODES["uncoded"], decoding=decoding)
             mask = random_patterns(6, 1, 1)[0]
             updates, state = jax.jit(transform.update)(
                 np.ones(6, np.float32), transform.init(None), received=mask

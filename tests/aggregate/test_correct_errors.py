@@ -10,6 +10,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, corruptions, stragglers
+from jaxwgc.aggregate import DecodingOptions
 
 KEY = jax.random.key(0)
 CODE = codes.fractional_repetition(6, num_stragglers=2)
@@ -25,7 +26,7 @@ assert_close = functools.partial(chex.assert_trees_all_close, atol=1e-5)
 decode_aggregate = functools.partial(jaxwgc.decode_aggregate, CODE, correct_errors=True)
 PLAIN = decode_aggregate()
 KEYED = decode_aggregate(key=jax.random.PRNGKey(7))
-NARROW = decode_aggregate(message_dtype="bfloat16")
+NARROW = decode_aggregate(decoding=DecodingOptions(message_dtype="bfloat16"))
 
 
 def coded(model, corrupt, correct_errors):

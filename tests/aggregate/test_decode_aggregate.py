@@ -9,6 +9,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
+from jaxwgc.aggregate import DecodingOptions
 from tests.catalogue.codes import CODES as CATALOGUE
 from tests.zoo import gradients_of, like
 
@@ -129,7 +130,6 @@ class TestBadInput:
         ({"debias": 0}, "debias must be positive"),
         ({"correct_errors": True, "memory": True}, "correct_errors must be"),
         ({"key": jax.random.key(0)}, "correct_errors must be True with key"),
-        ({"message_dtype": "float64"}, "message_dtype must be bfloat16"),
         ({"on_request": True, "memory": True}, "memory must be False on"),
         ({"on_request": True, "correct_errors": True}, "correct_errors must"),
         ({"code": CATALOGUE["reed_solomon"], "on_request": True}, "code must be"),
@@ -148,10 +148,40 @@ def test_options_that_exclude_each_other(options, message):
         jaxwgc.decode_aggregate(**{"code": real, **options})
 
 
-def test_unknown_dtypes_of_messages():
-    code = codes.cyclic_repetition(jax.random.key(0), 4, 1)
+@pytest.mark.parametrize("name", ["real", "complex"])
+@pytest.mark.parametrize("method", ["partials", "messages"])
+def test_simulated_messages_are_rounded_as_real_ones(name, method):
+    """NumPy rounds the messages that `decode_aggregate` is given."""
+    code = CODES[name]
+    gradients = gradients_of(code.num_parts)
+    decoding = DecodingOptions(message_dtype="bfloat16")
+    simulated = jaxwgc.coded_aggregate(
+        code,
+        stragglers.uniform(1),
+        jax.random.key(0),
+        method=method,
+        decoding=decoding,
+    )
+    aggregate = jaxwgc.decode_aggregate(code, decoding=decoding)
+    messages = np.asarray(jaxwgc.encode(code, gradients))
+    numbers = messages.view(np.float32)
+    rounded = numbers.astype(jnp.bfloat16).astype(np.float32).view(messages.dtype)
+    assert np.abs(rounded - messages).max() > 1e-3
+    mask = lost(code, 1, 4)
+    expected, _ = aggregate.update(
+        rounded, aggregate.init(PARAMS), PARAMS, received=mask
+    )
+    updates, _ = jax.jit(simulated.update)(
+        gradients, simulated.init(PARAMS), PARAMS, received=mask
+    )
+    chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dtypes_of_messages():
     with pytest.raises(TypeError, match="message_dtype must be a dtype"):
-        jaxwgc.decode_aggregate(code, message_dtype="float3")
+        DecodingOptions(message_dtype="float3")
+    with pytest.raises(ValueError, match="message_dtype must be bfloat16"):
+        DecodingOptions(message_dtype="float64")
 
 
 @pytest.mark.parametrize(

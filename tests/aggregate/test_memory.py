@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 import jaxwgc
 from jaxwgc import codes, coding, decoders, stragglers
+from jaxwgc.aggregate import DecodingOptions
 from tests.catalogue.codes import CODES
 from tests.oracles import raveled
 from tests.zoo import gradients_of, like
@@ -105,8 +106,9 @@ def test_constant_gradients_are_complete_after_a_round_of_all_workers(name, deco
     """Later responses do not matter after a round of all workers."""
     code = CODES[name]
     gradients = gradients_of(code.num_parts)
+    decoding = DecodingOptions(decoder=decoder)
     aggregate = jaxwgc.coded_aggregate(
-        code, NEVER, jax.random.key(0), memory=True, decoder=decoder
+        code, NEVER, jax.random.key(0), memory=True, decoding=decoding
     )
     state = aggregate.init(like(gradients))
     update = jax.jit(aggregate.update)

@@ -83,6 +83,11 @@ ROWS = (
     ),
     # Aggregators and gradients.
     Row(
+        make=jaxwgc.aggregate.DecodingOptions,
+        arguments={"decoder": LEAST, "tolerance": 0.1, "message_dtype": "bfloat16"},
+        rules={"tolerance": "at least 0"},
+    ),
+    Row(
         make=jaxwgc.block_leverage_aggregate,
         arguments={
             "code": SIX,
@@ -101,27 +106,23 @@ ROWS = (
             "key": KEY,
             "method": "messages",
             "undecodable": "skip",
-            "tolerance": 0.1,
-            "decoder": LEAST,
             "memory": False,
             "correct_errors": False,
             "noise": 0.0,
         },
-        rules={"tolerance": "at least 0", "noise": "at least 0"},
+        rules={"noise": "at least 0"},
     ),
     Row(
         make=jaxwgc.decode_aggregate,
         arguments={
             "code": CODE,
-            "tolerance": 0.1,
-            "decoder": LEAST,
             "on_request": False,
             "memory": False,
             "correct_errors": True,
             "noise": 0.1,
             "key": KEY,
         },
-        rules={"tolerance": "at least 0", "noise": "at least 0"},
+        rules={"noise": "at least 0"},
     ),
     Row(
         make=jaxwgc.decoded_value_and_grad,

@@ -86,9 +86,10 @@ class TestOneFromOutside:
             params = {"w": jnp.zeros(2)}
             messages = jaxwgc.encode(CODE, gradients)
             steps = [jaxwgc.decode(CODE, messages, mask, params, CLIPPED)]
+            decoding = jaxwgc.aggregate.DecodingOptions(decoder=CLIPPED)
             for method in ("partials", "messages"):
                 aggregate = jaxwgc.coded_aggregate(
-                    CODE, stragglers.uniform(1), KEY, method=method, decoder=CLIPPED
+                    CODE, stragglers.uniform(1), KEY, method=method, decoding=decoding
                 )
                 state = aggregate.init(params)
                 steps += aggregate.update(gradients, state, params, received=mask)[:1]

@@ -7,6 +7,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
+from jaxwgc.aggregate import DecodingOptions
 from tests.zoo import KEY
 
 CODE = codes.replicated(4, copies=1)
@@ -39,9 +40,11 @@ SOME = np.array([[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]], bool)
 )
 def test_inexact_decoders_fail_only_if_nothing_is_gained(decoder):
     code = codes.uncoded(4)
-    assert num_undecodable(code, SOME, PARAMS, decoder=decoder) == [0, 0, 0, 1]
+    decoding = DecodingOptions(decoder=decoder)
+    assert num_undecodable(code, SOME, PARAMS, decoding=decoding) == [0, 0, 0, 1]
     # A tolerance of the caller precedes that of the decoder.
-    strict = num_undecodable(code, SOME, PARAMS, decoder=decoder, tolerance=0.1)
+    decoding = DecodingOptions(decoder=decoder, tolerance=0.1)
+    strict = num_undecodable(code, SOME, PARAMS, decoding=decoding)
     assert strict == [0, 1, 1, 1]
 
 
@@ -82,7 +85,8 @@ def test_codes_ask_the_decoder_for_its_tolerance():
 
 def test_one_step_decoder_of_a_code_is_not_counted_in_every_round():
     masks = np.random.default_rng(0).random((20, 12)) < 0.9
-    failed = num_undecodable(BERNOULLI, masks, PARAMS, decoder=decoders.OneStep)
+    decoding = DecodingOptions(decoder=decoders.OneStep)
+    failed = num_undecodable(BERNOULLI, masks, PARAMS, decoding=decoding)
     error = jaxwgc.decoding(BERNOULLI, masks, decoders.OneStep).error
     relative = np.sqrt(error / 12)
     assert np.all(np.abs(relative - 0.999) > 0.01)

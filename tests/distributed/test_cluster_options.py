@@ -159,7 +159,7 @@ def test_gradients_are_debiased_in_training(open_cluster, debias, factor):
 
 
 def test_undecodable_rounds_are_skipped_in_training(open_cluster):
-    cluster, driver = open_cluster(decoding=DecodingOptions(undecodable="skip"))
+    cluster, driver = open_cluster(undecodable="skip")
     driver.respond = lambda: round_of(FIRST)
     with pytest.warns(UserWarning, match="cannot be decoded"):
         state = cluster.train(DESCENT, PARAMS, 1)
@@ -169,8 +169,8 @@ def test_undecodable_rounds_are_skipped_in_training(open_cluster):
 @pytest.mark.parametrize("tolerance", [0.6, 0.8])
 def test_tolerance_is_that_of_rounds_and_of_training(open_cluster, tolerance):
     """Half of the parts leave a relative residual of √(1/2)."""
-    decoding = DecodingOptions(undecodable="raise", tolerance=tolerance)
-    cluster, driver = open_cluster(decoding=decoding)
+    decoding = DecodingOptions(tolerance=tolerance)
+    cluster, driver = open_cluster(decoding=decoding, undecodable="raise")
     driver.respond = lambda: round_of(FIRST)
     is_error = tolerance < 0.7
     expected = pytest.raises(RuntimeError, match="cannot be decoded")

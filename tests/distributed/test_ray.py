@@ -13,7 +13,6 @@ import optax
 import pytest
 
 import jaxwgc
-from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import RayCluster, Timeouts
 from jaxwgc.distributed.ray._errors import NoResponse
 from jaxwgc.distributed.ray._events import Lost, Ready
@@ -44,7 +43,7 @@ def cluster(one_ray, folder):
         "has_aux": True,
         "batch": ray_tasks.draw_rows,
         "key": KEY,
-        "decoding": DecodingOptions(undecodable="raise"),
+        "undecodable": "raise",
         # No worker is lost because the machine is busy.
         "timeouts": Timeouts(answer=60.0, replacement=300.0),
         "faults": ray_tasks.faults(folder),

@@ -12,7 +12,6 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import RayCluster, Timeouts
 from jaxwgc.distributed.ray import _session, _worker_process
 from tests.distributed import ray_processes, ray_tasks
@@ -71,7 +70,7 @@ def test_claims_that_no_node_meets_are_said_at_once(nodes):
 def test_workers_are_spread_and_a_lost_node_is_survived(nodes, caplog):
     """No machine holds more workers than the code tolerates."""
     options = {
-        "decoding": DecodingOptions(undecodable="raise"),
+        "undecodable": "raise",
         "actor_options": {"num_cpus": 0.5},
         # No worker is lost because the machine is busy.
         "timeouts": Timeouts(answer=60.0, replacement=300.0),

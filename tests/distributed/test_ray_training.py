@@ -22,7 +22,6 @@ import psutil
 import pytest
 
 from jaxwgc import codes, coding, reports, stragglers
-from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import RayCluster, Timeouts, Verification
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from tests.distributed import ray_coordinator, ray_processes, ray_tasks
@@ -51,7 +50,7 @@ def cluster(one_ray, tmp_path_factory):
         "key": KEY,
         "batch": ray_tasks.draw,
         "wait": stragglers.until_decodable(CODE),
-        "decoding": DecodingOptions(undecodable="raise"),
+        "undecodable": "raise",
         "verification": Verification(audit=0.9),
         "timeouts": Timeouts(answer=3.0, replacement=300.0),
         "faults": ray_tasks.faults(tmp_path_factory.mktemp("faults"), seconds=0.005),

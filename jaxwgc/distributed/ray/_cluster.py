@@ -1,7 +1,6 @@
 """Training on worker processes, on one machine or many, which Ray starts."""
 
 import contextlib
-import dataclasses
 import functools
 import threading
 import warnings
@@ -15,7 +14,7 @@ import numpy as np
 import optax
 
 from jaxwgc._common import array_validation, validation
-from jaxwgc.aggregate import DecodingOptions, aggregator_of_messages
+from jaxwgc.aggregate import DecodingOptions, decode_aggregate
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._callbacks import Callback, TrainingState
@@ -24,13 +23,9 @@ from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
 from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
 from jaxwgc.distributed.ray._launcher import Launcher
 from jaxwgc.distributed.ray._leaves import by_name, difference, finite_leaves
+from jaxwgc.distributed.ray._live_table import live_table
 from jaxwgc.distributed.ray._messages import Layout, Round, read, sent
-from jaxwgc.distributed.ray._options import (
-    Faults,
-    Timeouts,
-    Verification,
-    check_decoding_options,
-)
+from jaxwgc.distributed.ray._options import Faults, Timeouts, Verification
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._rules import decodes_of, rules_of
 from jaxwgc.distributed.ray._session import (
@@ -118,8 +113,11 @@ class RayCluster:
         and `coverage` see each message. None waits until the messages decode; with
         `on_wrong`, for `fastest(num_workers - num_stragglers + 2)`, which leaves two
         checks, or for all workers if there are fewer.
-      decoding: `jaxwgc.aggregate.DecodingOptions`, without memory and debias, which
-        `train` takes, and without correct_errors, which `verification` replaces.
+      decoding: `jaxwgc.aggregate.DecodingOptions`: decoder, tolerance, and the dtype to
+        which messages are rounded when sent.
+      undecodable: Result of a round that cannot be decoded: `"least_squares"` takes the
+        nearest gradient that the responses give, `"skip"` a zero update, and `"raise"`
+        raises an error that names the missing workers.
       verification: `Verification`. By default, all messages are accepted.
       timeouts: `Timeouts`.
       address: Address of a running Ray cluster, as `"host:6379"`. `"auto"` stands for
@@ -194,6 +192,7 @@ class RayCluster:
         key: jax.Array | None = None,
         wait: WaitingRule | None = None,
         decoding: DecodingOptions = DecodingOptions(),
+        undecodable: str = "least_squares",
         verification: Verification = Verification(),
         timeouts: Timeouts = Timeouts(),
         address: str | None = None,
@@ -209,7 +208,9 @@ class RayCluster:
             missing = "key" if key is None else "batch"
             raise ValueError(f"key and batch must be given together; got no {missing}")
         validation.check_instance("decoding", decoding, DecodingOptions)
-        check_decoding_options(decoding)
+        validation.check_choice(
+            "undecodable", undecodable, ("least_squares", "skip", "raise")
+        )
         validation.check_instance("verification", verification, Verification)
         validation.check_instance("timeouts", timeouts, Timeouts)
         validation.check_instance("faults", faults, Faults)
@@ -260,18 +261,13 @@ class RayCluster:
         else:
             validation.check_bool("spare", spare)
             self._has_spare = spare
-        self._raises = decoding.undecodable == "raise"
-        if self._raises:
-            # `compute` raises an error for an undecodable round, so the aggregator
-            # never receives one.
-            decoding = dataclasses.replace(decoding, undecodable="least_squares")
+        self._undecodable = undecodable
         self._decoding = decoding
         # The call raises an error if an option does not fit the code.
         self._aggregator(memory=False, debias=None)
         self._locator = verification.locator(code)
         self._decoder = code.choose_decoder(decoding.decoder)
-        tolerance = decoding.tolerance_for(self._decoder)
-        self._decodes = decodes_of(code, self._decoder, tolerance)
+        self._decodes = self._decodes_with(memory=False, debias=None)
         rules = rules_of(code, wait, self._decodes, self._locator)
         self._fleet = Fleet(code.num_workers, timeouts, rules)
         # The lock is held during a round.
@@ -308,10 +304,28 @@ class RayCluster:
         self, memory: bool, debias: str | float | None
     ) -> optax.GradientTransformationExtraArgs:
         """Returns the aggregator of the messages of rounds."""
-        options = dataclasses.replace(self._decoding, memory=memory, debias=debias)
-        return aggregator_of_messages(
-            self.code, options, on_request=self.code.messages_per_worker > 1
+        undecodable = self._undecodable
+        if undecodable == "raise":
+            # `compute` raises an error for an undecodable round, so the aggregator
+            # never receives one.
+            undecodable = "least_squares"
+        return decode_aggregate(
+            self.code,
+            decoding=self._decoding,
+            undecodable=undecodable,
+            on_request=self.code.messages_per_worker > 1,
+            memory=memory,
+            debias=debias,
         )
+
+    def _decodes_with(
+        self, memory: bool, debias: str | float | None
+    ) -> Callable[[np.ndarray], bool]:
+        """Returns a function that tells whether a mask of messages can be decoded."""
+        tolerance = self._decoding.tolerance_for(
+            self._decoder, memory=memory, debias=debias
+        )
+        return decodes_of(self.code, self._decoder, tolerance)
 
     def compute(self, params: Any) -> Round:
         """Returns one round: sends parameters, and collects messages.
@@ -416,7 +430,7 @@ class RayCluster:
         validation.check_instance("callbacks", callbacks, Sequence, " of callbacks")
         if memory and self._locator is not None:
             raise ValueError(f"memory must be False with on_wrong; got {memory}")
-        if memory and self._raises:
+        if memory and self._undecodable == "raise":
             raise ValueError(
                 "memory must be False with undecodable='raise': stored messages stand "
                 f"in for lost ones in undecodable rounds, which raise; got {memory}"
@@ -427,9 +441,7 @@ class RayCluster:
         owner = object() if memory else None
         decodes = self._decodes
         if memory or debias is not None:
-            options = dataclasses.replace(self._decoding, memory=memory, debias=debias)
-            tolerance = options.tolerance_for(self._decoder)
-            decodes = decodes_of(self.code, self._decoder, tolerance)
+            decodes = self._decodes_with(memory, debias)
         compute = functools.partial(self._compute, owner=owner, decodes=decodes)
         params = jax.tree.map(jnp.asarray, params)
         state = TrainingState(
@@ -437,7 +449,9 @@ class RayCluster:
         )
         table_callbacks = contextlib.nullcontext([])
         if live:
-            table_callbacks = _training.live_table(num_steps, self)
+            table_callbacks = live_table(
+                num_steps, self.code.num_workers, lambda: self.workers, self.report
+            )
         with table_callbacks as callbacks_of_table:
             return _training.train(
                 compute,
@@ -543,7 +557,7 @@ class RayCluster:
         if this_round.decoding is not None:
             mask = np.asarray(this_round.decoding.mask)
         is_empty = not this_round.received.any() and not this_round.rejected
-        raises = is_empty or self._raises
+        raises = is_empty or self._undecodable == "raise"
         has_told = self._has_warned and not raises
         if has_told or decodes(mask):
             return

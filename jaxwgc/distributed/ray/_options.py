@@ -7,7 +7,6 @@ import numpy as np
 
 from jaxwgc import coding
 from jaxwgc._common import array_validation, validation
-from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
 
 # Shortest time limit, in seconds, for a silent worker. A machine that starts processes
@@ -168,22 +167,3 @@ class Faults:
             validation.check_callable("delay", self.delay)
         if self.corrupt is not None:
             validation.check_callable("corrupt", self.corrupt)
-
-
-def check_decoding_options(decoding: DecodingOptions) -> None:
-    """Raises ValueError if an option is set that belongs elsewhere in a cluster."""
-    defaults = DecodingOptions()
-    owners = {
-        "memory": "train(memory=...)",
-        "debias": "train(debias=...)",
-        "correct_errors": "verification",
-        "noise": "verification",
-    }
-    for name, owner in owners.items():
-        value = getattr(decoding, name)
-        default = getattr(defaults, name)
-        if value != default:
-            raise ValueError(
-                f"decoding.{name} must be {default} in a RayCluster (use {owner}); got "
-                f"{value}"
-            )

@@ -1,10 +1,8 @@
-"""Training around rounds: optimizer steps, interrupts and live table."""
+"""Training around rounds: optimizer steps and interrupts."""
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,10 +23,6 @@ from jaxwgc.distributed.ray._fleet import log
 from jaxwgc.distributed.ray._interrupts import noticed_interrupts
 from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
-from jaxwgc.distributed.ray._session import find_extra
-
-if TYPE_CHECKING:
-    from jaxwgc.distributed.ray._cluster import RayCluster
 
 
 def train(
@@ -152,76 +146,3 @@ def _update_of(
 def _num_undecodable(optimizer_state: Any) -> jax.Array:
     """Returns the count of the aggregator, which comes first in the chain."""
     return optimizer_state[0].num_undecodable
-
-
-@contextlib.contextmanager
-def live_table(
-    num_steps: int, cluster: "RayCluster"
-) -> Iterator[list[Callable[[Progress], None]]]:
-    """Shows a row for each worker in the terminal; yields the callbacks for training.
-
-    Before the first step, it shows how many workers are ready. From step 8 on, it shows
-    a straggler report, and a new one whenever the number of steps has doubled.
-    """
-    display = find_extra("rich.live").Live
-    new_table = find_extra("rich.table").Table
-    start = time.monotonic()
-    steps = 0
-    num_workers = cluster.code.num_workers
-    num_missed = np.zeros(num_workers)
-    table = None
-    report = None
-
-    def shown() -> Any:
-        if table is not None:
-            return table
-        num_ready = sum(bool(slot.node) for slot in cluster.workers)
-        return f"{num_ready} of {num_workers} workers are ready"
-
-    with display(get_renderable=shown, refresh_per_second=4):
-
-        def show(progress: Progress) -> None:
-            nonlocal num_missed, steps, table, report
-            metrics = progress.metrics()
-            steps = steps + 1
-            num_missed = num_missed + ~progress.round.received
-            seconds_per_step = (time.monotonic() - start) / steps
-            title = (
-                f"step {progress.state.step} of {num_steps}: loss {progress.loss:.6g}, "
-                f"{seconds_per_step:.3g} s a step"
-            )
-            is_power_of_two = steps.bit_count() == 1
-            if steps >= 8 and is_power_of_two:
-                # `report` raises an error if, for example, there are no times. Training
-                # then continues without a report.
-                with contextlib.suppress(ValueError):
-                    report = cluster.report()
-            new = new_table(
-                "worker",
-                "straggled",
-                "last response",
-                "slowdown",
-                "kind",
-                "trouble",
-                caption=None if report is None else report.advice,
-            )
-            new.title = title
-            new.title_justify = "left"
-            for worker, slot in enumerate(cluster.workers):
-                seconds = metrics[f"worker/{worker}/seconds"]
-                slowdown = ""
-                kind_of_worker = ""
-                if report is not None:
-                    slowdown = f"{report.slowdown[worker]:.2f}"
-                    kind_of_worker = report.kinds[worker]
-                new.add_row(
-                    str(worker),
-                    f"{num_missed[worker] / steps:.1%}",
-                    f"{seconds:.3f} s" if seconds >= 0 else "none",
-                    slowdown,
-                    kind_of_worker,
-                    slot.trouble,
-                )
-            table = new
-
-        yield [show]
