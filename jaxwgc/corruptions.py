@@ -10,7 +10,8 @@ ones.
 
 import abc
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -62,9 +63,12 @@ class CorruptionModel(abc.ABC):
     """
 
     who: StragglerModel
+    # What the number in a field must be, by name of the field.
+    rules: ClassVar[Mapping[str, Mapping[str, float]]] = {}
 
     def __post_init__(self):
         validation.check_instance("who", self.who, StragglerModel)
+        array_validation.check_fields(self, **self.rules)
 
     def init(self, num_workers: int) -> Any:
         """Returns the state before the first round."""
@@ -127,12 +131,7 @@ class additive_noise(CorruptionModel):
 
     scale: ArrayLike = 1.0
     share: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        array_validation.check_fields(
-            self, scale={"minimum": 0}, share={"positive": True, "maximum": 1}
-        )
+    rules = {"scale": {"minimum": 0}, "share": {"positive": True, "maximum": 1}}
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -182,10 +181,7 @@ class scaling(CorruptionModel):
     """
 
     factor: ArrayLike = 2.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        array_validation.check_fields(self, factor={})
+    rules = {"factor": {}}
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -263,10 +259,7 @@ class stuck(CorruptionModel):
     """
 
     value: ArrayLike = 0.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        array_validation.check_fields(self, value={})
+    rules = {"value": {}}
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -291,10 +284,7 @@ class same_vector(CorruptionModel):
     """
 
     scale: ArrayLike = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        array_validation.check_fields(self, scale={"minimum": 0})
+    rules = {"scale": {"minimum": 0}}
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -326,10 +316,10 @@ class codeword_part(CorruptionModel):
 
     code: GradientCode
     scale: ArrayLike = 1.0
+    rules = {"scale": {"minimum": 0}}
 
     def __post_init__(self):
         super().__post_init__()
-        array_validation.check_fields(self, scale={"minimum": 0})
         GradientCode.check(self.code)
 
     def corrupted(self, key, messages):

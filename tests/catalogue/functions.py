@@ -145,11 +145,8 @@ ROWS = (
     # Stragglers.
     Row(
         make=stragglers.fit_delays,
-        arguments={"times": TIMES, "loads": 1.0, "in_order": True, "held_out": 0.5},
-        rules={
-            "loads": "at least 0, finite and not all 0",
-            "held_out": "between 0 and 1",
-        },
+        arguments={"times": TIMES, "loads": 1.0},
+        rules={"loads": "at least 0, finite and not all 0"},
     ),
     # Studies.
     Row(
