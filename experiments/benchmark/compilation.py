@@ -60,6 +60,11 @@ class Program(NamedTuple):
     arguments: tuple[Any, ...]
 
 
+def effective_weights(code: jaxwgc.GradientCode, received: np.ndarray) -> jax.Array:
+    """Returns the weights of the partial gradients in a round."""
+    return jaxwgc.decoding(code, received).effective_weights
+
+
 def programs(seed: int) -> dict[str, Program]:
     """Returns the programs by name."""
     key = jax.random.key(seed)
@@ -77,8 +82,8 @@ def programs(seed: int) -> dict[str, Program]:
         uniform = stragglers.uniform(code.num_stragglers)
         named[f"a step of Adam, {name}"] = step(code, uniform, key)
         mask = np.arange(code.num_workers) > 0
-        decoding = functools.partial(jaxwgc.decoding, code)
-        named[f"a round, {name}"] = Program(decoding, (mask,))
+        decode = functools.partial(effective_weights, code)
+        named[f"a round, {name}"] = Program(decode, (mask,))
     delay = stragglers.shifted_exponential(1.0, 1.0)
     wait = stragglers.until_decodable(reed_solomon)
     until_decodable = step(reed_solomon, stragglers.delayed(delay, wait), key)
