@@ -2,8 +2,8 @@
 
 from jaxwgc.traces._column_names import ColumnOptions as ColumnOptions
 from jaxwgc.traces._files import FileOptions as FileOptions
-from jaxwgc.traces._files import Trace as Trace
 from jaxwgc.traces._files import read_trace as read_trace
+from jaxwgc.traces._files import read_traces as read_traces
 from jaxwgc.traces._frames import WorkerTimes as WorkerTimes
 from jaxwgc.traces._frames import is_frame as is_frame
 from jaxwgc.traces._frames import times_of_frame as times_of_frame
