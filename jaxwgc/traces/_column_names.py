@@ -28,12 +28,6 @@ _UNITS_PER_SECOND = {
     "nanoseconds": 1e9,
 }
 _UNITS = "|".join(_UNITS_PER_SECOND)
-# The end of a name of times. Units that may be another word, as in "host.company.us",
-# must stand behind a name of times.
-_UNIT_AT_END = re.compile(
-    rf"(?:.*_)?(?:(?:{_TIME_NAMES}|{_WAIT_NAMES})_(?P<named>{_UNITS})"
-    rf"|(?!us$)(?P<alone>{_UNITS}))"
-)
 # The micro sign and the Greek letter.
 _MICRO = str.maketrans("\u00b5\u03bc", "uu")
 # Name and number (or letter) of a worker in a column name: "host0", "rank-3", "host-a".
@@ -146,8 +140,7 @@ def form_of(
             f"and one of seconds; the columns are {listed(names)}. {_HOW_TO_CHOOSE}. "
             "If the columns are steps, transpose the table"
         )
-    units_per_second = _UNITS_PER_SECOND.get(_plain(seconds).rpartition("_")[2], 1.0)
-    return LongForm(step, worker, seconds, units_per_second)
+    return LongForm(step, worker, seconds, _units_per_second(seconds))
 
 
 def holds_numbered_worker(name: str) -> bool:
@@ -201,11 +194,13 @@ def _is_time(name: str, time_names: str) -> bool:
 
 
 def _units_per_second(name: str) -> float:
-    """Returns the units per second of times, from the end of a name; 1 if unknown."""
-    match = _UNIT_AT_END.fullmatch(_plain(name))
-    if match is None:
+    """Returns the units per second of times, from the end of a name; 1 if unknown.
+
+    A word behind a point is the end of a host name, as in "gpu0.company.us".
+    """
+    if re.search(r"\.[A-Za-z]+$", name):
         return 1.0
-    return _UNITS_PER_SECOND[match["named"] or match["alone"]]
+    return _UNITS_PER_SECOND.get(_plain(name).rpartition("_")[2], 1.0)
 
 
 def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:

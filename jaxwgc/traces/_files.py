@@ -12,11 +12,12 @@ import numpy as np
 
 from jaxwgc.traces._column_names import (
     ColumnOptions,
+    form_of,
     is_load_name,
     is_step_name,
     is_worker_name,
 )
-from jaxwgc.traces._frames import MIN_INCREASES, WorkerTimes, times_of_table
+from jaxwgc.traces._frames import MIN_INCREASES, WorkerTimes, times_of
 
 _TEXT_FILES = (".csv", ".tsv", ".txt")
 _JSON_FILES = (".jsonl", ".ndjson")
@@ -110,12 +111,8 @@ def read_traces(
         raise ValueError(f"{path.name} must have rows of times; got none")
     traces = {}
     for load, table in _tables_by_load(frame).items():
-        trace = times_of_table(
-            table,
-            options.columns,
-            waits=options.waits,
-            skip_bad_rows=options.skip_bad_rows,
-        )
+        form = form_of(list(table.columns), options.columns, options.waits)
+        trace = times_of(table, form, options.skip_bad_rows)
         # Columns without names are called "0", "1", ...
         if all(name.isdecimal() for name in table.columns):
             _check_is_no_step(trace.times[:, 0])
@@ -151,24 +148,20 @@ def _tables_by_load(frame: Any) -> dict[float | None, Any]:
 def _read_numpy(path: Path, name: str | None) -> np.ndarray:
     """Returns the array of a NumPy file."""
     try:
-        content = np.load(path)
-        if not isinstance(content, np.ndarray):
-            if name is None and len(content.files) == 1:
-                name = content.files[0]
-            if name not in content.files:
-                names = ", ".join(content.files)
-                raise ValueError(
-                    f"--array must be one of {names} in {path}; got {name}"
-                )
-            content = content[name]
-    except (EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path.name} is no NumPy file: {error}") from error
-    except ValueError as error:
-        if "pickle" not in str(error):
-            raise
+        content: Any = np.load(path)
+    except (EOFError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"{path.name} must be a NumPy file with an array of numbers"
+            f"{path.name} must be a NumPy file with an array of numbers; {error}"
         ) from error
+    if not isinstance(content, np.ndarray):
+        arrays = dict(content)
+        if name is None and len(arrays) == 1:
+            (name,) = arrays
+        if name not in arrays:
+            raise ValueError(
+                f"--array must be one of {', '.join(arrays)} in {path}; got {name}"
+            )
+        content = arrays[name]
     if content.ndim not in (2, 3) or content.size == 0:
         raise ValueError(
             f"{path.name} must have times (rounds, workers) or (rounds, workers, "
@@ -340,19 +333,18 @@ def _delimiter(line: str) -> str:
 
 def _cells(line: str, delimiter: str) -> list[str]:
     """Returns the cells of a line."""
-    if delimiter == _SPACES or not line.strip():
+    if delimiter == _SPACES:
         return line.split()
-    (cells,) = csv.reader([line], delimiter=delimiter, skipinitialspace=True)
+    cells = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
     return [cell.strip() for cell in cells]
 
 
 def _is_header(cells: list[str]) -> bool:
     """Returns whether the first row holds names, or consecutive numbers of workers."""
-    workers = [int(cell) for cell in cells if cell.isdecimal()]
-    num_named = len(cells) - (cells[0] == "")
-    if len(workers) == num_named > 1 and workers[0] in (0, 1):
-        if workers == list(range(workers[0], workers[0] + num_named)):
-            return True
+    workers = cells[1:] if cells[0] == "" else cells
+    counts = [[str(first + at) for at in range(len(workers))] for first in (0, 1)]
+    if len(workers) > 1 and workers in counts:
+        return True
     return not all(cell == "" or _may_be_number(cell) for cell in cells)
 
 

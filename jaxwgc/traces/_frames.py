@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxwgc.traces._column_names import (
-    ColumnOptions,
     LongForm,
     WideForm,
     form_of,
@@ -26,7 +25,11 @@ MIN_INCREASES = 8
 # Times in seconds since 1970 exceed this number. Nearly all of them increase.
 _SECONDS_SINCE_1970 = 1e8
 _MOST_INCREASES = 0.9
-_NOTHING_CHOSEN = ColumnOptions()
+_HOW_TO_WRITE_NUMBERS = (
+    "Leave the cell empty if there was no response. Pass --decimal , or --decimal . if "
+    "numbers have marks, and --skip-bad-rows to skip such rows. Convert durations to "
+    "seconds by .dt.total_seconds()"
+)
 
 
 class WorkerTimes(NamedTuple):
@@ -57,43 +60,16 @@ def is_frame(value: Any) -> bool:
 def times_of_frame(frame: Any, waits: bool = False) -> WorkerTimes:
     """Returns the times of workers in a DataFrame; warns about skipped columns.
 
+    If the columns are called "worker", as after `pivot(columns="worker")`, all of them
+    are workers. Levels of a MultiIndex are read as columns.
+
     Args:
       frame: DataFrame with a row per time or a column per worker.
       waits: Whether these are waiting times.
 
     Raises:
-      ValueError: If `times_of_table` rejects the DataFrame.
-    """
-    worker_times = times_of_table(frame, waits=waits)
-    for note in worker_times.notes:
-        warnings.warn(note, stacklevel=4)
-    return worker_times
-
-
-def times_of_table(
-    frame: Any,
-    options: ColumnOptions = _NOTHING_CHOSEN,
-    *,
-    waits: bool = False,
-    skip_bad_rows: bool = False,
-) -> WorkerTimes:
-    """Returns the times of workers in a DataFrame, of the user or of a file.
-
-    If the columns are called "worker", as after `pivot(columns="worker")`, all of them
-    are workers. Levels of a MultiIndex are read as columns.
-
-    Args:
-      frame: DataFrame with a row per time or a column per worker. Errors name its rows
-        by their index.
-      options: Columns that the user has chosen.
-      waits: Whether these are waiting times.
-      skip_bad_rows: Whether to skip rows with a cell that is no number, in place of an
-        error.
-
-    Raises:
       ValueError: If columns are unknown or ambiguous, or have several levels, if levels
-        of the index have no names, if a cell is no number, if a step and worker occurs
-        twice, or if times are seconds since 1970.
+        of the index have no names, or a cell is no number.
     """
     if frame.columns.nlevels > 1:
         raise ValueError(
@@ -120,20 +96,46 @@ def times_of_table(
     if is_worker_name(columns_name) and not any(map(holds_numbered_worker, workers)):
         form = wide_form(names, dict(zip(workers, workers)))
     else:
-        form = form_of(names, options, waits)
-    frame = frame.set_axis(names, axis="columns")
+        form = form_of(names, waits=waits)
+    worker_times = times_of(frame.set_axis(names, axis="columns"), form)
+    for note in worker_times.notes:
+        warnings.warn(note, stacklevel=4)
+    return worker_times
+
+
+def times_of(
+    frame: Any, form: LongForm | WideForm, skip_bad_rows: bool = False
+) -> WorkerTimes:
+    """Returns the times of workers in a DataFrame, of the user or of a file.
+
+    Args:
+      frame: DataFrame. Errors name its rows by their index.
+      form: Columns that hold times.
+      skip_bad_rows: Whether to skip rows with a cell that is no number, in place of an
+        error.
+
+    Raises:
+      ValueError: If a cell is no number, if a step and worker occurs twice, or if times
+        are seconds since 1970.
+    """
     if isinstance(form, LongForm):
         numeric = [form.step, form.seconds]
         required = [form.step, form.worker]
     else:
-        steps = [] if form.step is None else [form.step]
-        required = [name for name in steps if _has_numbers(frame[name])]
+        required = [form.step] if _has_steps(frame, form) else []
         numeric = [*form.workers, *required]
     is_bad = np.zeros(len(frame), bool)
     for name in numeric:
-        is_bad |= _bad_cells(frame[name], skip_bad_rows)
+        is_number = frame[name].isna() | _are_numbers(frame[name])
+        if not skip_bad_rows:
+            _check_cells(frame[name], is_number, "be a number", _HOW_TO_WRITE_NUMBERS)
+        is_bad |= ~is_number
     for name in required:
-        is_bad |= _empty_cells(frame[name], skip_bad_rows)
+        is_given = frame[name].notna() & (frame[name].astype(str).str.strip() != "")
+        if not skip_bad_rows:
+            hint = "Complete it, or pass --skip-bad-rows"
+            _check_cells(frame[name], is_given, "have a worker and a step", hint)
+        is_bad |= ~is_given
     frame = frame[~is_bad]
     if isinstance(form, LongForm):
         worker_times = _pivot(frame, form)
@@ -155,7 +157,7 @@ def _in_order(frame: Any, form: WideForm) -> WorkerTimes:
         notes.append(f"skipped columns that are not known to be workers: {names}")
     steps = frame.index.to_numpy()
     has_steps = False
-    if form.step is not None and _has_numbers(frame[form.step]):
+    if _has_steps(frame, form):
         steps = _as_steps(frame[form.step])
         has_steps = len(np.unique(steps)) == len(steps)
         if has_steps:
@@ -218,14 +220,31 @@ def _pivot(frame: Any, form: LongForm) -> WorkerTimes:
     )
 
 
-def _has_numbers(column: Any) -> bool:
-    """Returns whether any cell of a column is a number."""
-    return any(_is_number(cell) for cell in column.dropna())
+def _has_steps(frame: Any, form: WideForm) -> bool:
+    """Returns whether there is a column of steps, with a number."""
+    return form.step is not None and _are_numbers(frame[form.step].dropna()).any()
+
+
+def _are_numbers(column: Any) -> Any:
+    """Returns which cells of a column are real numbers or NaN, a bool Series."""
+    if column.dtype.kind in "iuf":
+        return column.notna() | True
+    return column.map(_is_number).astype(bool)
 
 
 def _is_number(cell: Any) -> bool:
     """Returns whether a cell is a real number; True and False are none."""
     return isinstance(cell, numbers.Real) and not isinstance(cell, bool)
+
+
+def _check_cells(column: Any, is_right: Any, rule: str, hint: str) -> None:
+    """Raises ValueError for the first cell that breaks a rule."""
+    if not is_right.all():
+        row = int(np.argmin(is_right))
+        raise ValueError(
+            f"row {column.index[row]}, column {column.name} must {rule}; got "
+            f"{column.iloc[row]!r}. {hint}"
+        )
 
 
 def _notes_on_clocks(times: np.ndarray) -> list[str]:
@@ -250,41 +269,6 @@ def _notes_on_clocks(times: np.ndarray) -> list[str]:
             "day or since the start"
         ]
     return []
-
-
-def _bad_cells(column: Any, skip_bad_rows: bool) -> np.ndarray:
-    """Returns which cells are neither numbers nor missing, or raises for the first."""
-    if column.dtype.kind in "iuf":
-        return np.zeros(len(column), bool)
-    if column.dtype.kind == "m":
-        raise ValueError(
-            f"column {column.name} must have numbers; got {column.dtype}. Convert it "
-            "to seconds by .dt.total_seconds()"
-        )
-    is_number = np.array([_is_number(cell) for cell in column], bool)
-    is_bad = ~(is_number | column.isna().to_numpy())
-    if is_bad.any() and not skip_bad_rows:
-        first = int(np.argmax(is_bad))
-        raise ValueError(
-            f"row {column.index[first]}, column {column.name} must be a number; got "
-            f"{column.iloc[first]!r}. Leave the cell empty if there was no response. "
-            "For marks of decimals and thousands pass --decimal , or --decimal . and "
-            "to skip such rows --skip-bad-rows"
-        )
-    return is_bad
-
-
-def _empty_cells(column: Any, skip_bad_rows: bool) -> np.ndarray:
-    """Returns which cells of steps or workers are empty, or raises for the first."""
-    is_blank = column.map(lambda cell: str(cell).strip() == "")
-    is_empty = (column.isna() | is_blank.astype(bool)).to_numpy()
-    if is_empty.any() and not skip_bad_rows:
-        raise ValueError(
-            f"row {column.index[int(np.argmax(is_empty))]} must have a worker and a "
-            f"step; its column {column.name} is empty. Complete it, or pass "
-            "--skip-bad-rows"
-        )
-    return is_empty
 
 
 def _as_float(column: Any) -> np.ndarray:

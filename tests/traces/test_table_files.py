@@ -299,8 +299,12 @@ BAD = [
         "row 4 must be of another step or worker; got step 1 and worker a again",
     ),
     ("a.csv", LONG + "one,a,2\n", "row 2, column step must be a number; got 'one'"),
-    ("a.csv", LONG + "1,a,2\n2,,3\n", "row 3 must have a worker and a step; its colum"),
-    ("a.csv", LONG + ",a,2\n", "row 2 must have a worker and a step; its column step"),
+    (
+        "a.csv",
+        LONG + "1,a,2\n2,,3\n",
+        "row 3, column worker must have a worker and a step",
+    ),
+    ("a.csv", LONG + ",a,2\n", "row 2, column step must have a worker and a step"),
     ("a.jsonl", "[1, 2]\n[1, x]\n[1, 2]\n", "row 2 must be JSON: a list .*; got .1, x"),
     ("a.jsonl", '[1, 2]\n[1, "x"]\n', "row 2, column 1 must be a number; got 'x'"),
     ("a.jsonl", "[1, 2]\n[1, true]\n", "row 2, column 1 must be a number; got True"),
@@ -312,7 +316,7 @@ BAD = [
         "row 2 must be JSON: .* like the first row; got .3",
     ),
     ("a.pdf", "1,2\n", "FILE must be one of .csv, .tsv, .txt, .jsonl, .ndjson, .npy"),
-    ("a.npy", "", "a.npy is no NumPy file: No data left in file"),
+    ("a.npy", "", "a.npy must be a NumPy file .*; No data left in file"),
     ("a.npy", "words", "a.npy must be a NumPy file with an array of numbers"),
     ("a.npz", "words", "a.npz must be a NumPy file with an array of numbers"),
 ]
@@ -432,7 +436,7 @@ def test_rows_without_a_step(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("step,rank0,rank1\n1,1,2\n,3,4\n0,5,6\n")
     with pytest.raises(
-        ValueError, match="row 3 must have a worker and a step; its colu"
+        ValueError, match="row 3, column step must have a worker and a step"
     ):
         read_trace(path, FileOptions())
     trace = read_trace(path, FileOptions(skip_bad_rows=True))
