@@ -253,9 +253,9 @@ def chosen_method(method: str, matrix: Matrix, sketch_size: int) -> str:
         has_sketch = matrix.functions.sketch is not None
         supported = ("sketch", "columns") if has_sketch else ("columns",)
     elif isinstance(matrix, Sparse):
-        supported = ("sketch", "columns")
+        supported = ("columns", "sketch")
     elif isinstance(matrix, BlockMatrix):
-        supported = ("sketch", "factor")
+        supported = ("factor", "sketch")
     elif isinstance(matrix, Dense):
         supported = ("gram", "sketch", "factor")
     else:
