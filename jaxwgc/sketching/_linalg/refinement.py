@@ -410,6 +410,7 @@ def moved_point(
     return point, products.squared > 100 * squared
 
 
+@jax.jit
 def _backward_error(factors: Factors, point: Point, s: Array) -> Array:
     """Computes Karlson and Waldén's estimate of the backward error, relative to ‖X‖.
 
