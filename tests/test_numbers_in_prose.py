@@ -38,7 +38,7 @@ from experiments.codes import equal_load
 from experiments.delays import against_the_clock, straggler_reports, when_coding_pays
 from experiments.paper import mnist
 from experiments.ray import language_model
-from jaxwgc.checks import _measures
+from jaxwgc.checks import _check_step
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray import _options, _part_worker, _response_limit
 from jaxwgc.reports import _barrier, _changes, _kinds, _levels, _outliers
@@ -717,7 +717,7 @@ QUOTED = [
     Quoted(
         "docs/if-something-looks-wrong.md",
         "by less than 2% agree",
-        lambda: 100 * _measures.TOLERANCE,
+        lambda: 100 * _check_step.TOLERANCE,
     ),
     Quoted("README.md", "a round takes 0.93", lambda: on_request("`uneven_seconds`")),
     Quoted(
