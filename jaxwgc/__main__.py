@@ -214,7 +214,7 @@ def _advice(
         len(report.names),
         jax.random.key(0),
         names=report.names.tolist(),
-        memory=memory,
+        candidates=jaxwgc.planning.Candidates(memory=memory),
     )
     return plan.answer
 
@@ -246,10 +246,12 @@ def _plan(options: argparse.Namespace) -> _Result:
         trace.times.shape[1],
         jax.random.key(0),
         names=trace.workers,
-        exact=options.exact,
-        memory=options.memory,
-        replications=options.replications,
-        target=options.target,
+        candidates=jaxwgc.planning.Candidates(
+            replications=options.replications,
+            memory=options.memory,
+            exact=options.exact,
+        ),
+        goal=jaxwgc.planning.Goal(target=options.target),
     )
     return _Result(fields=plan.to_dict(), text=str(plan), draw=plan.plot)
 
