@@ -228,7 +228,7 @@ def _advice(
         len(report.names),
         jax.random.key(0),
         names=report.names.tolist(),
-        memory=memory,
+        candidates=jaxwgc.planning.Candidates(memory=memory),
     )
     return plan.answer
 
@@ -252,10 +252,12 @@ def _plan(options: argparse.Namespace) -> _Result:
         len(workers),
         jax.random.key(0),
         names=workers,
-        exact=options.exact,
-        memory=options.memory,
-        replications=options.replications,
-        target=options.target,
+        candidates=jaxwgc.planning.Candidates(
+            replications=options.replications,
+            memory=options.memory,
+            exact=options.exact,
+        ),
+        goal=jaxwgc.planning.Goal(target=options.target),
     )
     return _Result(fields=plan.to_dict(), text=str(plan), draw=plan.plot)
 

@@ -23,7 +23,6 @@ pictures, at formulas besides powers of ten, and at docs/api and the mathematics
 """
 
 import functools
-import inspect
 import json
 import re
 import tomllib
@@ -708,9 +707,9 @@ def megabytes_read(code, title):
     return number(row[title])
 
 
-def default_of_plan(name):
-    """Returns the default value of an argument of `jaxwgc.plan`."""
-    return inspect.signature(jaxwgc.plan).parameters[name].default
+def default_of_goal(name):
+    """Returns the default value of an attribute of `planning.Goal`."""
+    return getattr(jaxwgc.planning.Goal(), name)
 
 
 QUOTED = [
@@ -1066,12 +1065,16 @@ QUOTED = [
         "worst case it takes 24% longer",
         lambda: cell("plan_simulated", "least regret: worst", "all"),
     ),
-    Quoted(PLANNING, "`target` (0.01 by default)", lambda: default_of_plan("target")),
-    Quoted(PLANNING, "`condition` (100)", lambda: default_of_plan("condition")),
     Quoted(
         PLANNING,
-        "`heterogeneity` (0.1)",
-        lambda: default_of_plan("heterogeneity"),
+        "`Goal(target=…)` (0.01 by default)",
+        lambda: default_of_goal("target"),
+    ),
+    Quoted(PLANNING, "`Goal(condition=…)` (100)", lambda: default_of_goal("condition")),
+    Quoted(
+        PLANNING,
+        "`Goal(heterogeneity=…)` (0.1)",
+        lambda: default_of_goal("heterogeneity"),
     ),
     Quoted(REPORTS, "at least 95% of the rounds", lambda: 100 * _barrier._NEARLY_ALL),
     Quoted(REPORTS, "within 2% of", lambda: 100 * _barrier._RANGE_OF_JITTER),

@@ -80,8 +80,8 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
     asked = []
     answer = types.SimpleNamespace(answer="uncoded, waiting for all")
 
-    def plan(*arguments, names, memory):
-        asked.append((*arguments, names, memory))
+    def plan(*arguments, names, candidates):
+        asked.append((*arguments, names, candidates.memory))
         return answer
 
     monkeypatch.setattr(jaxwgc, "plan", plan)
@@ -122,7 +122,7 @@ def test_times_after_a_barrier_are_not_planned_with(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(
         jaxwgc,
         "plan",
-        lambda *arguments, names, memory: types.SimpleNamespace(answer="uncoded"),
+        lambda *arguments, names, candidates: types.SimpleNamespace(answer="uncoded"),
     )
     printed = shown(capsys, path, "--plan", "--before-collective")
     assert "Nothing to gain" in printed
@@ -204,9 +204,8 @@ def test_a_plan_is_printed_as_text_and_as_json(tmp_path, capsys):
         jaxwgc.stragglers.empirical(times),
         3,
         jax.random.key(0),
-        exact=True,
-        replications=[1, 2],
-        target=0.001,
+        candidates=jaxwgc.planning.Candidates(exact=True, replications=[1, 2]),
+        goal=jaxwgc.planning.Goal(target=0.001),
     )
     assert printed == f"{expected}\n"
     main(["plan", str(path), "--json", *options])

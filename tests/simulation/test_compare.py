@@ -13,7 +13,7 @@ from scipy import stats
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
-from jaxwgc.simulation._compare._intervals import summary_of_rounds
+from jaxwgc.simulation._comparison import summary_of_rounds
 from jaxwgc.stragglers import deadline, fastest, until_decodable
 from tests import oracles
 

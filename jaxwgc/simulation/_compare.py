@@ -1,7 +1,7 @@
-"""Compares codes, delay models and waiting rules: the public function."""
+"""Compares codes, delay models and waiting rules by simulated rounds."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -11,24 +11,29 @@ from jaxwgc._common import array_validation, validation
 from jaxwgc._common.progress import Progress
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
-from jaxwgc.simulation._compare._cells import (
-    Cell,
-    groups_of_equal_loads,
-    quantities_of_cells,
-    simulated,
-)
-from jaxwgc.simulation._compare._comparison import QUANTITIES, Comparison
-from jaxwgc.simulation._compare._inputs import checked_inputs
-from jaxwgc.simulation._compare._intervals import (
+from jaxwgc.simulation._compare_inputs import Inputs, checked_inputs
+from jaxwgc.simulation._comparison import (
+    QUANTITIES,
+    Comparison,
     events_of,
     summary_of_errors,
     summary_of_rounds,
     summary_of_times,
 )
-from jaxwgc.simulation._compare._trials import Schedule
+from jaxwgc.simulation._masks import DecodedMasks, decode_packed, distinct_rows
 from jaxwgc.simulation._monte_carlo import Summary, summarize
-from jaxwgc.stragglers import DelayModel
+from jaxwgc.simulation._rounds import (
+    Drawn,
+    Loads,
+    Rounds,
+    code_of_ends,
+    draw_rounds,
+    end_rounds,
+)
+from jaxwgc.stragglers import DelayModel, WaitingRule
 
+# Index of code, delay model and waiting rule.
+_Cell: TypeAlias = tuple[int, int, int]
 # Default number of trials per call of a compiled program. Their times need a few MB.
 _BATCH_SIZE = 4096
 
@@ -155,19 +160,18 @@ def compare(
     if not any(inputs.has_dependent_rounds):
         num_rounds = 1
     num_trials = -(-num_trials // num_rounds) * num_rounds
-    schedule = Schedule(
+    schedule = _Schedule(
         num_trials=num_trials, num_rounds=num_rounds, batch_size=batch_size
     )
     shape = (len(inputs.codes), len(inputs.delays), len(inputs.rules))
     # Memory for kept trials is allocated before the simulation, so that a lack of
     # memory shows at once.
     table = _Table.empty(shape, num_trials, keep_trials)
-    groups = groups_of_equal_loads(inputs)
+    groups = _groups_of_equal_loads(inputs)
     num_batches = schedule.num_batches * len(groups) * len(inputs.delays)
     with Progress(progress, num_batches + len(inputs.codes)) as shown:
-        trials = simulated(inputs, groups, key, schedule, shown)
-        cells = quantities_of_cells(inputs, trials, tolerance, shown)
-        for cell, quantities in cells:
+        trials = _simulated(inputs, groups, key, schedule, shown)
+        for cell, quantities in _quantities_of_cells(inputs, trials, tolerance, shown):
             _, delay, _ = cell
             is_dependent = inputs.has_dependent_rounds[delay]
             table.fill(cell, quantities, num_rounds if is_dependent else 1)
@@ -180,6 +184,225 @@ def compare(
         trials=table.trials,
         **table.summaries,
     )
+
+
+class _Schedule(NamedTuple):
+    """Arrangement of trials: clusters, each with consecutive rounds.
+
+    Trial i is round `i % num_rounds` of cluster `i // num_rounds`.
+
+    Attributes:
+      num_trials: Number of trials, a multiple of num_rounds.
+      num_rounds: Consecutive rounds of a cluster; 1 if trials are independent.
+      batch_size: Number of trials per call of a compiled program.
+    """
+
+    num_trials: int
+    num_rounds: int
+    batch_size: int
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of clusters per call of a compiled program."""
+        return max(self.batch_size // self.num_rounds, 1)
+
+    @property
+    def num_batches(self) -> int:
+        """Number of calls of a compiled program."""
+        return -(-self.num_trials // (self.num_clusters * self.num_rounds))
+
+    def batches(self) -> Iterator[np.ndarray]:
+        """Yields trial numbers (clusters, num_rounds); the last batch has too many."""
+        size = self.num_clusters * self.num_rounds
+        for start in range(0, self.num_trials, size):
+            numbers = start + np.arange(size)
+            yield numbers.reshape(self.num_clusters, self.num_rounds)
+
+
+class _Trials(NamedTuple):
+    """Simulated rounds of all trials, on the host.
+
+    Attributes:
+      time: Duration of the round, (num_trials,).
+      work: Work until the end of the round, in passes over the data, (num_trials,).
+      masks: Distinct masks of the messages that arrived, packed bits, uint8
+        (masks, bytes).
+      places: Index of the mask of each trial, int (num_trials,).
+    """
+
+    time: np.ndarray
+    work: np.ndarray
+    masks: np.ndarray
+    places: np.ndarray
+
+    @classmethod
+    def joined(cls, batches: Sequence[Rounds], num_trials: int) -> "_Trials":
+        """Joins the rounds of all batches, without the trials of the padding."""
+        time = np.concatenate([rounds.time for rounds in batches])
+        work = np.concatenate([rounds.work for rounds in batches])
+        packed = np.concatenate([rounds.masks for rounds in batches])
+        masks, places = distinct_rows(packed[:num_trials])
+        return cls(
+            time=time[:num_trials], work=work[:num_trials], masks=masks, places=places
+        )
+
+
+class _Series(NamedTuple):
+    """Rounds that cells share, since their codes have equal loads and one rule.
+
+    Attributes:
+      rule: Waiting rule.
+      code: Code of the messages, one of those of the cells.
+      cells: Index of code and rule of each cell.
+    """
+
+    rule: WaitingRule
+    code: GradientCode
+    cells: list[tuple[int, int]]
+
+
+class _Group(NamedTuple):
+    """Series of codes with equal loads and parts, which share drawn times."""
+
+    loads: Loads
+    series: dict[Hashable, _Series]
+
+
+def _groups_of_equal_loads(inputs: Inputs) -> list[_Group]:
+    """Returns the codes and rules that share drawn times."""
+    groups: dict[Hashable, _Group] = {}
+    for place, code in enumerate(inputs.codes.values()):
+        loads = Loads.of(code, np.float64)
+        group = groups.setdefault(loads.identity, _Group(loads=loads, series={}))
+        for number, rules in enumerate(inputs.rules.values()):
+            rule = rules[place]
+            identity = id(rule), id(code_of_ends(rule, code))
+            series = group.series.setdefault(identity, _Series(rule, code, []))
+            series.cells.append((place, number))
+    return list(groups.values())
+
+
+def _simulated(
+    inputs: Inputs,
+    groups: list[_Group],
+    key: jax.Array,
+    schedule: _Schedule,
+    shown: Progress,
+) -> dict[_Cell, _Trials]:
+    """Returns the trials of every cell.
+
+    Raises:
+      ValueError: If times of a delay model, or ends of rounds, are NaN or negative.
+    """
+    code_names = list(inputs.codes)
+    rule_names = list(inputs.rules)
+    trials = {}
+    for place, (name, delay) in enumerate(inputs.delays.items()):
+        for group in groups:
+            batches = []
+            for numbers in schedule.batches():
+                drawn = _draw(name, delay, key, numbers, group.loads)
+                batches.append(_end(group, inputs.late, drawn, numbers, schedule))
+                shown.advance()
+            for series, rounds in zip(
+                group.series.values(), zip(*batches), strict=True
+            ):
+                joined = _Trials.joined(rounds, schedule.num_trials)
+                is_valid = joined.time >= 0
+                for code, number in series.cells:
+                    if not is_valid.all():
+                        raise ValueError(
+                            f"waiting[{rule_names[number]!r}] must end rounds at times "
+                            f"of at least 0, or at infinity; with delays[{name!r}] and "
+                            f"codes[{code_names[code]!r}] a round ends at "
+                            f"{joined.time[~is_valid][0]}"
+                        )
+                    trials[code, place, number] = joined
+    return trials
+
+
+def _draw(
+    name: str, delay: DelayModel, key: jax.Array, numbers: np.ndarray, loads: Loads
+) -> Drawn:
+    """Draws times of trials; errors have the name of the delay model."""
+    keys, delay_keys = _keys_of(key, numbers)
+    try:
+        drawn = draw_rounds(delay, keys, loads, delay_keys=delay_keys)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"delays[{name!r}] cannot be drawn: {error}") from error
+    times = np.asarray(drawn.times)
+    if not times.min() >= 0:
+        invalid = times[~(times >= 0)]
+        raise ValueError(
+            "delays must return times of at least 0, and infinity for a worker that "
+            f"never responds; delays[{name!r}] returned {invalid[0]}. Check its "
+            "parameters and the loads of the codes"
+        )
+    return drawn
+
+
+def _end(
+    group: _Group, late: str, drawn: Drawn, numbers: np.ndarray, schedule: _Schedule
+) -> list[Rounds]:
+    """Ends the rounds of a batch of trials by the rule of each series."""
+    # The last batch is padded by trials that are not used.
+    num_clusters = int(np.sum(numbers[:, 0] < schedule.num_trials))
+    started = []
+    for series in group.series.values():
+        started.append(
+            end_rounds(series.rule, late, series.code, drawn, num_clusters=num_clusters)
+        )
+    return jax.device_get(started)
+
+
+@jax.jit
+def _keys_of(key: jax.Array, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the keys of trials, and those by which `delayed` draws their times.
+
+    Args:
+      key: PRNG key.
+      numbers: Trial numbers, (clusters, num_rounds).
+    """
+    keys_of_cluster = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    keys = jax.vmap(keys_of_cluster, in_axes=(None, 0))(key, numbers)
+    delay_and_wait_keys = jax.vmap(jax.vmap(jax.random.split))(keys)
+    return keys, delay_and_wait_keys[:, :, 0]
+
+
+def _quantities_of_cells(
+    inputs: Inputs, trials: dict[_Cell, _Trials], tolerance: float, shown: Progress
+) -> Iterator[tuple[_Cell, dict[str, np.ndarray]]]:
+    """Yields the trials of each quantity, (num_trials,), of each cell.
+
+    Masks that occur in several cells of a code are decoded once.
+    """
+    for place, code in enumerate(inputs.codes.values()):
+        cells = {cell: trials[cell] for cell in trials if cell[0] == place}
+        masks_of_cells = [trials_of_cell.masks for trials_of_cell in cells.values()]
+        masks, places = distinct_rows(np.concatenate(masks_of_cells))
+        decoded = decode_packed(code, masks)
+        shown.advance()
+        ends = np.cumsum([len(masks_of_cell) for masks_of_cell in masks_of_cells])
+        places_of_cells = np.split(places, ends[:-1])
+        for cell, places_of_cell in zip(cells, places_of_cells, strict=True):
+            trials_of_cell = cells[cell]
+            decoded_trials = decoded.take(places_of_cell[trials_of_cell.places])
+            yield cell, _quantities(trials_of_cell, decoded_trials, tolerance)
+
+
+def _quantities(
+    trials: _Trials, decoded: DecodedMasks, tolerance: float
+) -> dict[str, np.ndarray]:
+    """Returns the trials of each quantity of a cell, (num_trials,)."""
+    return {
+        "time": trials.time,
+        "error": decoded.error,
+        "share": decoded.share,
+        # An error of 0 means that the residual is rounding.
+        "exact": (decoded.residual <= tolerance) | (decoded.error == 0),
+        "messages": decoded.messages,
+        "work": trials.work,
+    }
 
 
 class _Table(NamedTuple):
@@ -198,7 +421,7 @@ class _Table(NamedTuple):
     trials: dict[str, np.ndarray]
 
     @classmethod
-    def empty(cls, shape: Cell, num_trials: int, keep_trials: bool) -> "_Table":
+    def empty(cls, shape: _Cell, num_trials: int, keep_trials: bool) -> "_Table":
         """Returns a table of cells of that shape, to be filled."""
         summaries = {}
         trials = {}
@@ -214,7 +437,7 @@ class _Table(NamedTuple):
         return cls(summaries=summaries, time_events=np.empty(shape), trials=trials)
 
     def fill(
-        self, cell: Cell, quantities: dict[str, np.ndarray], num_rounds: int
+        self, cell: _Cell, quantities: dict[str, np.ndarray], num_rounds: int
     ) -> None:
         """Writes the summaries of the trials of a cell.
 
