@@ -44,6 +44,8 @@ class CorruptionModel(abc.ABC):
 
     Attributes:
       who: Straggler model that selects the corrupted workers.
+      rules: What each number in a field must be, by the name of the field, e.g.
+        `{"scale": {"minimum": 0}}`.
 
     Example:
       A worker that sends zeros:
@@ -63,7 +65,6 @@ class CorruptionModel(abc.ABC):
     """
 
     who: StragglerModel
-    # What the number in a field must be, by name of the field.
     rules: ClassVar[Mapping[str, Mapping[str, float]]] = {}
 
     def __post_init__(self):

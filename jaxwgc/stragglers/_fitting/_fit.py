@@ -210,13 +210,11 @@ def _last_rounds(measured: Measured) -> np.ndarray:
     is_last = np.zeros(num_rounds, bool)
     for load in range(len(different_loads)):
         rounds = np.flatnonzero(load_of_round == load)
-        num_held_out = max(round(len(rounds) * _HELD_OUT), 1)
-        # At least one round of each load remains.
-        num_held_out = min(num_held_out, len(rounds) - 1)
+        num_held_out = round(len(rounds) * _HELD_OUT)
         is_last[rounds[len(rounds) - num_held_out :]] = True
     if not is_last.any():
         # If each load was measured once, the last rounds are held out.
-        num_held_out = max(int(num_rounds * _HELD_OUT), 1)
+        num_held_out = int(num_rounds * _HELD_OUT)
         is_last[num_rounds - num_held_out :] = True
     return is_last
 
