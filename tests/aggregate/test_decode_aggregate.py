@@ -177,6 +177,22 @@ def test_simulated_messages_are_rounded_as_real_ones(name, method):
     chex.assert_trees_all_close(updates, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("decoding", "message"),
+    [
+        (3, "decoding must be a DecodingOptions; got 3"),
+        (DecodingOptions(decoder="lagrange"), "decoder must be a Decoder"),
+    ],
+)
+def test_wrong_options_of_decoding(decoding, message):
+    code = CODES["real"]
+    model = stragglers.uniform(1)
+    with pytest.raises(TypeError, match=message):
+        jaxwgc.decode_aggregate(code, decoding=decoding)
+    with pytest.raises(TypeError, match=message):
+        jaxwgc.coded_aggregate(code, model, jax.random.key(0), decoding=decoding)
+
+
 def test_dtypes_of_messages():
     with pytest.raises(TypeError, match="message_dtype must be a dtype"):
         DecodingOptions(message_dtype="float3")

@@ -84,7 +84,7 @@ ROWS = (
     # Aggregators and gradients.
     Row(
         make=jaxwgc.aggregate.DecodingOptions,
-        arguments={"decoder": LEAST, "tolerance": 0.1, "message_dtype": "bfloat16"},
+        arguments={"tolerance": 0.1},
         rules={"tolerance": "at least 0"},
     ),
     Row(
