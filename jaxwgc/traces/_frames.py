@@ -26,9 +26,8 @@ MIN_INCREASES = 8
 _SECONDS_SINCE_1970 = 1e8
 _MOST_INCREASES = 0.9
 _HOW_TO_WRITE_NUMBERS = (
-    "Leave the cell empty if there was no response. Pass --decimal , or --decimal . if "
-    "numbers have marks, and --skip-bad-rows to skip such rows. Convert durations to "
-    "seconds by .dt.total_seconds()"
+    "Leave the cell empty if there was no response, or pass --skip-bad-rows. Convert "
+    "durations to seconds by .dt.total_seconds()"
 )
 
 
@@ -171,7 +170,10 @@ def _in_order(frame: Any, form: WideForm) -> WorkerTimes:
             )
     elif form.step is not None:
         cells = [str(cell) for cell in frame[form.step]]
-        if all(holds_numbered_worker(cell) and not cell.isdecimal() for cell in cells):
+        holds_workers = [
+            holds_numbered_worker(cell) and not cell.isdecimal() for cell in cells
+        ]
+        if cells and all(holds_workers):
             raise ValueError(
                 f"a table must have steps as rows and workers as columns; the column "
                 f"{form.step!r} holds workers. Transpose the table"
