@@ -126,7 +126,7 @@ def read_traces(
 
 def _tables_by_load(frame: Any) -> dict[float | None, Any]:
     """Returns the rows of each load, without the column of loads."""
-    names = [name for name in frame.columns if name.lower() == "load"]
+    names = [name for name in frame.columns if _is_load(name)]
     if len(names) != 1:
         return {None: frame}
     import pandas
@@ -142,6 +142,11 @@ def _tables_by_load(frame: Any) -> dict[float | None, Any]:
         )
     tables = frame.drop(columns=name).groupby(loads)
     return {float(load): table for load, table in tables}
+
+
+def _is_load(name: str) -> bool:
+    """Returns whether a column with this name holds loads."""
+    return name.lower() == "load"
 
 
 def _read_numpy(path: Path, name: str | None) -> np.ndarray:
@@ -254,9 +259,9 @@ def _read_text(path: Path, options: FileOptions) -> tuple[Any, int]:
         raise ValueError(f"{path.name} must have a row per line; a cell spans several")
     frame.index = pandas.Index(layout.line_numbers)
     if options.decimal is None and has_marks:
-        is_step = np.array([is_step_name(name) for name in names])
-        _check_points_are_decimal(frame.loc[:, is_step])
-        _check_points_are_decimal(frame.loc[:, ~is_step])
+        counts = np.array([is_step_name(name) or _is_load(name) for name in names])
+        _check_points_are_decimal(frame.loc[:, counts])
+        _check_points_are_decimal(frame.loc[:, ~counts])
     for place in frame.columns.difference(workers):
         if frame[place].dtype.kind not in "iufb":
             frame[place] = frame[place].map(
