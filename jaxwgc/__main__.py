@@ -245,7 +245,7 @@ def _plan(options: argparse.Namespace) -> _Result:
     if measured[0].load is None:
         delay = jaxwgc.stragglers.empirical(measured[0].trace.times)
     else:
-        loads = [load for load, _, _ in measured]
+        loads = np.array([load for load, _, _ in measured])
         delay = jaxwgc.stragglers.empirical(_stacked(measured), measured_at=loads)
     plan = jaxwgc.plan(
         delay,

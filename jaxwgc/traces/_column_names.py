@@ -158,11 +158,6 @@ def is_step_name(name: str) -> bool:
     return _plain(name) in ("", "unnamed_0", *_STEP_NAMES)
 
 
-def is_load_name(name: str) -> bool:
-    """Returns whether a column with this name holds loads."""
-    return _plain(name) == "load"
-
-
 def listed(names: Sequence[str]) -> str:
     """Returns column names as text, the first ones if there are many."""
     text = ", ".join(repr(name) for name in names[:_NUM_LISTED])

@@ -13,7 +13,6 @@ import numpy as np
 from jaxwgc.traces._column_names import (
     ColumnOptions,
     form_of,
-    is_load_name,
     is_step_name,
     is_worker_name,
 )
@@ -127,14 +126,14 @@ def read_traces(
 
 def _tables_by_load(frame: Any) -> dict[float | None, Any]:
     """Returns the rows of each load, without the column of loads."""
-    names = [name for name in frame.columns if is_load_name(name)]
+    names = [name for name in frame.columns if _is_load(name)]
     if len(names) != 1:
         return {None: frame}
     import pandas
 
     (name,) = names
-    loads = pandas.to_numeric(frame[name], errors="coerce")
-    is_load = np.isfinite(loads) & (loads >= 0)
+    loads: Any = pandas.to_numeric(frame[name], errors="coerce")
+    is_load = (loads >= 0) & (loads < np.inf)
     if not is_load.all():
         row = is_load.idxmin()
         raise ValueError(
@@ -143,6 +142,11 @@ def _tables_by_load(frame: Any) -> dict[float | None, Any]:
         )
     tables = frame.drop(columns=name).groupby(loads)
     return {float(load): table for load, table in tables}
+
+
+def _is_load(name: str) -> bool:
+    """Returns whether a column with this name holds loads."""
+    return name.lower() == "load"
 
 
 def _read_numpy(path: Path, name: str | None) -> np.ndarray:
@@ -179,16 +183,17 @@ def _read_json_lines(path: Path, options: FileOptions) -> tuple[Any, int]:
     """
     import pandas
 
-    rows: dict[int, list | dict] = {}
+    rows: dict[int, Any] = {}
     num_bad_lines = 0
     with path.open(encoding=_encoding(path), errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if _NO_DATA.fullmatch(line):
                 continue
+            row: Any = None
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
-                row = None
+                pass
             first = next(iter(rows.values()), row)
             is_row = isinstance(row, list | dict) and type(row) is type(first)
             if is_row and (isinstance(row, dict) or len(row) == len(first)):
@@ -254,9 +259,9 @@ def _read_text(path: Path, options: FileOptions) -> tuple[Any, int]:
         raise ValueError(f"{path.name} must have a row per line; a cell spans several")
     frame.index = pandas.Index(layout.line_numbers)
     if options.decimal is None and has_marks:
-        is_step = np.array([is_step_name(name) for name in names])
-        _check_points_are_decimal(frame.loc[:, is_step])
-        _check_points_are_decimal(frame.loc[:, ~is_step])
+        counts = np.array([is_step_name(name) or _is_load(name) for name in names])
+        _check_points_are_decimal(frame.loc[:, counts])
+        _check_points_are_decimal(frame.loc[:, ~counts])
     for place in frame.columns.difference(workers):
         if frame[place].dtype.kind not in "iufb":
             frame[place] = frame[place].map(
@@ -350,17 +355,28 @@ def _is_header(cells: list[str]) -> bool:
 
 def _may_be_number(cell: str) -> bool:
     """Returns whether a cell holds a number, with any decimal mark, or NaN."""
+    if cell.endswith(","):
+        return False
     texts = (cell, cell.translate(_SWAPPED_MARKS))
     return any(_NUMBER.fullmatch(text) for text in texts)
 
 
 def _number(cell: str, decimal: str | None) -> float | str:
-    """Returns the number in a cell, or the cell if it has another decimal mark."""
+    """Returns the number in a cell, or the cell if it holds none.
+
+    Raises:
+      ValueError: If it is a number with other marks of decimals and thousands.
+    """
     text = cell.strip()
+    if not _may_be_number(text):
+        return cell
     if decimal == ",":
         text = text.translate(_SWAPPED_MARKS)
     if not _NUMBER.fullmatch(text) or (decimal is None and "," in text):
-        return cell
+        raise ValueError(
+            f"the decimal mark must be known, and {cell!r} has another mark than "
+            f"{decimal or '.'!r}. Choose by --decimal , or --decimal ."
+        )
     text = text.replace(",", "")
     return int(text) if text.isdecimal() else float(text)
 

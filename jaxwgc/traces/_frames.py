@@ -26,9 +26,8 @@ MIN_INCREASES = 8
 _SECONDS_SINCE_1970 = 1e8
 _MOST_INCREASES = 0.9
 _HOW_TO_WRITE_NUMBERS = (
-    "Leave the cell empty if there was no response. Pass --decimal , or --decimal . if "
-    "numbers have marks, and --skip-bad-rows to skip such rows. Convert durations to "
-    "seconds by .dt.total_seconds()"
+    "Leave the cell empty if there was no response, or pass --skip-bad-rows. Convert "
+    "durations to seconds by .dt.total_seconds()"
 )
 
 
@@ -129,13 +128,13 @@ def times_of(
         is_number = frame[name].isna() | _are_numbers(frame[name])
         if not skip_bad_rows:
             _check_cells(frame[name], is_number, "be a number", _HOW_TO_WRITE_NUMBERS)
-        is_bad |= ~is_number
+        is_bad |= ~is_number.to_numpy()
     for name in required:
         is_given = frame[name].notna() & (frame[name].astype(str).str.strip() != "")
         if not skip_bad_rows:
             hint = "Complete it, or pass --skip-bad-rows"
             _check_cells(frame[name], is_given, "have a worker and a step", hint)
-        is_bad |= ~is_given
+        is_bad |= ~is_given.to_numpy()
     frame = frame[~is_bad]
     if isinstance(form, LongForm):
         worker_times = _pivot(frame, form)
@@ -171,7 +170,10 @@ def _in_order(frame: Any, form: WideForm) -> WorkerTimes:
             )
     elif form.step is not None:
         cells = [str(cell) for cell in frame[form.step]]
-        if all(holds_numbered_worker(cell) and not cell.isdecimal() for cell in cells):
+        holds_workers = [
+            holds_numbered_worker(cell) and not cell.isdecimal() for cell in cells
+        ]
+        if cells and all(holds_workers):
             raise ValueError(
                 f"a table must have steps as rows and workers as columns; the column "
                 f"{form.step!r} holds workers. Transpose the table"
@@ -243,7 +245,7 @@ def _check_cells(column: Any, is_right: Any, rule: str, hint: str) -> None:
         row = int(np.argmin(is_right))
         raise ValueError(
             f"row {column.index[row]}, column {column.name} must {rule}; got "
-            f"{column.iloc[row]!r}. {hint}"
+            f"{column.tolist()[row]!r}. {hint}"
         )
 
 
@@ -278,16 +280,11 @@ def _as_float(column: Any) -> np.ndarray:
 
 def _as_steps(column: Any) -> np.ndarray:
     """Converts a column of steps; integers keep all of their digits."""
-    if column.dtype.kind in "iu" and not column.isna().any():
+    if column.dtype.kind in "iu":
         return column.to_numpy(dtype=np.int64)
     steps = _as_float(column)
-    is_fraction = steps % 1 != 0
-    if is_fraction.any():
-        first = int(np.argmax(is_fraction))
-        raise ValueError(
-            f"row {column.index[first]}, column {column.name} must be a whole number; "
-            f"got {steps[first]:g}. If points separate thousands, pass --decimal ,"
-        )
+    hint = "If points separate thousands, pass --decimal ,"
+    _check_cells(column, steps % 1 == 0, "be a whole number", hint)
     return steps
 
 

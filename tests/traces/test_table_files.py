@@ -228,23 +228,26 @@ def test_commas_in_numbers(cells, decimal, expected, tmp_path):
 @pytest.mark.parametrize(
     ("cells", "decimal", "message"),
     [
-        ("1,234;5,678", None, "rank0 must be a number; got '1,234'.*--decimal ,"),
-        ("0,61;0,58", None, "rank0 must be a number; got '0,61'.*--decimal ,"),
-        ("1,234.5;2", None, "rank0 must be a number; got '1,234.5'.*--decimal ,"),
-        ("1.234,5;2", None, "rank0 must be a number; got '1.234,5'.*--decimal ,"),
-        ("1.234.000;2", None, "must be a number; got '1.234.000'.*--decimal ,"),
+        ("1,234;5,678", None, "'1,234' has another mark than '.'. Choose by --deci"),
+        ("0,61;0,58", None, "'0,61' has another mark than '.'. Choose by --decimal"),
+        ("1,234.5;2", None, "'1,234.5' has another mark than '.'. Choose by --deci"),
+        ("1.234,5;2", None, "'1.234,5' has another mark than '.'. Choose by --deci"),
+        ("1.234.000;2", None, "'1.234.000' has another mark than '.'. Choose by --"),
         ("1.234;967", None, "'1.234' may be a fraction or in thousands. Choose by"),
-        ("1,5;2.5", None, "row 2, column rank0 must be a number; got '1,5'"),
-        ("1,5;2,25", ".", "row 2, column rank0 must be a number; got '1,5'"),
-        ("1,234.5;2", ",", "row 2, column rank0 must be a number; got '1,234.5'"),
-        ("2.5;1,5", ",", "row 2, column rank0 must be a number; got '2.5'"),
+        ("1,5;2.5", None, "'1,5' has another mark than '.'. Choose by --decimal , "),
+        ("1,5;2,25", ".", "'1,5' has another mark than '.'. Choose by --decimal , "),
+        ("1,234.5;2", ",", "'1,234.5' has another mark than ','. Choose by --decim"),
+        ("2.5;1,5", ",", "'2.5' has another mark than ','. Choose by --decimal , or"),
     ],
 )
-def test_decimal_marks_are_not_guessed(cells, decimal, message, tmp_path):
+@pytest.mark.parametrize("skip_bad_rows", [False, True])
+def test_decimal_marks_are_not_guessed(
+    cells, decimal, message, skip_bad_rows, tmp_path
+):
     path = tmp_path / "a.csv"
     path.write_text(f"rank0;rank1\n{cells}\n")
     with pytest.raises(ValueError, match=message):
-        read_trace(path, FileOptions(decimal=decimal))
+        read_trace(path, FileOptions(decimal=decimal, skip_bad_rows=skip_bad_rows))
 
 
 def test_bad_rows_are_skipped_and_counted(tmp_path):
