@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._common import array_validation
-from jaxwgc._common.arrays import Array, working_constants
+from jaxwgc._common.arrays import Array, working_constant
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._arrived import Arrived, ErrorLocation, Finished, Received
 from jaxwgc.coding._decoding import check_messages_of
@@ -91,7 +91,9 @@ class ErrorLocator(NamedTuple):
         # `lax.cond` outside of jit would compile its branches at every call, so this is
         # one program.
         rounding = rounding_noise(messages, message_dtype)
-        return _locate(working_constants(self), messages, mask, key, noise, rounding)
+        return _locate(
+            jax.tree.map(working_constant, self), messages, mask, key, noise, rounding
+        )
 
 
 @jax.jit
