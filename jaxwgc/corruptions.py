@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
-from jaxwgc._common.arrays import root_mean_square
+from jaxwgc._common.arrays import inverse_power_of_two, squares
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import quantize
 from jaxwgc.stragglers import StragglerModel
@@ -143,7 +143,7 @@ class additive_noise(CorruptionModel):
             draws = jax.random.uniform(place_key, messages.shape)
             limit = jnp.sort(draws, axis=1)[:, number - 1 : number]
             noise = jnp.where(draws <= limit, noise, 0)
-        size = root_mean_square(messages, axis=1).astype(messages.dtype)
+        size = _root_mean_square(messages, axis=1).astype(messages.dtype)
         return messages + self.scale * size * noise
 
 
@@ -368,4 +368,15 @@ class quantization(CorruptionModel):
 
 def _size_of(messages: jax.Array) -> jax.Array:
     """Returns the root mean square of all entries, in the dtype of messages."""
-    return root_mean_square(messages).astype(messages.dtype).reshape(())
+    return _root_mean_square(messages).astype(messages.dtype).reshape(())
+
+
+def _root_mean_square(numbers: jax.Array, axis: int | None = None) -> jax.Array:
+    """Returns the root mean square of absolute values, with the axes kept, real.
+
+    Numbers are scaled by a power of two, so that squares stay in range.
+    """
+    largest = jnp.max(jnp.abs(numbers), axis=axis, keepdims=True, initial=0)
+    unit = inverse_power_of_two(jax.lax.stop_gradient(largest))
+    means = jnp.mean(squares(numbers * unit), axis=axis, keepdims=True)
+    return jnp.sqrt(means) / unit

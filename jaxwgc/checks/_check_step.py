@@ -201,8 +201,8 @@ def check_step(
     if whole_loss is not None:
         gradient_of_whole = jax.jit(jax.grad(whole_loss))
 
-        def gradient_on_data(rows):
-            return flat(gradient_of_whole(shifted, rows))
+        def gradient_on_data(part):
+            return flat(gradient_of_whole(shifted, part))
 
     comparison = _compare(
         code,
@@ -382,7 +382,8 @@ class _Comparison(NamedTuple):
         # Squares of the terms of the sum add up if the terms are independent.
         terms = np.asarray(self.code.target) * norms_of_parts
         rounding = TOLERANCE * max(np.linalg.norm(self.expected), np.linalg.norm(terms))
-        if self.has_loss and np.linalg.norm(self.total - self.expected) > rounding:
+        difference = np.linalg.norm(self.total - self.expected)
+        if self.has_loss and not difference <= rounding:
             return (
                 "the sum over the parts differs from the gradient of the loss on the "
                 f"data: it is {self.ratio:.3g} times as long, relative error "
@@ -394,13 +395,14 @@ class _Comparison(NamedTuple):
                 "logarithm of the total), and the loss must not draw random numbers "
                 "(dropout). Are these the parts of these data?"
             )
-        if self.is_exact and np.linalg.norm(self.decoded - self.total) > rounding:
+        difference = np.linalg.norm(self.decoded - self.total)
+        if self.is_exact and not difference <= rounding:
             return (
                 "the decoded gradient differs from the sum over the parts: relative "
                 f"error {self.error:.2g}, with at most {self.code.num_stragglers} "
                 "stragglers. Does jaxwgc.simulation.diagnose(code) fail?"
             )
-        return _problem_of_sample(self, layout, gradient_of) if layout.is_sample else ""
+        return _problem_of_sample(self, layout, gradient_of)
 
 
 def _compare(
@@ -498,6 +500,8 @@ def _problem_of_sample(
     gradient_of: Callable[[Any], np.ndarray],
 ) -> str:
     """Returns a problem if the weights of a sample do not represent all rows."""
+    if not layout.is_sample:
+        return ""
     # Each part gives an estimate of the number of rows, relative to the true number.
     sums = layout.row_weights.sum(1)
     shares = np.asarray(comparison.code.target) * sums / layout.num_rows

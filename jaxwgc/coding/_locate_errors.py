@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._common import array_validation
-from jaxwgc._common.arrays import Array, working_constants
+from jaxwgc._common.arrays import Array, working_constant
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._decode import Arrived, ErrorLocation, Finished, Received
 from jaxwgc.coding._decoding import check_messages_of
@@ -116,7 +116,8 @@ class ErrorLocator(NamedTuple):
         rounding = rounding_noise(messages, message_dtype)
         # `lax.cond` outside of jit would compile its branches at every call, so this is
         # one program.
-        return _locate(working_constants(self), messages, mask, key, noise, rounding)
+        working = jax.tree.map(working_constant, self)
+        return _locate(working, messages, mask, key, noise, rounding)
 
 
 @jax.jit

@@ -247,6 +247,10 @@ class TestSamples:
         parts = scaled.parts, scaled.row_weights
         assert check(without_intercept, parts, self.data, self.code).ok
 
+    def test_a_mean_over_the_rows_of_a_sampled_part(self):
+        problem = problem_of(self.report(self.small.row_weights, loss=mean))
+        assert "a mean over the rows of a part" in problem
+
     def test_a_sample_without_its_weights_is_reported(self):
         reports = {
             "no row weights": self.report(jnp.ones((6, 4))),

@@ -10,7 +10,6 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, conversions, validation
-from jaxwgc._common.arrays import cholesky_if
 
 # Numbers in memory per batch of edges, one per vertex and edge.
 _BLOCK = 2**20
@@ -126,7 +125,7 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     is_plain = jnp.isfinite(jnp.linalg.cholesky(shifted)).all()
 
     def plain() -> tuple[Array, Array]:
-        factor = cholesky_if(is_plain, laplacian)
+        factor = _cholesky_if(is_plain, laplacian)
         flows = solve_triangular(factor, jnp.diag(inverse_roots), lower=True)
         return flows.T, jnp.ones(num_vertices, dtype)
 
@@ -216,3 +215,13 @@ def _components(first: Array, second: Array, num_vertices: int) -> Array:
     state = (jnp.arange(num_vertices), jnp.asarray(True))
     labels, _ = lax.while_loop(lambda state: state[1], step, state)
     return labels
+
+
+def _cholesky_if(is_definite: Array, matrix: Array) -> Array:
+    """Returns the Cholesky factor of a matrix, or the identity if it is not definite.
+
+    Used in a branch of `lax.cond`. Under vmap both branches run, and BLAS kernels of
+    old processors multiply the NaNs of a failed factorisation by zero.
+    """
+    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+    return jnp.linalg.cholesky(jnp.where(is_definite, matrix, identity))
