@@ -1,6 +1,5 @@
 """Judges candidates: statistics of step times, decoding errors, noise and bias."""
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -40,23 +39,25 @@ def judge(
     Calls `advance` for each candidate.
     """
     forms = [_closed_form(candidate, clusters.delay) for candidate in candidates]
-    is_simulated = []
-    for candidate, form in zip(candidates, forms, strict=True):
-        counts_exactly = candidate.is_exact and isinstance(
-            candidate.wait, stragglers.fastest
-        )
-        is_simulated.append(form is None or not counts_exactly)
-    simulated = iter(
-        simulate([*itertools.compress(candidates, is_simulated)], clusters)
+    places_of_simulated = []
+    places_with_memory = []
+    for place, candidate in enumerate(candidates):
+        counts = isinstance(candidate.wait, stragglers.fastest)
+        if forms[place] is None or not (counts and candidate.is_exact):
+            places_of_simulated.append(place)
+        if candidate.memory:
+            places_with_memory.append(place)
+    simulated = simulate([candidates[place] for place in places_of_simulated], clusters)
+    rounds = dict(zip(places_of_simulated, simulated, strict=True))
+    simulated_descents = simulate_descents(
+        [candidates[place] for place in places_with_memory], clusters
     )
-    with_memory = [candidate for candidate in candidates if candidate.memory]
-    descents = iter(simulate_descents(with_memory, clusters))
+    descents = dict(zip(places_with_memory, simulated_descents, strict=True))
     all_statistics = []
     for place, candidate in enumerate(candidates):
-        rounds = next(simulated) if is_simulated[place] else None
-        statistics = _statistics(candidate, forms[place], rounds, clusters)
-        if candidate.memory:
-            descent = jax.tree.map(leave_one_out, next(descents))
+        statistics = _statistics(candidate, forms[place], rounds.get(place), clusters)
+        if place in descents:
+            descent = jax.tree.map(leave_one_out, descents[place])
             statistics = statistics._replace(descent=descent)
         all_statistics.append(statistics)
         advance()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxwgc._common.text import workers_named
-from jaxwgc.planning._choice import NUM_PARAMETERS, Choice, Estimate
+from jaxwgc.planning._choice import NUM_PARAMETERS, Choice
 from jaxwgc.planning._ranking import jackknife
 from jaxwgc.planning._results import PlanData
 from jaxwgc.stragglers import Stalls
@@ -407,7 +407,7 @@ def to_dict(plan: PlanData) -> dict[str, Any]:
 
 
 def _to_dict(choice: Choice) -> dict[str, Any]:
-    return {
+    fields: dict[str, Any] = {
         "code": choice.name,
         "replication": choice.replication,
         "by_speed": choice.by_speed,
@@ -415,23 +415,22 @@ def _to_dict(choice: Choice) -> dict[str, Any]:
         "waits_for": choice.waits_for,
         "late": choice.late,
         "memory": choice.memory,
-        "num_bytes": _finite(choice.num_bytes),
-        "num_steps": _finite(choice.num_steps),
-        "regret": _finite(choice.regret),
-        "tolerance": _finite(choice.tolerance),
-        "step_time": _estimate(choice.step_time),
-        "stalled_step_time": _estimate(choice.stalled_step_time),
-        "decoding_error": _estimate(choice.decoding_error),
-        "time": _estimate(choice.time),
-        "stalled_time": _estimate(choice.stalled_time),
     }
-
-
-def _estimate(estimate: Estimate) -> dict[str, float | None]:
-    return {
-        "value": _finite(estimate.value),
-        "standard_error": _finite(estimate.standard_error),
-    }
+    for name in ("num_bytes", "num_steps", "regret", "tolerance"):
+        fields[name] = _finite(getattr(choice, name))
+    for name in (
+        "step_time",
+        "stalled_step_time",
+        "decoding_error",
+        "time",
+        "stalled_time",
+    ):
+        estimate = getattr(choice, name)
+        fields[name] = {
+            "value": _finite(estimate.value),
+            "standard_error": _finite(estimate.standard_error),
+        }
+    return fields
 
 
 def _finite(number: float) -> float | None:

@@ -20,7 +20,7 @@ from jaxwgc.simulation._comparison import (
     summary_of_rounds,
     summary_of_times,
 )
-from jaxwgc.simulation._masks import DecodedMasks, decode_packed, distinct_rows
+from jaxwgc.simulation._masks import decode_packed, distinct_rows
 from jaxwgc.simulation._monte_carlo import Summary, summarize
 from jaxwgc.simulation._rounds import (
     Drawn,
@@ -32,6 +32,13 @@ from jaxwgc.simulation._rounds import (
 )
 from jaxwgc.stragglers import DelayModel, WaitingRule
 
+# Functions that return mean and interval of independent trials, if a quantity does not
+# have `summary_of_rounds`.
+_SUMMARIES = {
+    "time": summary_of_times,
+    "exact": summarize,
+    "error": summary_of_errors,
+}
 # Index of code, delay model and waiting rule.
 _Cell: TypeAlias = tuple[int, int, int]
 # Default number of trials per call of a compiled program. Their times need a few MB.
@@ -163,10 +170,14 @@ def compare(
     schedule = _Schedule(
         num_trials=num_trials, num_rounds=num_rounds, batch_size=batch_size
     )
-    shape = (len(inputs.codes), len(inputs.delays), len(inputs.rules))
     # Memory for kept trials is allocated before the simulation, so that a lack of
     # memory shows at once.
-    table = _Table.empty(shape, num_trials, keep_trials)
+    shape = (len(inputs.codes), len(inputs.delays), len(inputs.rules))
+    summaries = {name: Summary(*np.empty((4, *shape))) for name in QUANTITIES}
+    time_events = np.empty(shape)
+    kept: dict[str, np.ndarray] = {}
+    if keep_trials:
+        kept = {name: np.empty((*shape, num_trials)) for name in QUANTITIES}
     groups = _groups_of_equal_loads(inputs)
     num_batches = schedule.num_batches * len(groups) * len(inputs.delays)
     with Progress(progress, num_batches + len(inputs.codes)) as shown:
@@ -174,15 +185,26 @@ def compare(
         for cell, quantities in _quantities_of_cells(inputs, trials, tolerance, shown):
             _, delay, _ = cell
             is_dependent = inputs.has_dependent_rounds[delay]
-            table.fill(cell, quantities, num_rounds if is_dependent else 1)
+            for name, values in quantities.items():
+                if keep_trials:
+                    kept[name][cell] = values
+                clusters = values.reshape(-1, num_rounds if is_dependent else 1)
+                means = clusters.mean(axis=1, dtype=np.float64)
+                if name == "time":
+                    time_events[cell] = events_of(means).number
+                # A mean of infinite times has no interval.
+                with np.errstate(invalid="ignore"):
+                    summary = _SUMMARIES.get(name, summary_of_rounds)(means)
+                for table, value in zip(summaries[name], summary, strict=True):
+                    table[cell] = value
     return Comparison(
         codes=tuple(inputs.codes),
         delays=tuple(inputs.delays),
         waiting=tuple(inputs.rules),
         num_trials=num_trials,
-        time_events=table.time_events,
-        trials=table.trials,
-        **table.summaries,
+        time_events=time_events,
+        trials=kept,
+        **summaries,
     )
 
 
@@ -386,86 +408,16 @@ def _quantities_of_cells(
         places_of_cells = np.split(places, ends[:-1])
         for cell, places_of_cell in zip(cells, places_of_cells, strict=True):
             trials_of_cell = cells[cell]
-            decoded_trials = decoded.take(places_of_cell[trials_of_cell.places])
-            yield cell, _quantities(trials_of_cell, decoded_trials, tolerance)
-
-
-def _quantities(
-    trials: _Trials, decoded: DecodedMasks, tolerance: float
-) -> dict[str, np.ndarray]:
-    """Returns the trials of each quantity of a cell, (num_trials,)."""
-    return {
-        "time": trials.time,
-        "error": decoded.error,
-        "share": decoded.share,
-        # An error of 0 means that the residual is rounding.
-        "exact": (decoded.residual <= tolerance) | (decoded.error == 0),
-        "messages": decoded.messages,
-        "work": trials.work,
-    }
-
-
-class _Table(NamedTuple):
-    """Summaries, and trials if they are kept, of every cell.
-
-    Attributes:
-      summaries: Arrays (codes, delays, waiting) of each quantity.
-      time_events: Effective numbers of rounds, or clusters, that decide the mean time,
-        (codes, delays, waiting).
-      trials: Arrays (codes, delays, waiting, num_trials) of each quantity; empty if
-        they are not kept.
-    """
-
-    summaries: dict[str, Summary]
-    time_events: np.ndarray
-    trials: dict[str, np.ndarray]
-
-    @classmethod
-    def empty(cls, shape: _Cell, num_trials: int, keep_trials: bool) -> "_Table":
-        """Returns a table of cells of that shape, to be filled."""
-        summaries = {}
-        trials = {}
-        for name in QUANTITIES:
-            summaries[name] = Summary(
-                mean=np.empty(shape),
-                low=np.empty(shape),
-                high=np.empty(shape),
-                standard_error=np.empty(shape),
-            )
-            if keep_trials:
-                trials[name] = np.empty((*shape, num_trials))
-        return cls(summaries=summaries, time_events=np.empty(shape), trials=trials)
-
-    def fill(
-        self, cell: _Cell, quantities: dict[str, np.ndarray], num_rounds: int
-    ) -> None:
-        """Writes the summaries of the trials of a cell.
-
-        Args:
-          cell: Index of the cell.
-          quantities: Trials of each quantity, (num_trials,).
-          num_rounds: Number of consecutive trials that depend on each other.
-        """
-        for name, trials in quantities.items():
-            if self.trials:
-                self.trials[name][cell] = trials
-            clusters = trials.reshape(-1, num_rounds)
-            means = clusters.mean(axis=1, dtype=np.float64)
-            if name == "time":
-                self.time_events[cell] = events_of(means).number
-            summary = _summary(name, means)
-            for table, value in zip(self.summaries[name], summary, strict=True):
-                table[cell] = value
-
-
-def _summary(name: str, trials: np.ndarray) -> Summary:
-    """Returns mean and interval of independent trials of a quantity."""
-    # A mean of infinite times has no interval.
-    with np.errstate(invalid="ignore"):
-        if name == "time":
-            return summary_of_times(trials)
-        if name == "exact":
-            return summarize(trials)
-        if name == "error":
-            return summary_of_errors(trials)
-        return summary_of_rounds(trials)
+            at_trials = places_of_cell[trials_of_cell.places]
+            residual = decoded.residual[at_trials]
+            error = decoded.error[at_trials]
+            quantities = {
+                "time": trials_of_cell.time,
+                "error": error,
+                "share": decoded.share[at_trials],
+                # An error of 0 means that the residual is rounding.
+                "exact": (residual <= tolerance) | (error == 0),
+                "messages": decoded.messages[at_trials],
+                "work": trials_of_cell.work,
+            }
+            yield cell, quantities

@@ -138,22 +138,16 @@ class Comparison:
         columns["time_events"] = self.time_events.ravel()
         return pandas.DataFrame(columns)
 
-    def plot(
-        self, x: str = "waiting", y: str = "error", *, log: bool = False
-    ) -> "Figure":
-        """Draws a quantity with its intervals.
+    def plot(self, y: str = "error", *, log: bool = False) -> "Figure":
+        """Draws a quantity with its intervals against the waiting rules.
 
-        For x="waiting" or a quantity, there is a panel for each delay model and a line
-        for each code. For x="delays", panels are waiting rules and lines are codes. For
-        x="codes", panels are delay models and lines are waiting rules.
+        There is a panel for each delay model, and a line for each code. Names of rules
+        that are different numbers become a numeric axis.
 
         Means of equal trials have no bar, e.g. an error that is 0 in every trial: the
         upper limits of exact codes would be the longest bars. They are in the table.
 
         Args:
-          x: `"waiting"`, `"delays"` or `"codes"`. Names that are different numbers
-            become a numeric axis. Alternatively a quantity, for curves such as error
-            against time.
           y: Quantity: `"time"`, `"error"`, `"share"`, `"exact"`, `"messages"` or
             `"work"`.
           log: Whether the y-axis is logarithmic. Means of 0 are gaps.
@@ -163,36 +157,16 @@ class Comparison:
           file.
 
         Raises:
-          ValueError: If x or y is none of these.
+          ValueError: If y is not a quantity.
           ImportError: If matplotlib (extra `plot`) is not installed.
         """
-        validation.check_choice("x", x, ("waiting", "delays", "codes", *QUANTITIES))
         validation.check_choice("y", y, QUANTITIES)
-        names = {"codes": self.codes, "delays": self.delays, "waiting": self.waiting}
-        across = x if x in names else "waiting"
-        # Axes of the arrays that become panels, lines and points.
-        order = {
-            "waiting": ("delays", "codes", "waiting"),
-            "delays": ("waiting", "codes", "delays"),
-            "codes": ("delays", "waiting", "codes"),
-        }[across]
-        places = [list(names).index(axis) for axis in order]
-
-        def in_order(summary: Summary) -> Summary:
-            return Summary(
-                mean=np.transpose(summary.mean, places),
-                low=np.transpose(summary.low, places),
-                high=np.transpose(summary.high, places),
-                standard_error=np.transpose(summary.standard_error, places),
-            )
-
         return _comparison_figures.draw(
-            horizontal=in_order(getattr(self, x)) if x in QUANTITIES else None,
-            vertical=in_order(getattr(self, y)),
-            names=_comparison_figures.Names(
-                panels=names[order[0]], lines=names[order[1]], points=names[order[2]]
-            ),
-            labels=(x, y),
+            getattr(self, y),
+            label=y,
+            panels=self.delays,
+            lines=self.codes,
+            points=self.waiting,
             is_log=validation.check_bool("log", log),
         )
 

@@ -33,15 +33,6 @@ class DecodedMasks(NamedTuple):
     share: np.ndarray
     messages: np.ndarray
 
-    def take(self, places: np.ndarray) -> "DecodedMasks":
-        """Returns the results of the masks at some indices."""
-        return DecodedMasks(
-            residual=self.residual[places],
-            error=self.error[places],
-            share=self.share[places],
-            messages=self.messages[places],
-        )
-
 
 def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
     """Decodes masks by the first decoder of a code.
