@@ -15,12 +15,12 @@ from jaxwgc.distributed.ray._data import HostBatches, load_parts
 from jaxwgc.distributed.ray._digests import BatchDigests, digest
 from jaxwgc.distributed.ray._errors import BatchError, BatchValueError, WorkerError
 from jaxwgc.distributed.ray._events import Launch, Lost
+from jaxwgc.distributed.ray._launcher import actor_class
 from jaxwgc.distributed.ray._messages import sent, unpack
 from jaxwgc.distributed.ray._part_worker import PartWorker
 from jaxwgc.distributed.ray._task import Assignment, Task
 from jaxwgc.distributed.ray._verification import PartCopies
 from jaxwgc.distributed.ray._worker import Worker
-from jaxwgc.distributed.ray._worker_process import actor_class
 from tests.distributed.batch_tasks import batches, loss
 from tests.distributed.ray_processes import repeat_until
 from tests.distributed.simulated import World, message_fleet

@@ -19,7 +19,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._callbacks import Callback, TrainingState
 from jaxwgc.distributed.ray._driver import Driver, WorkersOfRound
-from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
+from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot, filled
 from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
 from jaxwgc.distributed.ray._launcher import Launcher
 from jaxwgc.distributed.ray._leaves import by_name, difference, finite_leaves
@@ -40,7 +40,6 @@ from jaxwgc.distributed.ray._task import (
     Task,
     try_loss,
 )
-from jaxwgc.distributed.ray._trace import filled
 from jaxwgc.distributed.ray._verification import (
     Audits,
     ParityChecks,

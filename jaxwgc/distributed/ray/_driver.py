@@ -12,13 +12,11 @@ from jaxwgc.distributed.ray._actors import Actors
 from jaxwgc.distributed.ray._fleet import Fleet, log
 from jaxwgc.distributed.ray._interrupts import check_interrupt
 from jaxwgc.distributed.ray._launcher import Launches
-from jaxwgc.distributed.ray._message_round import MessageRound
 from jaxwgc.distributed.ray._messages import ArrayPool, Layout, Round, SentKey
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._request_round import RequestRound
-from jaxwgc.distributed.ray._rounds import Engine, RoundStart
+from jaxwgc.distributed.ray._rounds import Engine, MessageRound, RoundStart, StartUp
 from jaxwgc.distributed.ray._session import check_connected, find_ray
-from jaxwgc.distributed.ray._start_up import StartUp
 from jaxwgc.distributed.ray._task import Order
 from jaxwgc.distributed.ray._verification import Verifier
 

@@ -14,7 +14,7 @@ from jaxwgc.distributed.ray._errors import BatchError, WorkerError
 from jaxwgc.distributed.ray._events import Ready
 from jaxwgc.distributed.ray._messages import HOLD_SECONDS, Report, SentKey, Taken, pack
 from jaxwgc.distributed.ray._task import Assignment, Order, Task, read_order
-from jaxwgc.distributed.ray._worker_base import WorkerBase
+from jaxwgc.distributed.ray._worker import WorkerBase
 
 # Number of gradients that are added up in one pass through memory.
 _AT_ONCE = 8

@@ -5,18 +5,153 @@ rule ends this phase. The coordinator then collects one weighted sum from each w
 that the decoding needs. If a sum does not come, the first phase continues.
 """
 
+import enum
+
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._fleet import Fleet, log
-from jaxwgc.distributed.ray._messages import PartValues, Report, is_finite, unpack
-from jaxwgc.distributed.ray._part_states import SETTLED, PartEvent, PartStates
+from jaxwgc.distributed.ray._messages import (
+    HOLD_SECONDS,
+    PartValues,
+    Report,
+    is_finite,
+    unpack,
+)
+from jaxwgc.distributed.ray._part_states import (
+    SETTLED,
+    PartEvent,
+    PartStates,
+    PartStatus,
+)
 from jaxwgc.distributed.ray._request_plan import RequestPlan
-from jaxwgc.distributed.ray._requested_sums import RequestedSums
 from jaxwgc.distributed.ray._rounds import RoundEngine, RoundStart
-from jaxwgc.distributed.ray._work_sharing import WorkSharing
+
+
+class SumStatus(enum.IntEnum):
+    """Status of the sum of one worker.
+
+    Attributes:
+      NONE: No sum is requested.
+      REQUESTED: The worker was sent the newest request, and has not responded.
+      RECEIVED: The coordinator has the sum of the newest request.
+    """
+
+    NONE = 0
+    REQUESTED = 1
+    RECEIVED = 2
+
+
+class RequestedSums:
+    """Newest request to each worker, and whether its sum has arrived.
+
+    Args:
+      num_workers: Number of workers.
+      messages_per_worker: Number of weights of a request.
+    """
+
+    def __init__(self, num_workers: int, messages_per_worker: int):
+        self._weights = np.zeros((num_workers, messages_per_worker))
+        self._statuses = np.full(num_workers, SumStatus.NONE, np.int8)
+
+    def request(self, worker: int, weights: np.ndarray) -> None:
+        """Records that a sum is requested, in place of an earlier one."""
+        self._weights[worker] = weights
+        self._statuses[worker] = SumStatus.REQUESTED
+
+    def receive(self, worker: int) -> None:
+        """Records that the sum of the newest request has arrived."""
+        self._statuses[worker] = SumStatus.RECEIVED
+
+    def cancel(self, worker: int) -> None:
+        """Records that a requested sum will not come; a received sum stays."""
+        if self._statuses[worker] == SumStatus.REQUESTED:
+            self._statuses[worker] = SumStatus.NONE
+
+    def are_requested(self, weights: np.ndarray) -> np.ndarray:
+        """Returns which workers were sent these weights, bool (num_workers,)."""
+        is_sent = self._statuses != SumStatus.NONE
+        return is_sent & (self._weights == weights).all(1)
+
+    def have_arrived(self, weights: np.ndarray) -> np.ndarray:
+        """Returns which workers have sent sums with these weights, (num_workers,)."""
+        is_here = self._statuses == SumStatus.RECEIVED
+        return is_here & (self._weights == weights).all(1)
+
+
+class WorkSharing:
+    """Claims parts for workers, and marks the parts that they leave to others.
+
+    A worker claims the parts that it is expected to compute before its next report. It
+    leaves parts to its helpers: workers that are at least half as fast, and are not
+    suspected.
+
+    Args:
+      plan: `RequestPlan` of the code.
+      parts: Statuses of the parts of the round, which are changed.
+      fleet: Workers.
+    """
+
+    def __init__(self, plan: RequestPlan, parts: PartStates, fleet: Fleet):
+        self._plan = plan
+        self._parts = parts
+        self._fleet = fleet
+
+    def update(self, worker: int, *, has_begun: bool) -> None:
+        """Updates the open parts of a worker, before it is told of others.
+
+        Args:
+          worker: Index of the worker.
+          has_begun: Whether the worker is computing. It then keeps the part that it has
+            begun: the first part that no other worker had when it was told last.
+        """
+        parts = self._parts
+        num_claims = self._num_claims(worker)
+        unfinished = parts.turns(worker, [PartStatus.HELD, PartStatus.COMPUTING])
+        begun = unfinished[:1]
+        parts.apply_to_worker(PartEvent.RELEASE, worker)
+        if self._plan.may_skip:
+            parts.apply(PartEvent.COVER, worker, self._finished_by_others(worker))
+        if has_begun:
+            free = parts.turns(worker, [PartStatus.HELD])
+            parts.apply(PartEvent.CLAIM, worker, np.intersect1d(begun, free))
+            num_claims -= len(begun)
+        if self._plan.may_skip:
+            parts.apply(PartEvent.TAKE, worker, self._taken_by_helpers(worker))
+        free = parts.turns(worker, [PartStatus.HELD])
+        parts.apply(PartEvent.CLAIM, worker, free[:num_claims])
+
+    def _finished_by_others(self, worker: int) -> np.ndarray:
+        """Returns the free turns of a worker that other workers have finished."""
+        turns = self._parts.turns(worker, [PartStatus.HELD])
+        is_reported = self._parts.reported_parts()
+        return turns[is_reported[self._plan.parts[worker, turns]]]
+
+    def _taken_by_helpers(self, worker: int) -> np.ndarray:
+        """Returns the free turns of a worker that its helpers are computing."""
+        turns = self._parts.turns(worker, [PartStatus.HELD])
+        is_computed = self._parts.parts_computed_by(self._helpers(worker))
+        return turns[is_computed[self._plan.parts[worker, turns]]]
+
+    def _helpers(self, worker: int) -> np.ndarray:
+        """Returns the helpers of a worker, bool (num_workers,)."""
+        num_finished = self._parts.num_finished
+        is_fast_enough = 2 * num_finished >= num_finished[worker]
+        is_suspected = np.array([slot.is_suspected for slot in self._fleet.slots])
+        is_helper = is_fast_enough & ~is_suspected
+        is_helper[worker] = False
+        return is_helper
+
+    def _num_claims(self, worker: int) -> int:
+        """Returns how many parts a worker is expected to compute between reports.
+
+        At least two: the part that it has begun, and another.
+        """
+        seconds = max(self._fleet.limit.median(worker), 1e-6)
+        return int(np.clip(HOLD_SECONDS / seconds, 2, self._plan.report_size))
+
 
 # Time limit for a sum whose parts other workers have finished: these seconds, plus this
 # multiple of the time that other sums took.

@@ -16,8 +16,7 @@ from jaxwgc.distributed.ray._events import Unverified, Verdict
 from jaxwgc.distributed.ray._fleet import log
 from jaxwgc.distributed.ray._messages import SentKey, sent
 from jaxwgc.distributed.ray._task import Assignment, Order, Task, read_order
-from jaxwgc.distributed.ray._worker import Worker
-from jaxwgc.distributed.ray._worker_base import PROJECTION_DIM, project
+from jaxwgc.distributed.ray._worker import PROJECTION_DIM, Worker, project
 
 
 class QueriedWorkers(Protocol):
