@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._errors import NoResponse, WorkerError, line_of
-from jaxwgc.distributed.ray._launcher import MAX_CALLS, Launches, end_process
+from jaxwgc.distributed.ray._launcher import MAX_CALLS, Launcher, end_process
 from jaxwgc.distributed.ray._messages import Answer
 from jaxwgc.distributed.ray._session import RayActor, RayReference, find_ray
 
@@ -104,7 +104,7 @@ class Actors:
     """
 
     def __init__(
-        self, launcher: Launches, num_workers: int, check_open: Callable[[], None]
+        self, launcher: Launcher, num_workers: int, check_open: Callable[[], None]
     ):
         self._launcher = launcher
         self._check_open = check_open
@@ -123,7 +123,7 @@ class Actors:
         self.read_seconds = 0.0
 
     def perform(self, actions: Sequence[events.Action]) -> None:
-        """Launches and ends actors, and calls methods of actors."""
+        """Launcher and ends actors, and calls methods of actors."""
         for action in actions:
             worker = action.worker
             match action:

@@ -5,7 +5,7 @@ import operator
 import os
 import signal
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,27 +23,6 @@ MAX_CALLS = 4
 # Seconds within which a spare process must respond before it is used. The round waits
 # meanwhile. An idle machine takes milliseconds.
 _SECONDS_TO_RESPOND = 1.0
-
-
-class Launches(Protocol):
-    """Starts the processes of workers."""
-
-    def launch(self, worker: int, step: int) -> tuple[RayActor, RayReference]:
-        """Returns the actor of a worker, and the task of its start.
-
-        Args:
-          worker: Index of the worker.
-          step: Step of the round.
-        """
-        ...
-
-    def prepare_spare(self) -> None:
-        """Starts a spare process if there should be one, and is none."""
-        ...
-
-    def end_spare(self) -> None:
-        """Ends the spare process if there is one."""
-        ...
 
 
 class Launcher:
@@ -86,7 +65,12 @@ class Launcher:
         self._warm_up: RayReference | None = None
 
     def launch(self, worker: int, step: int) -> tuple[RayActor, RayReference]:
-        """Returns the actor of a worker, and the task of its start."""
+        """Returns the actor of a worker, and the task of its start.
+
+        Args:
+          worker: Index of the worker.
+          step: Step of the round.
+        """
         assignment = self._assignments[worker]._replace(step=step)
         spare = self._take_spare()
         if spare is not None:

@@ -5,7 +5,7 @@ rule ends this phase. The coordinator then collects one weighted sum from each w
 that the decoding needs. If a sum does not come, the first phase continues.
 """
 
-import enum
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,57 +28,6 @@ from jaxwgc.distributed.ray._part_states import (
 )
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._rounds import RoundEngine, RoundStart
-
-
-class SumStatus(enum.IntEnum):
-    """Status of the sum of one worker.
-
-    Attributes:
-      NONE: No sum is requested.
-      REQUESTED: The worker was sent the newest request, and has not responded.
-      RECEIVED: The coordinator has the sum of the newest request.
-    """
-
-    NONE = 0
-    REQUESTED = 1
-    RECEIVED = 2
-
-
-class RequestedSums:
-    """Newest request to each worker, and whether its sum has arrived.
-
-    Args:
-      num_workers: Number of workers.
-      messages_per_worker: Number of weights of a request.
-    """
-
-    def __init__(self, num_workers: int, messages_per_worker: int):
-        self._weights = np.zeros((num_workers, messages_per_worker))
-        self._statuses = np.full(num_workers, SumStatus.NONE, np.int8)
-
-    def request(self, worker: int, weights: np.ndarray) -> None:
-        """Records that a sum is requested, in place of an earlier one."""
-        self._weights[worker] = weights
-        self._statuses[worker] = SumStatus.REQUESTED
-
-    def receive(self, worker: int) -> None:
-        """Records that the sum of the newest request has arrived."""
-        self._statuses[worker] = SumStatus.RECEIVED
-
-    def cancel(self, worker: int) -> None:
-        """Records that a requested sum will not come; a received sum stays."""
-        if self._statuses[worker] == SumStatus.REQUESTED:
-            self._statuses[worker] = SumStatus.NONE
-
-    def are_requested(self, weights: np.ndarray) -> np.ndarray:
-        """Returns which workers were sent these weights, bool (num_workers,)."""
-        is_sent = self._statuses != SumStatus.NONE
-        return is_sent & (self._weights == weights).all(1)
-
-    def have_arrived(self, weights: np.ndarray) -> np.ndarray:
-        """Returns which workers have sent sums with these weights, (num_workers,)."""
-        is_here = self._statuses == SumStatus.RECEIVED
-        return is_here & (self._weights == weights).all(1)
 
 
 class WorkSharing:
@@ -161,6 +110,19 @@ _TIMES_OTHERS = 2.0
 _POLL_SECONDS = 0.1
 
 
+@dataclasses.dataclass(eq=False)
+class _RequestedSum:
+    """Sum that was requested from one worker.
+
+    Attributes:
+      weights: Weights of the request, (messages_per_worker,).
+      has_arrived: Whether the coordinator has the sum.
+    """
+
+    weights: np.ndarray
+    has_arrived: bool = False
+
+
 class RequestRound(RoundEngine):
     """Round engine for codes with several messages per worker.
 
@@ -180,7 +142,8 @@ class RequestRound(RoundEngine):
         self._parts = PartStates(plan.parts, plan.code.num_parts)
         self._sharing = WorkSharing(plan, self._parts, fleet)
         num_workers, messages_per_worker, _ = plan.support.shape
-        self._sums = RequestedSums(num_workers, messages_per_worker)
+        # Newest request to each worker, unless the worker was withdrawn before its sum.
+        self._sums: dict[int, _RequestedSum] = {}
         self.requests: np.ndarray | None = None
         # Messages that were finished when the waiting rule ended the first phase. They
         # can be requested.
@@ -201,7 +164,19 @@ class RequestRound(RoundEngine):
     def _missing(self) -> np.ndarray:
         """Workers that have not sent their requested sum, bool (num_workers,)."""
         assert self.requests is not None
-        return self.requests.any(1) & ~self._sums.have_arrived(self.requests)
+        missing = self.requests.any(1)
+        for worker, requested in self._sums.items():
+            if requested.has_arrived and self._is_requested(worker):
+                missing[worker] = False
+        return missing
+
+    def _is_requested(self, worker: int) -> bool:
+        """Returns whether a worker was sent its newest request."""
+        assert self.requests is not None
+        requested = self._sums.get(worker)
+        return requested is not None and np.array_equal(
+            requested.weights, self.requests[worker]
+        )
 
     def _send(self, worker: int, now: float) -> None:
         self._parts.apply_to_worker(PartEvent.SEND, worker)
@@ -293,10 +268,9 @@ class RequestRound(RoundEngine):
     def _request_sums(self, missing: np.ndarray, now: float) -> None:
         """Requests the missing sums that have not been requested yet."""
         assert self.requests is not None
-        is_requested = self._sums.are_requested(self.requests)
         for worker in np.flatnonzero(missing).tolist():
             state = self._fleet.slots[worker].state
-            is_new = not is_requested[worker]
+            is_new = not self._is_requested(worker)
             if state == "idle" or (is_new and state == "computing"):
                 request = self.requests[worker]
                 call = events.Call(
@@ -306,7 +280,7 @@ class RequestRound(RoundEngine):
                     arguments=(request,),
                 )
                 self._fleet.call(call, now)
-                self._sums.request(worker, request)
+                self._sums[worker] = _RequestedSum(request)
 
     def _exclude_overdue(self, missing: np.ndarray, now: float) -> None:
         """Excludes workers with overdue sums if the parts of the others suffice."""
@@ -368,7 +342,7 @@ class RequestRound(RoundEngine):
             return
         if report.digest is not None:
             part = self._plan.parts[worker, [turn]]
-            self._digests.check(worker, part, report.digest[None])
+            self._digests.check(worker, part, [report.digest])
         if self._parts.status(worker, turn) in SETTLED:
             return
         slot = self._fleet.slots[worker]
@@ -397,7 +371,10 @@ class RequestRound(RoundEngine):
         message = self.messages[worker : worker + 1]
         unpack(event.result, message)
         if is_finite(message):
-            self._sums.receive(worker)
+            requested = self._sums.get(worker)
+            # An overdue sum may arrive after the exclusion of its worker.
+            if requested is not None:
+                requested.has_arrived = True
             self._newest_sum_at = now
             self._fleet.recover(slot)
         else:
@@ -417,6 +394,7 @@ class RequestRound(RoundEngine):
         """
         if self.requests is not None and self._missing[worker]:
             self.requests = None
-        self._sums.cancel(worker)
+        if worker in self._sums and not self._sums[worker].has_arrived:
+            del self._sums[worker]
         self._parts.apply_to_worker(event, worker)
         self._ends = None

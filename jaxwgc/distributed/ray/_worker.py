@@ -2,6 +2,7 @@
 
 import abc
 import ctypes
+import operator
 import os
 import signal
 import socket
@@ -172,10 +173,6 @@ class WorkerBase(abc.ABC):
         corrupted = np.asarray(corrupted, message.dtype)[None]
         return np.asarray(pack(corrupted, self.task.message_dtype))
 
-    def _digest(self, part: Any) -> jax.Array | None:
-        """Returns the digest of a batch, or None if batches are not compared."""
-        return digest(part) if self.task.has_digests else None
-
     def _loss_aux_and_gradient(
         self,
         leaves: list[jax.Array],
@@ -212,9 +209,13 @@ class Worker(WorkerBase):
             time.sleep(self.task.delay(self.worker, step))
         data = self.data.of_step(step, 0)
         self.data.expect([(step + 1, 0)])
-        wire, losses, aux, digests = self._call_compiled(
-            leaves, data, self.rows, key, step
-        )
+        wire, losses, aux = self._call_compiled(leaves, data, self.rows, key, step)
+        digests = None
+        if self.task.has_digests:
+            digests = [
+                digest(jax.tree.map(operator.itemgetter(place), data))
+                for place in range(len(self.held))
+            ]
         return Answer(
             message=self._corrupted(step, wire),
             losses=losses,
@@ -238,7 +239,7 @@ class Worker(WorkerBase):
         is_asked = np.isin(self.held, parts).repeat(num_segments)
         rows = self.rows * is_asked
         data = self.data.of_step(step, 0)
-        wire, _, _, _ = self._call_compiled(leaves, data, rows, step_key, step)
+        wire, _, _ = self._call_compiled(leaves, data, rows, step_key, step)
         return self._projection(self._corrupted(step, wire), key)
 
     def _call_compiled(
@@ -248,8 +249,8 @@ class Worker(WorkerBase):
         rows: np.ndarray,
         key: SentKey,
         step: int,
-    ) -> tuple[np.ndarray, np.ndarray, Any, np.ndarray | None]:
-        """Returns message, losses, aux and digests with these rows of the code."""
+    ) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Returns message, losses and aux with these rows of the code."""
         held = self.held.astype(np.uint32)
         result = self._compiled(leaves, data, rows, held, key, np.uint32(step))
         return jax.tree.map(np.asarray, result)
@@ -269,14 +270,14 @@ class Worker(WorkerBase):
         return lowered.out_info[0]
 
     def _message(self, leaves, parts, rows, held, key, step):
-        """Computes message, losses, aux and digests; parts have a leading axis."""
+        """Computes message, losses and aux; parts have a leading axis."""
 
         def of_part(part, index, columns):
             loss, aux, gradient = self._loss_aux_and_gradient(
                 leaves, part, index, key, step
             )
             message = coding.form_messages(columns, gradient)
-            return message, (loss, aux, self._digest(part))
+            return message, (loss, aux)
 
         def add(message, part_index_and_columns):
             part, index, columns = part_index_and_columns
@@ -289,6 +290,6 @@ class Worker(WorkerBase):
         zero = jnp.zeros(like.shape, like.dtype)
         # Parts are computed one by one, so that memory holds one gradient.
         message, values = jax.lax.scan(add, zero, (parts, held, columns))
-        losses, aux, digests = values
+        losses, aux = values
         wire = pack(message, self.task.message_dtype)
-        return wire, losses, aux, digests
+        return wire, losses, aux
