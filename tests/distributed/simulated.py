@@ -9,13 +9,11 @@ from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray import _events
 from jaxwgc.distributed.ray._fleet import Fleet
-from jaxwgc.distributed.ray._message_round import MessageRound
 from jaxwgc.distributed.ray._messages import Answer, Layout, Report
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._request_round import RequestRound
-from jaxwgc.distributed.ray._rounds import RoundStart
+from jaxwgc.distributed.ray._rounds import MessageRound, RoundStart, StartUp
 from jaxwgc.distributed.ray._rules import Rules, decodes_of
-from jaxwgc.distributed.ray._start_up import StartUp
 
 CODE = codes.replicated(4, num_parts=8, copies=2)
 LENGTH = 2

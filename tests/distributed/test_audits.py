@@ -17,7 +17,7 @@ from jaxwgc.distributed.ray._errors import NoResponse
 from jaxwgc.distributed.ray._events import Unverified
 from jaxwgc.distributed.ray._messages import read, sent
 from jaxwgc.distributed.ray._task import Task
-from jaxwgc.distributed.ray._worker_base import project
+from jaxwgc.distributed.ray._worker import project
 
 CODE = codes.replicated(3, num_parts=6, copies=2)
 PARTS = np.random.default_rng(0).normal(size=(6, 8, 5)).astype(np.float32)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jaxwgc.distributed.ray import _actors, _driver, _launcher, _session
+from jaxwgc.distributed.ray import _actors, _driver, _launcher, _session, _verification
 from jaxwgc.distributed.ray._events import Call, Launch, Verdict
 from jaxwgc.distributed.ray._interrupts import noticed_interrupts
 from jaxwgc.distributed.ray._worker import read_order
@@ -34,6 +34,7 @@ def simulated(**seconds):
         patch.setattr(_actors, "time", ray)
         patch.setattr(_driver, "time", ray)
         patch.setattr(_driver, "find_ray", lambda: ray)
+        patch.setattr(_verification, "find_ray", lambda: ray)
         yield ray
 
 
@@ -146,7 +147,7 @@ def test_order_of_a_query_is_that_of_the_round(length, is_large):
         ray.put = lambda value: ("reference", value)
         ray.get = lambda order: order[1]
         driver = make_driver(SimulatedLauncher(ray))
-        workers = _driver.WorkersOfRound(driver.actors, driver.fleet)
+        workers = _verification.WorkersOfRound(driver.actors, driver.fleet)
         # Such a round has its order, and ends at once.
         with pytest.raises(RuntimeError, match="closed during a round"):
             driver.is_closed.set()

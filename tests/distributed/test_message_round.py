@@ -9,9 +9,9 @@ import pytest
 
 from jaxwgc import codes
 from jaxwgc.distributed.ray._events import Lost, Replace, Response, Verdict
+from jaxwgc.distributed.ray._fleet import filled, mark_lost
 from jaxwgc.distributed.ray._messages import Answer, Layout
-from jaxwgc.distributed.ray._start_up import StartUp
-from jaxwgc.distributed.ray._trace import filled, mark_lost
+from jaxwgc.distributed.ray._rounds import StartUp
 from jaxwgc.reports import straggler_report
 from tests.distributed.simulated import (
     Verifier,

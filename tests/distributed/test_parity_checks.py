@@ -12,7 +12,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import coding
-from jaxwgc.distributed.ray import _task, _verification, _worker_base
+from jaxwgc.distributed.ray import _task, _verification, _worker
 from jaxwgc.distributed.ray._errors import NoResponse
 from jaxwgc.distributed.ray._events import Unverified
 from jaxwgc.distributed.ray._messages import read, sent
@@ -52,7 +52,7 @@ class Workers:
         if {*workers.tolist()} & {*self.lost}:
             raise NoResponse
         messages = self.messages(parts)[workers]
-        return np.asarray(_worker_base.project(read(key), messages, 64))
+        return np.asarray(_worker.project(read(key), messages, 64))
 
 
 @pytest.fixture(scope="module")

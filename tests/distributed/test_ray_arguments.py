@@ -15,7 +15,7 @@ import jaxwgc
 from jaxwgc import codes, stragglers
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import Faults, RayCluster, Timeouts, Verification
-from jaxwgc.distributed.ray import _cluster, _part_worker, _worker_base
+from jaxwgc.distributed.ray import _cluster, _part_worker, _worker
 from jaxwgc.distributed.ray._messages import ArrayPool, Layout, pack, sent, unpack
 from jaxwgc.distributed.ray._part_worker import PartWorker
 from jaxwgc.distributed.ray._task import Assignment, Task
@@ -256,9 +256,9 @@ def test_first_query_compiles_nothing(kind):
     rows = np.eye(2)[: 1 + (kind is PartWorker)]
     worker = kind(Assignment(0, np.arange(2), rows), task)
     worker.prepare([*PARTS[:2]])
-    number = _worker_base.project._cache_size()
+    number = _worker.project._cache_size()
     order = jax.tree.leaves(PARAMS), sent(KEY), 0
     others = [-1] if kind is PartWorker else []
     key = sent(jax.random.key(3))
     assert worker.project(order, np.array([1]), key, *others).shape == (64,)
-    assert _worker_base.project._cache_size() == number
+    assert _worker.project._cache_size() == number

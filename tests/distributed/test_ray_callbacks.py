@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import types
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +14,7 @@ from jaxwgc import codes
 from jaxwgc.distributed import JsonLines, Progress, Round, TrainingState
 from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._fleet import WorkerSlot
+from jaxwgc.distributed.ray._live_table import live_table
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from jaxwgc.reports import straggler_report
 
@@ -205,14 +205,13 @@ def test_live_shows_the_workers_that_are_ready_and_slow(capsys):
     """First without a table of steps, then with the report of the trace."""
     slots = [WorkerSlot(0), WorkerSlot(1, node="elsewhere")]
     times = np.array([[1.0, 3.0], [1.1, 3.0]] * 8)
-    cluster = types.SimpleNamespace(
-        code=CODE, workers=slots, report=lambda: straggler_report(times)
-    )
-    with _training.live_table(16, cluster):
+    shown = live_table(16, 2, lambda: slots, lambda: straggler_report(times))
+    with shown:
         pass
     assert "1 of 2 workers are ready" in capsys.readouterr().out
     state = TrainingState(None, None, jax.random.key(0), 1)
-    with _training.live_table(16, cluster) as [show]:
+    shown = live_table(16, 2, lambda: slots, lambda: straggler_report(times))
+    with shown as [show]:
         for _ in range(8):
             show(Progress(state, compute(None, 1, None), 1.0, False))
     text = capsys.readouterr().out

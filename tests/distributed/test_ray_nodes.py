@@ -13,7 +13,7 @@ import pytest
 import jaxwgc
 from jaxwgc import codes
 from jaxwgc.distributed import RayCluster, Timeouts
-from jaxwgc.distributed.ray import _session, _worker_process
+from jaxwgc.distributed.ray import _launcher, _session
 from tests.distributed import ray_processes, ray_tasks
 
 ray = pytest.importorskip("ray")
@@ -96,11 +96,11 @@ def test_workers_are_spread_and_a_lost_node_is_survived(nodes, caplog):
 
 
 def test_environment_without_claims():
-    one = _worker_process.environment({"num_cpus": 0.5, "num_gpus": 0.25})
+    one = _launcher.environment({"num_cpus": 0.5, "num_gpus": 0.25})
     assert one["NPROC"] == "1"
     assert "multi_thread_eigen=false" in one["XLA_FLAGS"]
     assert one["XLA_PYTHON_CLIENT_MEM_FRACTION"] == "0.188"
     assert one["JAX_PLATFORMS"] == ""
-    four = _worker_process.environment({"num_cpus": 4})
+    four = _launcher.environment({"num_cpus": 4})
     assert "XLA_FLAGS" not in four
     assert (four["JAX_PLATFORMS"], four["OMP_NUM_THREADS"]) == ("cpu", "4")

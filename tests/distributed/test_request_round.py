@@ -12,9 +12,8 @@ from jaxwgc.distributed.ray._messages import Layout, Report, Taken
 from jaxwgc.distributed.ray._part_states import PartEvent, PartStates, PartStatus
 from jaxwgc.distributed.ray._part_worker import turns_left
 from jaxwgc.distributed.ray._request_plan import RequestPlan
-from jaxwgc.distributed.ray._request_round import RequestRound
+from jaxwgc.distributed.ray._request_round import RequestRound, WorkSharing
 from jaxwgc.distributed.ray._rounds import RoundStart
-from jaxwgc.distributed.ray._work_sharing import WorkSharing
 from tests.distributed.simulated import PLAN, Verifier, World, is_call, request_fleet
 
 

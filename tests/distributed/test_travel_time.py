@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jaxwgc.distributed.ray._travel_time import TravelTime
+from jaxwgc.distributed.ray._actors import TravelTime
 
 DURATION = st.integers(0, 10)
 

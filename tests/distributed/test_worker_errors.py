@@ -15,12 +15,12 @@ from hypothesis import given
 from jaxwgc.distributed.ray import _errors
 from jaxwgc.distributed.ray._errors import WorkerError, line_of, reporting
 from jaxwgc.distributed.ray._events import Lost
+from jaxwgc.distributed.ray._launcher import actor_class
 from jaxwgc.distributed.ray._messages import sent
 from jaxwgc.distributed.ray._part_worker import PartWorker
-from jaxwgc.distributed.ray._start_up import StartUp
+from jaxwgc.distributed.ray._rounds import StartUp
 from jaxwgc.distributed.ray._task import Assignment, Task
 from jaxwgc.distributed.ray._worker import Worker
-from jaxwgc.distributed.ray._worker_process import actor_class
 from tests.distributed.ray_tasks import OfTwoArguments, draw, squares
 from tests.distributed.simulated import message_fleet
 

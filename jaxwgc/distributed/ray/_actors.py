@@ -1,6 +1,7 @@
 """Ray actors of the workers: calls, and the events that they return."""
 
 import collections
+import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,10 +11,60 @@ import numpy as np
 
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._errors import NoResponse, WorkerError, line_of
-from jaxwgc.distributed.ray._launcher import MAX_CALLS, Launches, end_process
+from jaxwgc.distributed.ray._launcher import MAX_CALLS, Launcher, end_process
 from jaxwgc.distributed.ray._messages import Answer
 from jaxwgc.distributed.ray._session import RayActor, RayReference, find_ray
-from jaxwgc.distributed.ray._travel_time import TravelTime
+
+
+class TravelTime:
+    """Estimates response times without the seconds in which the coordinator is busy.
+
+    A busy coordinator reads a response later than the response has arrived. The
+    response time is then the worker's own seconds and the shortest travel time so far,
+    or the time until the coordinator last found no response, if this is longer.
+
+    All times are from one clock of the coordinator. The worker's own seconds are a
+    duration, by the clock of the worker.
+
+    Attributes:
+      shortest: Shortest travel time of call and response so far, in seconds; 0 before
+        the first measurement.
+    """
+
+    def __init__(self):
+        self._shortest = math.inf
+        self._last_silence = -math.inf
+
+    @property
+    def shortest(self) -> float:
+        """Shortest travel time so far, in seconds; 0 before the first measurement."""
+        return self._shortest if math.isfinite(self._shortest) else 0.0
+
+    def note_silence(self, now: float) -> None:
+        """Records that the coordinator has found no response at a time."""
+        self._last_silence = now
+
+    def response_seconds(
+        self, called: float, read: float, worker_seconds: float, was_waiting: bool
+    ) -> float:
+        """Returns the response time of a worker, at least the worker's own seconds.
+
+        Args:
+          called: Time before the call was sent.
+          read: Time at which the coordinator has read the response.
+          worker_seconds: Seconds from the receipt of the call to the finished message.
+          was_waiting: Whether the coordinator was waiting when the response arrived.
+            Such responses measure the travel time.
+        """
+        # The clocks of two machines may differ slightly in speed.
+        travel = max(read - called - worker_seconds, 0.0)
+        if was_waiting:
+            self._shortest = min(self._shortest, travel)
+        else:
+            silent = self._last_silence - called - worker_seconds
+            travel = min(travel, max(self.shortest, silent))
+        return worker_seconds + travel
+
 
 # Seconds until reading a response that is already on this machine fails.
 _SECONDS_TO_READ = 10
@@ -53,7 +104,7 @@ class Actors:
     """
 
     def __init__(
-        self, launcher: Launches, num_workers: int, check_open: Callable[[], None]
+        self, launcher: Launcher, num_workers: int, check_open: Callable[[], None]
     ):
         self._launcher = launcher
         self._check_open = check_open
@@ -72,7 +123,7 @@ class Actors:
         self.read_seconds = 0.0
 
     def perform(self, actions: Sequence[events.Action]) -> None:
-        """Launches and ends actors, and calls methods of actors."""
+        """Launcher and ends actors, and calls methods of actors."""
         for action in actions:
             worker = action.worker
             match action:

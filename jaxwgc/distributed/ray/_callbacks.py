@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import numpy as np
@@ -179,6 +179,8 @@ class AddsScalar(Protocol):
         ...
 
 
+# Methods that a metric writer may have.
+_METHODS = ("log", "write_scalars", "add_scalar")
 Callback: TypeAlias = (
     Callable[[Progress], object] | LogsMetrics | WritesScalars | AddsScalar
 )
@@ -199,7 +201,7 @@ def begin(callbacks: Sequence[Callback], run: str, step: int) -> list[Callback]:
         if isinstance(callback, JsonLines):
             callback.begin(run, step)
             writers_of_lines.append(callback)
-        elif callable(callback) or _is_metric_writer(callback):
+        elif callable(callback) or any(hasattr(callback, name) for name in _METHODS):
             others.append(callback)
         else:
             raise TypeError(
@@ -210,39 +212,19 @@ def begin(callbacks: Sequence[Callback], run: str, step: int) -> list[Callback]:
     return [*writers_of_lines, *others]
 
 
-# `isinstance` with a Protocol would not find a method that a metric writer has by
-# `__getattr__`.
-
-
-def _logs_metrics(callback: object) -> TypeGuard[LogsMetrics]:
-    return hasattr(callback, "log")
-
-
-def _writes_scalars(callback: object) -> TypeGuard[WritesScalars]:
-    return hasattr(callback, "write_scalars")
-
-
-def _adds_scalar(callback: object) -> TypeGuard[AddsScalar]:
-    return hasattr(callback, "add_scalar")
-
-
-def _is_metric_writer(callback: object) -> bool:
-    return (
-        _logs_metrics(callback) or _writes_scalars(callback) or _adds_scalar(callback)
-    )
-
-
-def call(callback: Callback, progress: Progress) -> object:
+def call(callback: Any, progress: Progress) -> object:
     """Calls a function with `progress`, or a metric writer with its metrics."""
     if callable(callback):
         return callback(progress)
     metrics = progress.metrics()
     step = progress.state.step
-    if _logs_metrics(callback):
+    # `isinstance` with a Protocol would not find a method that a metric writer has by
+    # `__getattr__`.
+    if hasattr(callback, "log"):
         callback.log(metrics, step=step)
-    elif _writes_scalars(callback):
+    elif hasattr(callback, "write_scalars"):
         callback.write_scalars(step, metrics)
-    elif _adds_scalar(callback):
+    else:
         # TensorBoard warns of each NaN, so NaNs are left out. Seconds of stragglers are
         # NaN.
         for name, value in metrics.items():

@@ -18,8 +18,8 @@ from jaxwgc.aggregate import DecodingOptions, decode_aggregate
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._callbacks import Callback, TrainingState
-from jaxwgc.distributed.ray._driver import Driver, WorkersOfRound
-from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
+from jaxwgc.distributed.ray._driver import Driver
+from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot, filled
 from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
 from jaxwgc.distributed.ray._launcher import Launcher
 from jaxwgc.distributed.ray._leaves import by_name, difference, finite_leaves
@@ -29,6 +29,7 @@ from jaxwgc.distributed.ray._options import Faults, Timeouts, Verification
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._rules import decodes_of, rules_of
 from jaxwgc.distributed.ray._session import (
+    actor_options_of,
     check_installed,
     check_resources,
     claimed_resources,
@@ -40,12 +41,10 @@ from jaxwgc.distributed.ray._task import (
     Task,
     try_loss,
 )
-from jaxwgc.distributed.ray._trace import filled
 from jaxwgc.distributed.ray._verification import (
-    Audits,
-    ParityChecks,
     PartCopies,
-    Verifier,
+    WorkersOfRound,
+    verifier_of,
 )
 from jaxwgc.reports import StragglerReport, straggler_report
 from jaxwgc.stragglers import WaitingRule
@@ -254,7 +253,7 @@ class RayCluster:
             batches=batches,
             has_digests=batches is not None and verification.digests,
         )
-        self._options = _actor_options(address, actor_options)
+        self._options = actor_options_of(address, actor_options)
         if spare is None:
             claims_nothing = not claimed_resources(self._options)
             self._has_spare = address is None and claims_nothing
@@ -637,37 +636,10 @@ class RayCluster:
         )
         driver = Driver(self._fleet, layout, launcher, plan)
         workers = WorkersOfRound(driver.actors, self._fleet)
-        driver.verifier = self._verifier(PartCopies(code, task, self._parts, workers))
+        driver.verifier = verifier_of(
+            options,
+            self._locator,
+            PartCopies(code, task, self._parts, workers),
+            self.key,
+        )
         return driver
-
-    def _verifier(self, copies: PartCopies) -> Verifier | None:
-        """Returns the verifier of rounds, None if all messages are accepted."""
-        options = self._verification
-        if self._locator is not None:
-            return ParityChecks(
-                copies,
-                noise=options.noise,
-                locator=self._locator,
-                on_wrong=str(options.on_wrong),
-            )
-        if options.audit:
-            # The key makes audits reproducible. Workers know it: audits find faulty
-            # workers, not workers that evade audits.
-            seed = int(jax.random.bits(self.key))
-            return Audits(copies, noise=options.noise, audit=options.audit, seed=seed)
-        return None
-
-
-def _actor_options(
-    address: str | None, options: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """Returns the options of Ray's actors, with defaults: see `RayCluster`."""
-    # A Ray of our own has no other users, so workers claim no CPU.
-    claims: dict[str, Any] = {"num_cpus": 0}
-    if address is not None:
-        claims = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
-    # Ray's record of all tasks would grow without bounds, so task events are disabled.
-    claims["enable_task_events"] = False
-    if options is not None:
-        claims |= options
-    return claims

@@ -11,15 +11,12 @@ from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._actors import Actors
 from jaxwgc.distributed.ray._fleet import Fleet, log
 from jaxwgc.distributed.ray._interrupts import check_interrupt
-from jaxwgc.distributed.ray._launcher import Launches
-from jaxwgc.distributed.ray._message_round import MessageRound
+from jaxwgc.distributed.ray._launcher import Launcher
 from jaxwgc.distributed.ray._messages import ArrayPool, Layout, Round, SentKey
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._request_round import RequestRound
-from jaxwgc.distributed.ray._rounds import Engine, RoundStart
+from jaxwgc.distributed.ray._rounds import Engine, MessageRound, RoundStart, StartUp
 from jaxwgc.distributed.ray._session import check_connected, find_ray
-from jaxwgc.distributed.ray._start_up import StartUp
-from jaxwgc.distributed.ray._task import Order
 from jaxwgc.distributed.ray._verification import Verifier
 
 # Polling interval in seconds for silent workers.
@@ -27,38 +24,6 @@ _POLL_SECONDS = 0.1
 # Largest size of params, in bytes, as an argument of the task. This is faster than
 # Ray's object store.
 _LARGEST_IN_TASK = 2**16
-
-
-class WorkersOfRound:
-    """The workers as a verifier sees them: see `QueriedWorkers`.
-
-    Args:
-      actors: Ray actors of the workers.
-      fleet: States of the workers.
-    """
-
-    def __init__(self, actors: Actors, fleet: Fleet):
-        self._actors = actors
-        self._fleet = fleet
-
-    def order(self) -> Order | bytes:
-        """Returns leaves of params, key and step of the round, maybe pickled."""
-        order = self._actors.order
-        # Large params are in Ray's object store. Small ones are pickled bytes.
-        return order if isinstance(order, bytes) else find_ray().get(order)
-
-    def can_be_queried(self) -> np.ndarray:
-        """Returns which workers run and are not suspected, bool (num_workers,)."""
-        is_suspected = np.array([slot.is_suspected for slot in self._fleet.slots])
-        return self._fleet.are("idle", "computing") & ~is_suspected
-
-    def name(self, worker: int) -> str:
-        """Returns the index of a worker and where it runs, in words."""
-        return f"worker {worker} on {self._fleet.slots[worker].where}"
-
-    def query(self, workers: np.ndarray, *arguments: object) -> np.ndarray:
-        """Returns projections of several workers: see `Actors.query`."""
-        return self._actors.query(workers, self._fleet.limit.seconds, *arguments)
 
 
 class LoopSeconds(NamedTuple):
@@ -91,7 +56,7 @@ class Driver:
         self,
         fleet: Fleet,
         layout: Layout,
-        launcher: Launches,
+        launcher: Launcher,
         plan: RequestPlan | None,
     ):
         self.fleet = fleet

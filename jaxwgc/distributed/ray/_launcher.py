@@ -5,45 +5,24 @@ import operator
 import os
 import signal
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxwgc.codes import GradientCode
+from jaxwgc.distributed.ray._errors import reporting
 from jaxwgc.distributed.ray._messages import Layout
 from jaxwgc.distributed.ray._part_worker import PartWorker
 from jaxwgc.distributed.ray._session import RayActor, RayReference, find_ray, log
 from jaxwgc.distributed.ray._task import Assignment, Task
-from jaxwgc.distributed.ray._worker import Worker
-from jaxwgc.distributed.ray._worker_process import actor_class, environment
+from jaxwgc.distributed.ray._worker import Worker, WorkerBase
 
 # Maximum number of calls of a worker without a response.
 MAX_CALLS = 4
 # Seconds within which a spare process must respond before it is used. The round waits
 # meanwhile. An idle machine takes milliseconds.
 _SECONDS_TO_RESPOND = 1.0
-
-
-class Launches(Protocol):
-    """Starts the processes of workers."""
-
-    def launch(self, worker: int, step: int) -> tuple[RayActor, RayReference]:
-        """Returns the actor of a worker, and the task of its start.
-
-        Args:
-          worker: Index of the worker.
-          step: Step of the round.
-        """
-        ...
-
-    def prepare_spare(self) -> None:
-        """Starts a spare process if there should be one, and is none."""
-        ...
-
-    def end_spare(self) -> None:
-        """Ends the spare process if there is one."""
-        ...
 
 
 class Launcher:
@@ -86,7 +65,12 @@ class Launcher:
         self._warm_up: RayReference | None = None
 
     def launch(self, worker: int, step: int) -> tuple[RayActor, RayReference]:
-        """Returns the actor of a worker, and the task of its start."""
+        """Returns the actor of a worker, and the task of its start.
+
+        Args:
+          worker: Index of the worker.
+          step: Step of the round.
+        """
         assignment = self._assignments[worker]._replace(step=step)
         spare = self._take_spare()
         if spare is not None:
@@ -187,3 +171,43 @@ def _options(code: GradientCode, options: Mapping[str, Any]) -> dict[str, Any]:
     all_options |= options
     all_options["runtime_env"] = runtime
     return all_options
+
+
+# Variables that set the number of threads.
+_THREAD_VARIABLES = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# Methods that the coordinator calls.
+_METHODS = ("warm_up", "start", "compute", "report", "answer", "project", "stop")
+
+
+def actor_class(worker_class: type[WorkerBase]) -> type[WorkerBase]:
+    """Returns the class of Ray's actors; each method raises only `WorkerError`."""
+    methods: dict[str, Any] = {"__module__": __name__}
+    for name in _METHODS:
+        if hasattr(worker_class, name):
+            methods[name] = reporting(getattr(worker_class, name))
+    return type(worker_class.__name__, (worker_class,), methods)
+
+
+def environment(options: Mapping[str, Any]) -> dict[str, str]:
+    """Returns environment variables for threads and platform of a worker.
+
+    A worker has as many threads as it claims CPUs, because several workers share the
+    cores of a machine. JAX finds the accelerators that the worker claims.
+    """
+    num_threads = max(1, int(options["num_cpus"] or 0))
+    num_gpus = options.get("num_gpus") or 0
+    has_accelerator = num_gpus or "TPU" in (options.get("resources") or {})
+    variables = {name: str(num_threads) for name in _THREAD_VARIABLES}
+    variables["JAX_PLATFORMS"] = "" if has_accelerator else "cpu"
+    # The process keeps freed memory. The system takes four times as long to provide
+    # fresh memory for a gradient as the worker takes to write the gradient.
+    variables["MALLOC_MMAP_MAX_"] = "0"
+    variables["MALLOC_TRIM_THRESHOLD_"] = str(2**62)
+    variables["MALLOC_ARENA_MAX"] = "1"
+    if num_threads == 1:
+        flags = os.environ.get("XLA_FLAGS", "")
+        variables["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    if 0 < num_gpus < 1:
+        # JAX would allocate three quarters of a whole GPU at the start.
+        variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 * num_gpus:.3f}"
+    return variables

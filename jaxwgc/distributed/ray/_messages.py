@@ -43,15 +43,14 @@ class Answer(NamedTuple):
       aux: Auxiliary outputs of the loss for these parts, a pytree with leaves
         (num_held, ...).
       seconds: Seconds from the receipt of the worker's task to this message.
-      digests: Digests of the worker's batches, uint32 (num_held, 2); None if they are
-        not compared.
+      digests: Digests of the worker's batches; None if they are not compared.
     """
 
     message: np.ndarray
     losses: np.ndarray
     aux: Any
     seconds: float
-    digests: np.ndarray | None = None
+    digests: list[bytes] | None = None
 
 
 class Report(NamedTuple):
@@ -64,7 +63,7 @@ class Report(NamedTuple):
       aux: Auxiliary outputs of the loss, a pytree with leaves (1, ...).
       is_finite: Whether all entries of the gradient of the part are finite.
       seconds: Seconds that the worker took for the part.
-      digest: Digest of the batch, uint32 (2,); None if batches are not compared.
+      digest: Digest of the batch; None if batches are not compared.
     """
 
     number: int
@@ -73,7 +72,7 @@ class Report(NamedTuple):
     aux: Any
     is_finite: bool
     seconds: float
-    digest: np.ndarray | None = None
+    digest: bytes | None = None
 
 
 class Round(NamedTuple):

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._common.flat_vectors import ravel
+from jaxwgc.distributed.ray._digests import digest
 from jaxwgc.distributed.ray._errors import BatchError, WorkerError
 from jaxwgc.distributed.ray._events import Ready
 from jaxwgc.distributed.ray._messages import HOLD_SECONDS, Report, SentKey, Taken, pack
 from jaxwgc.distributed.ray._task import Assignment, Order, Task, read_order
-from jaxwgc.distributed.ray._worker_base import WorkerBase
+from jaxwgc.distributed.ray._worker import WorkerBase
 
 # Number of gradients that are added up in one pass through memory.
 _AT_ONCE = 8
@@ -84,14 +85,12 @@ class _PartResult(NamedTuple):
       loss: Loss of the part.
       aux: Pytree, what the loss returns besides.
       is_finite: Whether all entries of the gradient are finite.
-      digest: Digest of its batch, or None.
     """
 
     gradient: jax.Array
     loss: jax.Array
     aux: Any
     is_finite: jax.Array
-    digest: jax.Array | None
 
 
 class _NextPart(NamedTuple):
@@ -323,7 +322,7 @@ class PartWorker(WorkerBase):
             aux=jax.tree.map(lambda leaf: np.asarray(leaf)[None], result.aux),
             is_finite=bool(result.is_finite),
             seconds=time.monotonic() - begin,
-            digest=None if result.digest is None else np.asarray(result.digest),
+            digest=digest(arguments[0]) if self.task.has_digests else None,
         )
         return result.gradient, report
 
@@ -359,7 +358,6 @@ class PartWorker(WorkerBase):
             loss=loss,
             aux=aux,
             is_finite=jnp.isfinite(vector).all(),
-            digest=self._digest(part),
         )
 
     def _sum(self, gradients: dict[int, jax.Array], weights: np.ndarray) -> jax.Array:

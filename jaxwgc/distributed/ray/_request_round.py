@@ -5,18 +5,102 @@ rule ends this phase. The coordinator then collects one weighted sum from each w
 that the decoding needs. If a sum does not come, the first phase continues.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._fleet import Fleet, log
-from jaxwgc.distributed.ray._messages import PartValues, Report, is_finite, unpack
-from jaxwgc.distributed.ray._part_states import SETTLED, PartEvent, PartStates
+from jaxwgc.distributed.ray._messages import (
+    HOLD_SECONDS,
+    PartValues,
+    Report,
+    is_finite,
+    unpack,
+)
+from jaxwgc.distributed.ray._part_states import (
+    SETTLED,
+    PartEvent,
+    PartStates,
+    PartStatus,
+)
 from jaxwgc.distributed.ray._request_plan import RequestPlan
-from jaxwgc.distributed.ray._requested_sums import RequestedSums
 from jaxwgc.distributed.ray._rounds import RoundEngine, RoundStart
-from jaxwgc.distributed.ray._work_sharing import WorkSharing
+
+
+class WorkSharing:
+    """Claims parts for workers, and marks the parts that they leave to others.
+
+    A worker claims the parts that it is expected to compute before its next report. It
+    leaves parts to its helpers: workers that are at least half as fast, and are not
+    suspected.
+
+    Args:
+      plan: `RequestPlan` of the code.
+      parts: Statuses of the parts of the round, which are changed.
+      fleet: Workers.
+    """
+
+    def __init__(self, plan: RequestPlan, parts: PartStates, fleet: Fleet):
+        self._plan = plan
+        self._parts = parts
+        self._fleet = fleet
+
+    def update(self, worker: int, *, has_begun: bool) -> None:
+        """Updates the open parts of a worker, before it is told of others.
+
+        Args:
+          worker: Index of the worker.
+          has_begun: Whether the worker is computing. It then keeps the part that it has
+            begun: the first part that no other worker had when it was told last.
+        """
+        parts = self._parts
+        num_claims = self._num_claims(worker)
+        unfinished = parts.turns(worker, [PartStatus.HELD, PartStatus.COMPUTING])
+        begun = unfinished[:1]
+        parts.apply_to_worker(PartEvent.RELEASE, worker)
+        if self._plan.may_skip:
+            parts.apply(PartEvent.COVER, worker, self._finished_by_others(worker))
+        if has_begun:
+            free = parts.turns(worker, [PartStatus.HELD])
+            parts.apply(PartEvent.CLAIM, worker, np.intersect1d(begun, free))
+            num_claims -= len(begun)
+        if self._plan.may_skip:
+            parts.apply(PartEvent.TAKE, worker, self._taken_by_helpers(worker))
+        free = parts.turns(worker, [PartStatus.HELD])
+        parts.apply(PartEvent.CLAIM, worker, free[:num_claims])
+
+    def _finished_by_others(self, worker: int) -> np.ndarray:
+        """Returns the free turns of a worker that other workers have finished."""
+        turns = self._parts.turns(worker, [PartStatus.HELD])
+        is_reported = self._parts.reported_parts()
+        return turns[is_reported[self._plan.parts[worker, turns]]]
+
+    def _taken_by_helpers(self, worker: int) -> np.ndarray:
+        """Returns the free turns of a worker that its helpers are computing."""
+        turns = self._parts.turns(worker, [PartStatus.HELD])
+        is_computed = self._parts.parts_computed_by(self._helpers(worker))
+        return turns[is_computed[self._plan.parts[worker, turns]]]
+
+    def _helpers(self, worker: int) -> np.ndarray:
+        """Returns the helpers of a worker, bool (num_workers,)."""
+        num_finished = self._parts.num_finished
+        is_fast_enough = 2 * num_finished >= num_finished[worker]
+        is_suspected = np.array([slot.is_suspected for slot in self._fleet.slots])
+        is_helper = is_fast_enough & ~is_suspected
+        is_helper[worker] = False
+        return is_helper
+
+    def _num_claims(self, worker: int) -> int:
+        """Returns how many parts a worker is expected to compute between reports.
+
+        At least two: the part that it has begun, and another.
+        """
+        seconds = max(self._fleet.limit.median(worker), 1e-6)
+        return int(np.clip(HOLD_SECONDS / seconds, 2, self._plan.report_size))
+
 
 # Time limit for a sum whose parts other workers have finished: these seconds, plus this
 # multiple of the time that other sums took.
@@ -24,6 +108,19 @@ _PATIENCE_SECONDS = 0.5
 _TIMES_OTHERS = 2.0
 # Polling interval in seconds while a round waits for sums.
 _POLL_SECONDS = 0.1
+
+
+@dataclasses.dataclass(eq=False)
+class _RequestedSum:
+    """Sum that was requested from one worker.
+
+    Attributes:
+      weights: Weights of the request, (messages_per_worker,).
+      has_arrived: Whether the coordinator has the sum.
+    """
+
+    weights: np.ndarray
+    has_arrived: bool = False
 
 
 class RequestRound(RoundEngine):
@@ -45,7 +142,8 @@ class RequestRound(RoundEngine):
         self._parts = PartStates(plan.parts, plan.code.num_parts)
         self._sharing = WorkSharing(plan, self._parts, fleet)
         num_workers, messages_per_worker, _ = plan.support.shape
-        self._sums = RequestedSums(num_workers, messages_per_worker)
+        # Newest request to each worker, unless the worker was withdrawn before its sum.
+        self._sums: dict[int, _RequestedSum] = {}
         self.requests: np.ndarray | None = None
         # Messages that were finished when the waiting rule ended the first phase. They
         # can be requested.
@@ -66,7 +164,19 @@ class RequestRound(RoundEngine):
     def _missing(self) -> np.ndarray:
         """Workers that have not sent their requested sum, bool (num_workers,)."""
         assert self.requests is not None
-        return self.requests.any(1) & ~self._sums.have_arrived(self.requests)
+        missing = self.requests.any(1)
+        for worker, requested in self._sums.items():
+            if requested.has_arrived and self._is_requested(worker):
+                missing[worker] = False
+        return missing
+
+    def _is_requested(self, worker: int) -> bool:
+        """Returns whether a worker was sent its newest request."""
+        assert self.requests is not None
+        requested = self._sums.get(worker)
+        return requested is not None and np.array_equal(
+            requested.weights, self.requests[worker]
+        )
 
     def _send(self, worker: int, now: float) -> None:
         self._parts.apply_to_worker(PartEvent.SEND, worker)
@@ -158,10 +268,9 @@ class RequestRound(RoundEngine):
     def _request_sums(self, missing: np.ndarray, now: float) -> None:
         """Requests the missing sums that have not been requested yet."""
         assert self.requests is not None
-        is_requested = self._sums.are_requested(self.requests)
         for worker in np.flatnonzero(missing).tolist():
             state = self._fleet.slots[worker].state
-            is_new = not is_requested[worker]
+            is_new = not self._is_requested(worker)
             if state == "idle" or (is_new and state == "computing"):
                 request = self.requests[worker]
                 call = events.Call(
@@ -171,7 +280,7 @@ class RequestRound(RoundEngine):
                     arguments=(request,),
                 )
                 self._fleet.call(call, now)
-                self._sums.request(worker, request)
+                self._sums[worker] = _RequestedSum(request)
 
     def _exclude_overdue(self, missing: np.ndarray, now: float) -> None:
         """Excludes workers with overdue sums if the parts of the others suffice."""
@@ -233,7 +342,7 @@ class RequestRound(RoundEngine):
             return
         if report.digest is not None:
             part = self._plan.parts[worker, [turn]]
-            self._digests.check(worker, part, report.digest[None])
+            self._digests.check(worker, part, [report.digest])
         if self._parts.status(worker, turn) in SETTLED:
             return
         slot = self._fleet.slots[worker]
@@ -262,7 +371,10 @@ class RequestRound(RoundEngine):
         message = self.messages[worker : worker + 1]
         unpack(event.result, message)
         if is_finite(message):
-            self._sums.receive(worker)
+            requested = self._sums.get(worker)
+            # An overdue sum may arrive after the exclusion of its worker.
+            if requested is not None:
+                requested.has_arrived = True
             self._newest_sum_at = now
             self._fleet.recover(slot)
         else:
@@ -282,6 +394,7 @@ class RequestRound(RoundEngine):
         """
         if self.requests is not None and self._missing[worker]:
             self.requests = None
-        self._sums.cancel(worker)
+        if worker in self._sums and not self._sums[worker].has_arrived:
+            del self._sums[worker]
         self._parts.apply_to_worker(event, worker)
         self._ends = None

@@ -1,4 +1,4 @@
-"""Base classes of the engines of rounds: state machines of events and actions."""
+"""Engines of rounds and of the start: state machines of events and actions."""
 
 import abc
 from collections.abc import Sequence
@@ -10,8 +10,15 @@ from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._digests import BatchDigests
 from jaxwgc.distributed.ray._errors import error_of_user
-from jaxwgc.distributed.ray._fleet import Fleet
-from jaxwgc.distributed.ray._messages import Layout, PartValues, Round
+from jaxwgc.distributed.ray._fleet import Fleet, log
+from jaxwgc.distributed.ray._messages import (
+    Answer,
+    Layout,
+    PartValues,
+    Round,
+    is_finite,
+    unpack,
+)
 
 
 class RoundStart(NamedTuple):
@@ -231,3 +238,135 @@ class RoundEngine(Engine[Round]):
             rejected=is_rejected,
             reason=self._reason,
         )
+
+
+# Number of deaths of a worker, before its first start, after which the start fails.
+_MAX_DEATHS_AT_START = 3
+
+
+class StartUp(Engine[bool]):
+    """Engine that starts all workers, and waits until each is ready.
+
+    Its result is True.
+    """
+
+    def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
+        """Raises an error if a worker cannot start; restarts dead processes."""
+        actions = super().handle(event, now)
+        if isinstance(event, events.Lost):
+            num_failures = self._fleet.slots[event.worker].num_failures
+            if not event.has_died or num_failures == _MAX_DEATHS_AT_START:
+                why = f"worker {event.worker} failed to start: {event.trouble}"
+                raise error_of_user(why, event.error) from event.error
+        return actions
+
+    def _send(self, worker: int, now: float) -> None:
+        slots = self._fleet.slots
+        num_ready = self._fleet.are("idle").sum()
+        text = "%d of %d workers are ready: worker %d on %s"
+        log.info(text, num_ready, len(slots), worker, slots[worker].where)
+
+    def _advance(self, now: float) -> None:
+        """Raises RuntimeError if the start takes too long."""
+        waiting = np.flatnonzero(~self._fleet.are("idle")).tolist()
+        limit = self._fleet.timeouts.start
+        self.poll_at = np.inf
+        if waiting and now - self._begin > limit:
+            why = f"workers {waiting} have not started within {limit} seconds"
+            raise RuntimeError(f"{why}: `ray status` shows free resources")
+        if not waiting:
+            self.result = True
+            for slot in self._fleet.slots:
+                self._fleet.recover(slot)
+
+
+class MessageRound(RoundEngine):
+    """Round engine for codes with one message per worker.
+
+    Args:
+      fleet: Workers.
+      layout: Shapes of the messages.
+      start: `RoundStart` of the round.
+      owner: Late messages of earlier rounds of this owner are kept. None keeps none.
+    """
+
+    def __init__(
+        self, fleet: Fleet, layout: Layout, start: RoundStart, owner: object = None
+    ):
+        super().__init__(fleet, layout, start, (len(fleet.slots),))
+        self._owner = owner
+        self.late = np.zeros(len(fleet.slots), bool)
+        for worker in np.flatnonzero(fleet.are("idle")):
+            self._send(int(worker), start.now)
+
+    @property
+    def received(self) -> np.ndarray:
+        """Workers that have responded in this round, bool (num_workers,)."""
+        return np.isfinite(self.times)
+
+    def _send(self, worker: int, now: float) -> None:
+        # If a worker is lost after its response, its message is here, and it is not
+        # called again.
+        if not self.received[worker]:
+            call = events.Call(worker, "compute", self.number)
+            self._fleet.call(call, now, self._owner)
+
+    def _advance(self, now: float) -> None:
+        if self._ends is None:
+            self._ends = self._begin + self._fleet.rules.ends(self.times)
+        self.poll_at = self._ends
+        # The round does not wait again for a worker that was lost in it. It waits
+        # `timeouts.replacement` seconds for the replacement.
+        self._reason = self._reason_to_stop(self.received, self._replaced, now)
+        if self._reason:
+            self.messages[~(self.received | self.late)] = 0
+            if self._is_verified:
+                self._await_verdict(self.received)
+            else:
+                self._finish(self.received, now)
+
+    def _judge(self, verdict: events.Verdict, now: float) -> None:
+        self.messages[~(verdict.right | self.late)] = 0
+        self._finish(verdict.right, now)
+
+    def _finish(self, received: np.ndarray, now: float) -> None:
+        """Sets the result."""
+        late = None if self._owner is None else self.late
+        self._conclude(received, now, late=late)
+
+    def _take(self, event: events.Response, now: float) -> None:
+        """Copies a message, so that nothing refers to Ray's memory.
+
+        The message of an earlier round leaves its response time, and is kept for its
+        owner. The worker goes on with this round.
+        """
+        worker = event.worker
+        answer = event.result
+        assert isinstance(answer, Answer)
+        slot = self._fleet.slots[worker]
+        is_mine = slot.number == self.number
+        self._check(answer.message)
+        self._fleet.limit.note(worker, event.seconds)
+        message = self.messages[worker : worker + 1]
+        if is_mine or slot.owner is self._owner is not None:
+            unpack(answer.message, message)
+            self.late[worker] = not is_mine and is_finite(message)
+        if is_mine:
+            self._digests.check(worker, self._layout.held[worker], answer.digests)
+        if is_mine and not is_finite(message):
+            self._fleet.blame(slot, self._layout.not_finite("message"))
+            return
+        if is_mine or slot.away_since is not None:
+            # A late message is not decoded. It shows that the process works.
+            self._fleet.recover(slot)
+        self._fleet.rows[slot.number][worker] = event.seconds
+        if is_mine:
+            self._values[worker, 0] = PartValues(
+                parts=self._layout.held[worker],
+                losses=answer.losses,
+                aux=answer.aux,
+            )
+            self.times[worker] = now - self._begin
+            self._ends = None
+        else:
+            self._send(worker, now)

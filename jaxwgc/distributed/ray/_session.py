@@ -253,6 +253,21 @@ def check_address(address: str) -> None:
         ) from error
 
 
+def actor_options_of(
+    address: str | None, options: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Returns the options of Ray's actors, with defaults: see `RayCluster`."""
+    # A Ray of our own has no other users, so workers claim no CPU.
+    claims: dict[str, Any] = {"num_cpus": 0}
+    if address is not None:
+        claims = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
+    # Ray's record of all tasks would grow without bounds, so task events are disabled.
+    claims["enable_task_events"] = False
+    if options is not None:
+        claims |= options
+    return claims
+
+
 def claimed_resources(options: Mapping[str, Any]) -> dict[str, float]:
     """Returns the resources that the options of an actor claim, without zeros."""
     claims = {

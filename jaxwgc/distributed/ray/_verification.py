@@ -3,37 +3,51 @@
 import abc
 import contextlib
 import operator
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 
 from jaxwgc import coding
 from jaxwgc.codes import GradientCode
+from jaxwgc.distributed.ray._actors import Actors
 from jaxwgc.distributed.ray._data import DataSource, HostBatches, StoredParts
 from jaxwgc.distributed.ray._errors import NoResponse
 from jaxwgc.distributed.ray._events import Unverified, Verdict
-from jaxwgc.distributed.ray._fleet import log
+from jaxwgc.distributed.ray._fleet import Fleet, log
 from jaxwgc.distributed.ray._messages import SentKey, sent
+from jaxwgc.distributed.ray._options import Verification
+from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.distributed.ray._task import Assignment, Order, Task, read_order
-from jaxwgc.distributed.ray._worker import Worker
-from jaxwgc.distributed.ray._worker_base import PROJECTION_DIM, project
+from jaxwgc.distributed.ray._worker import PROJECTION_DIM, Worker, project
 
 
-class QueriedWorkers(Protocol):
-    """Interface of the workers to a verifier."""
+class WorkersOfRound:
+    """Workers that a verifier can query in a round.
+
+    Args:
+      actors: Ray actors of the workers.
+      fleet: States of the workers.
+    """
+
+    def __init__(self, actors: Actors, fleet: Fleet):
+        self._actors = actors
+        self._fleet = fleet
 
     def order(self) -> Order | bytes:
         """Returns leaves of params, key and step of the round, maybe pickled."""
-        ...
+        order = self._actors.order
+        # Large params are in Ray's object store. Small ones are pickled bytes.
+        return order if isinstance(order, bytes) else find_ray().get(order)
 
     def can_be_queried(self) -> np.ndarray:
         """Returns which workers run and are not suspected, bool (num_workers,)."""
-        ...
+        is_suspected = np.array([slot.is_suspected for slot in self._fleet.slots])
+        return self._fleet.are("idle", "computing") & ~is_suspected
 
     def name(self, worker: int) -> str:
         """Returns the index of a worker and where it runs, in words."""
-        ...
+        return f"worker {worker} on {self._fleet.slots[worker].where}"
 
     def query(self, workers: np.ndarray, *arguments: object) -> np.ndarray:
         """Returns projections of several workers, (num_queried, PROJECTION_DIM).
@@ -45,7 +59,7 @@ class QueriedWorkers(Protocol):
         Raises:
           NoResponse: If a worker is lost.
         """
-        ...
+        return self._actors.query(workers, self._fleet.limit.seconds, *arguments)
 
 
 class PartCopies:
@@ -59,7 +73,7 @@ class PartCopies:
     """
 
     def __init__(
-        self, code: GradientCode, task: Task, parts: Any, workers: QueriedWorkers
+        self, code: GradientCode, task: Task, parts: Any, workers: WorkersOfRound
     ):
         self.code = code
         self.workers = workers
@@ -339,3 +353,32 @@ class Audits(Verifier):
         if not len(helpers):
             return None
         return np.array([owner, self._random.choice(helpers)]), int(part)
+
+
+def verifier_of(
+    options: Verification,
+    locator: coding.ErrorLocator | None,
+    copies: PartCopies,
+    key: jax.Array,
+) -> Verifier | None:
+    """Returns the verifier of rounds, None if all messages are accepted.
+
+    Args:
+      options: Options of a cluster.
+      locator: `ErrorLocator` of the code; None without parity checks.
+      copies: Sources of further copies of parts.
+      key: Key of the cluster.
+    """
+    if locator is not None:
+        return ParityChecks(
+            copies,
+            noise=options.noise,
+            locator=locator,
+            on_wrong=str(options.on_wrong),
+        )
+    if options.audit:
+        # The key makes audits reproducible. Workers know it: audits find faulty
+        # workers, not workers that evade audits.
+        seed = int(jax.random.bits(key))
+        return Audits(copies, noise=options.noise, audit=options.audit, seed=seed)
+    return None

@@ -1,5 +1,12 @@
-"""Worker that sends one message per round."""
+"""Workers: start, data, and gradients of parts; one message per round."""
 
+import abc
+import ctypes
+import operator
+import os
+import signal
+import socket
+import sys
 import time
 from typing import Any
 
@@ -8,9 +15,185 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import coding
-from jaxwgc.distributed.ray._messages import Answer, SentKey, pack
-from jaxwgc.distributed.ray._task import Order, read_order
-from jaxwgc.distributed.ray._worker_base import WorkerBase
+from jaxwgc.distributed.ray._data import (
+    DataSource,
+    HostBatches,
+    StoredParts,
+    load_parts,
+)
+from jaxwgc.distributed.ray._digests import digest
+from jaxwgc.distributed.ray._events import Ready
+from jaxwgc.distributed.ray._messages import Answer, SentKey, pack, read, sent, unpack
+from jaxwgc.distributed.ray._session import find_ray
+from jaxwgc.distributed.ray._task import Assignment, Order, Task, draw_batch, read_order
+from jaxwgc.gradients import checked_loss
+
+# Number of random projections of a message that are compared in a dispute.
+PROJECTION_DIM = 64
+# Number of the option of `prctl` in Linux for the signal when the parent ends.
+_PARENT_DEATH_SIGNAL = 1
+
+project = jax.jit(coding.project, static_argnums=2)
+
+
+class WorkerBase(abc.ABC):
+    """Process of one worker, with its parts as `data`.
+
+    Args:
+      assignment: `Assignment` of the worker; None in a spare process, which gets it at
+        its start.
+      task: `Task` of all workers. Ray's actors get a list with a reference to it.
+    """
+
+    # Whether all parts of the worker are computed in one call.
+    _is_stacked: bool
+    task: Task
+    data: DataSource
+
+    def __init__(self, assignment: Assignment | None, task: Task | list[Any]):
+        self._task_reference = None
+        if isinstance(task, Task):
+            self.task = task
+        else:
+            self._task_reference = task
+        self._name = "spare process"
+        if assignment is not None:
+            self._name = f"worker {assignment.worker}"
+            self._assign(assignment)
+
+    def __repr__(self) -> str:
+        """Returns the prefix of the worker's output, for Ray."""
+        return self._name
+
+    def _assign(self, assignment: Assignment) -> None:
+        self.worker = assignment.worker
+        self.held = assignment.held
+        self.rows = assignment.rows
+        self._part_references = assignment.parts
+        self._first_step = assignment.step
+
+    def warm_up(self) -> int:
+        """Imports what a worker needs, without an assignment; returns its process."""
+        self._set_up_process()
+        if os.environ.get("JAX_PLATFORMS") == "cpu":
+            jnp.zeros(1).block_until_ready()
+        return os.getpid()
+
+    def start(self, assignment: Assignment | None = None) -> Ready:
+        """Loads the parts or first batches, and compiles.
+
+        Errors here come from data or loss.
+
+        Args:
+          assignment: `Assignment` of a spare process that becomes a worker.
+        """
+        if assignment is not None:
+            self._assign(assignment)
+        self._set_up_process()
+        self._prepare_all()
+        return Ready(
+            worker=self.worker,
+            pid=os.getpid(),
+            node=find_ray().get_runtime_context().get_node_id(),
+            host=socket.gethostname(),
+            signature=self.data.signature,
+            origin=self.data.origin,
+            has_batches=self.task.batches is not None,
+        )
+
+    def _set_up_process(self) -> None:
+        """Ties this process to Ray's, and takes over the settings of the task."""
+        if sys.platform == "linux":
+            # Linux then ends this process when Ray's own process ends, even if this
+            # process is frozen.
+            ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        reference = self._task_reference
+        if reference is not None:
+            # The task is unpickled here, so that an error in a module of the user is
+            # reported like others. In a spare process, two threads may do this at once.
+            [self.task] = find_ray().get(reference)
+            self._task_reference = None
+        for name, value in self.task.settings.items():
+            jax.config.update(name, value)
+
+    def _prepare_all(self) -> None:
+        """Loads all parts or first batches, and compiles."""
+        held = self.held.tolist()
+        if self.task.batches is not None:
+            batches = HostBatches(
+                self.task.batches, held, self._first_step, is_stacked=self._is_stacked
+            )
+            self.prepare_data(batches)
+        elif self.task.load is not None:
+            self.prepare(load_parts(self.task.load, held))
+        else:
+            self.prepare(find_ray().get(self._part_references))
+
+    def prepare(self, parts: list[Any]) -> None:
+        """Keeps the parts, and compiles all functions of them."""
+        origin = f"part {self.held[0]}"
+        stored = StoredParts(parts, is_stacked=self._is_stacked, origin=origin)
+        self.prepare_data(stored)
+
+    def prepare_data(self, data: DataSource) -> None:
+        """Compiles all functions of the data."""
+        self.data = data
+        self._structure = jax.tree.structure(self.task.params)
+        wire_like = self._compile()
+        if self.task.has_queries:
+            # Compiling the projection here keeps the first query as fast as others.
+            message = np.zeros(wire_like.shape, wire_like.dtype)
+            self._projection(message, sent(jax.random.key(0)))
+
+    @abc.abstractmethod
+    def _compile(self) -> jax.ShapeDtypeStruct:
+        """Compiles all functions; returns the shape and dtype of a sent message."""
+
+    def _projection(self, wire: np.ndarray, key: SentKey) -> np.ndarray:
+        """Returns the projection (PROJECTION_DIM,) of a message as it is sent."""
+        message = self._numbers(wire)
+        projections = project(read(key), message, PROJECTION_DIM)
+        return np.asarray(projections[0])
+
+    def _numbers(self, wire: np.ndarray) -> np.ndarray:
+        """Returns the numbers (1, length) of a message as it is sent."""
+        single = np.complex64 if np.iscomplexobj(self.rows) else np.float32
+        dtype = np.promote_types(wire.dtype, single)
+        message = np.empty(wire.shape[:2], dtype)
+        unpack(wire, message)
+        return message
+
+    def _corrupted(self, step: int, wire: np.ndarray) -> np.ndarray:
+        """Returns a message, corrupted if the task says so."""
+        if self.task.corrupt is None:
+            return wire
+        # The user's function may change its argument.
+        message = self._numbers(wire)
+        corrupted = self.task.corrupt(self.worker, step, message[0])
+        corrupted = np.asarray(corrupted, message.dtype)[None]
+        return np.asarray(pack(corrupted, self.task.message_dtype))
+
+    def _loss_aux_and_gradient(
+        self,
+        leaves: list[jax.Array],
+        part: Any,
+        index: jax.Array,
+        key: SentKey,
+        step: jax.Array,
+    ) -> tuple[jax.Array, Any, Any]:
+        """Returns loss and aux of one part, and its gradient, leaves (1, ...)."""
+        params = jax.tree.unflatten(self._structure, leaves)
+        part = read(part)
+        if self.task.batch is not None:
+            # The key depends on step and part only, so that all holders of a part draw
+            # the same rows.
+            step_key = jax.random.fold_in(read(key), step)
+            part_key = jax.random.fold_in(step_key, index)
+            part = draw_batch(self.task.batch, part_key, part, step)
+        loss_function = checked_loss(self.task.loss, self.task.has_aux)
+        value_and_grad = jax.value_and_grad(loss_function, has_aux=True)
+        (loss, aux), gradient = value_and_grad(params, part)
+        return loss, aux, jax.tree.map(lambda leaf: leaf[None], gradient)
 
 
 class Worker(WorkerBase):
@@ -26,9 +209,13 @@ class Worker(WorkerBase):
             time.sleep(self.task.delay(self.worker, step))
         data = self.data.of_step(step, 0)
         self.data.expect([(step + 1, 0)])
-        wire, losses, aux, digests = self._call_compiled(
-            leaves, data, self.rows, key, step
-        )
+        wire, losses, aux = self._call_compiled(leaves, data, self.rows, key, step)
+        digests = None
+        if self.task.has_digests:
+            digests = [
+                digest(jax.tree.map(operator.itemgetter(place), data))
+                for place in range(len(self.held))
+            ]
         return Answer(
             message=self._corrupted(step, wire),
             losses=losses,
@@ -52,7 +239,7 @@ class Worker(WorkerBase):
         is_asked = np.isin(self.held, parts).repeat(num_segments)
         rows = self.rows * is_asked
         data = self.data.of_step(step, 0)
-        wire, _, _, _ = self._call_compiled(leaves, data, rows, step_key, step)
+        wire, _, _ = self._call_compiled(leaves, data, rows, step_key, step)
         return self._projection(self._corrupted(step, wire), key)
 
     def _call_compiled(
@@ -62,8 +249,8 @@ class Worker(WorkerBase):
         rows: np.ndarray,
         key: SentKey,
         step: int,
-    ) -> tuple[np.ndarray, np.ndarray, Any, np.ndarray | None]:
-        """Returns message, losses, aux and digests with these rows of the code."""
+    ) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Returns message, losses and aux with these rows of the code."""
         held = self.held.astype(np.uint32)
         result = self._compiled(leaves, data, rows, held, key, np.uint32(step))
         return jax.tree.map(np.asarray, result)
@@ -83,14 +270,14 @@ class Worker(WorkerBase):
         return lowered.out_info[0]
 
     def _message(self, leaves, parts, rows, held, key, step):
-        """Computes message, losses, aux and digests; parts have a leading axis."""
+        """Computes message, losses and aux; parts have a leading axis."""
 
         def of_part(part, index, columns):
             loss, aux, gradient = self._loss_aux_and_gradient(
                 leaves, part, index, key, step
             )
             message = coding.form_messages(columns, gradient)
-            return message, (loss, aux, self._digest(part))
+            return message, (loss, aux)
 
         def add(message, part_index_and_columns):
             part, index, columns = part_index_and_columns
@@ -103,6 +290,6 @@ class Worker(WorkerBase):
         zero = jnp.zeros(like.shape, like.dtype)
         # Parts are computed one by one, so that memory holds one gradient.
         message, values = jax.lax.scan(add, zero, (parts, held, columns))
-        losses, aux, digests = values
+        losses, aux = values
         wire = pack(message, self.task.message_dtype)
-        return wire, losses, aux, digests
+        return wire, losses, aux
