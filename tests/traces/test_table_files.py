@@ -534,7 +534,7 @@ def test_timedelta64_is_read_in_seconds(unit, tmp_path):
     np.save(tmp_path / "a.npy", durations)
     trace = read_trace(tmp_path / "a.npy", FileOptions())
     report = jaxwgc.straggler_report(trace.times)
-    np.testing.assert_array_equal(report.times, seconds)
+    np.testing.assert_array_equal(report.rounds.times, seconds)
     table = jaxwgc.stragglers.empirical(durations).table[:, :, -1]
     np.testing.assert_array_equal(table, np.where(np.isnan(seconds), np.inf, seconds))
     assert jaxwgc.straggler_report(waits=durations).mean_wait[0] == 14 / 3
