@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxwgc._common import conversions
 from jaxwgc._common.arrays import is_sparse, next_power_of_two
-from jaxwgc.sketching import _conversions
+from jaxwgc.sketching import _arguments
 
 # Bytes per chunk of dense rows: large against the overhead of a compiled call, small
 # against the memory of a computer.
@@ -76,7 +76,7 @@ class Blocks:
                 f"blocks() must be an iterable of arrays; got {type(blocks).__name__}"
             )
         for block in blocks:
-            rows = _conversions.host_rows("every block", block)
+            rows = _arguments.host_rows("every block", block)
             if rows.ndim != 2 or rows.shape[1] == 0:
                 raise ValueError(
                     "every block must have shape (b, p) with at least one column; got "

@@ -1,7 +1,7 @@
 """Factors V and s of X diag(scale) = U diag(s) Vᵀ, and numerical ranks."""
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +108,23 @@ class Factors(NamedTuple):
     rank: NumericalRank
     finite: Array
 
+    @classmethod
+    def of_orthonormal_columns(cls, scale: Array) -> Self:
+        """Returns the factors of an X with orthonormal columns after scaling.
+
+        As a preconditioner of any X, they only scale the columns.
+        """
+        ones = jnp.ones_like(scale)
+        identity = jnp.diag(ones)
+        return cls(
+            scale=scale,
+            vectors=identity,
+            singular_values=ones,
+            inverse=identity,
+            rank=NumericalRank(jnp.int32(len(scale)), jnp.bool_(False)),
+            finite=jnp.bool_(True),
+        )
+
     @property
     def has_null_space(self) -> Array:
         """Returns whether the rank is less than the number of columns."""
@@ -199,8 +216,8 @@ def factors_of(
       matrix: X.
       root_ridge: √ridge, or None.
       rcond: The cutoff of singular values, as a share of the largest.
-      method: "gram" for a tall X, or "qr". A streamed matrix always uses "qr", which
-        reads it once.
+      method: "gram" for a tall X. Any other method is a QR factorisation, as for a
+        streamed matrix, which is then read once.
       threshold: The ratio of eigenvalues above which one Gram matrix is enough.
     """
     if method == "gram" and not matrix.is_streamed:

@@ -1,7 +1,6 @@
 """Conversion of the operators of lineax, which is imported only if they occur."""
 
 import dataclasses
-import sys
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,27 +14,6 @@ from jaxwgc.sketching._linalg.linear_operator import LinearOperator
 
 if TYPE_CHECKING:
     import lineax
-
-
-def is_of_lineax(value: object) -> bool:
-    """Returns whether `value` is a linear operator of lineax."""
-    # If lineax has not been imported, no value is one of its operators.
-    lineax = sys.modules.get("lineax")
-    return lineax is not None and isinstance(value, lineax.AbstractLinearOperator)
-
-
-def from_lineax(value: Any) -> Any:
-    """Converts an operator of lineax, and returns other values unchanged.
-
-    A `MatrixLinearOperator` becomes its array, every other operator a `LinearOperator`.
-    """
-    if not is_of_lineax(value):
-        return value
-    import lineax
-
-    if isinstance(value, lineax.MatrixLinearOperator):
-        return value.as_matrix()
-    return operator_from_lineax(value)
 
 
 def operator_from_lineax(operator: "lineax.AbstractLinearOperator") -> LinearOperator:

@@ -1,7 +1,7 @@
 """Sparse matrices."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +11,12 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common.arrays import product
 from jaxwgc._common.pytrees import Static, register
+from jaxwgc.sketching._linalg.entries import Entries, entries_of_bcoo
 from jaxwgc.sketching._linalg.matrix import Matrix, RowMatrix
 from jaxwgc.sketching._linalg.rows import block_size, padded_with_zeros, scaled
 
 if TYPE_CHECKING:
     from jax.experimental.sparse import BCOO
-
-
-class Entries(NamedTuple):
-    """The rows, columns and values of entries, each (num_entries,)."""
-
-    row: Array
-    column: Array
-    data: Array
-
-
-def entries_of_bcoo(matrix: "BCOO") -> Entries:
-    """Returns the entries of a matrix, some of them out of bounds (padding)."""
-    # Indices become unsigned, so that negative ones are out of bounds, too.
-    row, column = matrix.indices.T.astype(jnp.uint32)
-    return Entries(row, column, matrix.data)
 
 
 @register
@@ -128,7 +114,7 @@ class Sparse(RowMatrix):
         return jax.ops.segment_sum(moved, column, self.sizes[1])
 
     def sketch(self, embedding, *arrays):
-        small = embedding._apply_to_entries(self.entries, self.sizes)
+        small = embedding.apply_to_entries(self.entries, self.sizes)
         return [small, *(embedding @ array for array in arrays)]
 
     # Products with the entries are faster than products with densified blocks.

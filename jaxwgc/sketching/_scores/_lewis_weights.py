@@ -12,10 +12,10 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, conversions, validation
 from jaxwgc._common.arrays import product
-from jaxwgc.sketching import _conversions, _solver_arguments
-from jaxwgc.sketching._linalg.dense import Dense
+from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._linalg.factors import factors_of, rank_cutoff
-from jaxwgc.sketching._linalg.monitor import Criterion, Monitor
+from jaxwgc.sketching._linalg.matrix import Dense
+from jaxwgc.sketching._linalg.monitor import Monitor
 from jaxwgc.sketching._linalg.projector import at_most_one, orthonormaliser
 
 
@@ -105,7 +105,7 @@ def lewis_weights(
       section 3; Fazel, Lee, Padmanabhan and Sidford, "Computing Lewis weights to high
       precision", SODA 2022, for steps that converge for p >= 4.
     """
-    matrix = conversions.gathered(_conversions.finite_matrix("matrix", matrix))
+    matrix = conversions.gathered(_arguments.finite_matrix("matrix", matrix))
     array_validation.check_number("p", p, positive=True, finite=True)
     max_iterations = validation.check_int("max_iterations", max_iterations, minimum=1)
     dtype = matrix.dtype
@@ -113,12 +113,12 @@ def lewis_weights(
         tolerance = _default_tolerance(matrix, p)
     array_validation.check_number("tolerance", tolerance, minimum=0)
     default_rcond = rank_cutoff(matrix.shape, dtype)
-    matrix, rcond = _solver_arguments.with_cutoff(matrix, rcond, default_rcond)
+    matrix, rcond = _arguments.with_cutoff(matrix, rcond, default_rcond)
     return _lewis_weights(
         matrix,
-        p=_conversions.scalar(p, dtype),
-        tolerance=_conversions.scalar(tolerance, dtype),
-        max_iterations=_conversions.scalar(max_iterations, jnp.int32),
+        p=_arguments.scalar(p, dtype),
+        tolerance=_arguments.scalar(tolerance, dtype),
+        max_iterations=_arguments.scalar(max_iterations, jnp.int32),
         rcond=rcond,
     )
 
@@ -217,7 +217,7 @@ def _iterate(
         )
         # If steps have been halved this often, the remaining residual is rounding.
         monitor = state.monitor.update(
-            residual, [Criterion(residual, tolerance)], has_stagnated=shortening <= 1e-4
+            residual, residual <= tolerance, has_stagnated=shortening <= 1e-4
         )
         return _State(log_weights, ratios, residual, shortening, monitor)
 
