@@ -16,8 +16,11 @@ from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._embeddings._embedding import EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.factors import solver_cutoff
-from jaxwgc.sketching._linalg.linear_operator import Operator
-from jaxwgc.sketching._linalg.lineax_operators import check_real, operator_from_lineax
+from jaxwgc.sketching._linalg.linear_operator import (
+    Operator,
+    check_real,
+    operator_from_lineax,
+)
 from jaxwgc.sketching._linalg.matrix import Dense, Matrix
 from jaxwgc.sketching._linalg.refinement import Problem, Refinement
 from jaxwgc.sketching._linalg.rows import scaled
@@ -111,7 +114,8 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
     Example:
       >>> import jax, jax.numpy as jnp
       >>> import lineax as lx
-      >>>       >>> matrix = jax.random.normal(jax.random.key(0), (1000, 2))
+      >>> from jaxwgc.sketching.lineax import SketchPreconditioned
+      >>> matrix = jax.random.normal(jax.random.key(0), (1000, 2))
       >>> operator = lx.MatrixLinearOperator(matrix)
       >>> vector = matrix @ jnp.array([1.0, -2.0])
       >>> solver = SketchPreconditioned(jax.random.key(1))

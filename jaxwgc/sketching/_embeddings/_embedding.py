@@ -209,19 +209,16 @@ def number_arrays(tree: Any) -> tuple[Any, Any]:
     """Converts leaves to arrays or BCOO of floats; also returns shapes and dtypes."""
     # A sparse matrix is one leaf, although it is a pytree of values and indices.
     leaves, structure = jax.tree.flatten(tree, is_leaf=is_sparse)
-    arrays = [_number_array(leaf) for leaf in leaves]
+    arrays = []
+    for leaf in leaves:
+        if is_sparse(leaf):
+            arrays.append(_arguments.sparse_matrix("tree", leaf))
+        elif np.iscomplexobj(leaf):
+            arrays.append(conversions.gathered(jnp.asarray(leaf)))
+        else:
+            arrays.append(conversions.gathered(conversions.float_array("tree", leaf)))
     shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
     return structure.unflatten(arrays), structure.unflatten(shapes)
-
-
-def _number_array(leaf: Any) -> Any:
-    if is_sparse(leaf):
-        return _arguments.sparse_matrix("tree", leaf)
-    if np.iscomplexobj(leaf):
-        array = jnp.asarray(leaf)
-    else:
-        array = conversions.float_array("tree", leaf)
-    return conversions.gathered(array)
 
 
 T = TypeVar("T")

@@ -163,19 +163,14 @@ class BlockMatrix(QRMatrix):
         for start, rows, size in self._chunks:
             slices = []
             for array in along:
-                part = np.asarray(array[start : start + size])
-                slices.append(_padded(part, rows.shape[0]))
+                part = np.zeros((rows.shape[0], *array.shape[1:]), array.dtype)
+                part[:size] = array[start : start + size]
+                slices.append(part)
             yield start, rows.toarray() if is_sparse(rows) else rows, slices
 
 
 def _rmv_of_block(block: Array, vector: Array) -> Array:
     return transposed_product(block, vector)
-
-
-def _padded(array: np.ndarray, num_rows: int) -> np.ndarray:
-    """Appends rows of zeros to an array."""
-    num_missing = num_rows - len(array)
-    return np.pad(array, [(0, num_missing)] + [(0, 0)] * (array.ndim - 1))
 
 
 def _added(sums: Any, parts: Any) -> Any:

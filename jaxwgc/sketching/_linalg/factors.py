@@ -56,24 +56,6 @@ class NumericalRank(NamedTuple):
     is_ambiguous: Array
 
 
-def rank_of(singular_values: Array, rcond: ArrayLike, finite: Array) -> NumericalRank:
-    """Computes the rank of a matrix from its singular values in descending order.
-
-    If the matrix is not finite, the rank is 0 and ambiguous.
-    """
-    eps = jnp.finfo(singular_values.dtype).eps
-    root = singular_values.shape[0] ** 0.5
-    shares = singular_values / jnp.where(singular_values[0] > 0, singular_values[0], 1)
-    # Singular values below (2 + √p / 2) machine epsilons are rounding errors of zero.
-    # Measured in matrices of up to 100,000 rows and of rank 1 to p - 1: with a second
-    # Gram matrix, zero singular values became up to 2.4 machine epsilons with 5
-    # columns, and 5 with 50 columns. With QR, they became up to 2.
-    is_near = shares > jnp.maximum(rcond / _CLEAR_FACTOR, (2 + root / 2) * eps)
-    is_near &= shares < _CLEAR_FACTOR * rcond
-    rank = jnp.sum((shares > rcond) & finite, dtype=jnp.int32)
-    return NumericalRank(rank, jnp.any(is_near) | ~finite)
-
-
 def rank_cutoff(shape: tuple[int, ...], dtype: np.dtype) -> float:
     """Returns the default cutoff of singular values for scores."""
     return 10 * min(shape) ** 0.5 * float(jnp.finfo(dtype).eps)
@@ -336,12 +318,26 @@ def _truncated(
     is_kept = values > rcond * values[0]
     kept_vectors = jnp.where(is_kept, vectors, 0)
     kept_values = jnp.where(is_kept, values, 0)
+    eps = jnp.finfo(values.dtype).eps
+    root = values.shape[0] ** 0.5
+    shares = values / safe(values[0])
+    # Singular values below (2 + √p / 2) machine epsilons are rounding errors of zero.
+    # Measured in matrices of up to 100,000 rows and of rank 1 to p - 1: with a second
+    # Gram matrix, zero singular values became up to 2.4 machine epsilons with 5
+    # columns, and 5 with 50 columns. With QR, they became up to 2.
+    is_near = shares > jnp.maximum(rcond / _CLEAR_FACTOR, (2 + root / 2) * eps)
+    is_near &= shares < _CLEAR_FACTOR * rcond
+    # If X is not finite, the rank is 0 and ambiguous.
+    rank = NumericalRank(
+        rank=jnp.sum((shares > rcond) & finite, dtype=jnp.int32),
+        is_ambiguous=jnp.any(is_near) | ~finite,
+    )
     factors = Factors(
         scale=scale,
         vectors=kept_vectors,
         singular_values=kept_values,
         inverse=kept_vectors / safe(kept_values),
-        rank=rank_of(values, rcond, finite),
+        rank=rank,
         finite=finite,
     )
     return lax.stop_gradient(factors)

@@ -1,7 +1,6 @@
 """Conversion of arguments to matrices, and compilation of functions of matrices."""
 
 import functools
-import sys
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar
@@ -23,11 +22,11 @@ from jaxwgc.sketching._linalg.linear_operator import (
     LinearOperator,
     Operator,
     checked_operator,
+    from_lineax,
 )
-from jaxwgc.sketching._linalg.lineax_operators import operator_from_lineax
 from jaxwgc.sketching._linalg.matrix import Dense, Matrix, RowMatrix
 from jaxwgc.sketching._linalg.sharded import Sharded
-from jaxwgc.sketching._linalg.sparse import Sparse
+from jaxwgc.sketching._linalg.sparse import sparse_of_bcoo
 
 if TYPE_CHECKING:
     import lineax
@@ -45,20 +44,6 @@ OperatorLike: TypeAlias = "LinearOperator | lineax.AbstractLinearOperator"
 M = TypeVar("M", bound=Matrix)
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-def from_lineax(value: Any) -> Any:
-    """Converts an operator of lineax, and returns other values unchanged.
-
-    A `MatrixLinearOperator` becomes its array, every other operator a `LinearOperator`.
-    """
-    # If lineax has not been imported, no value is one of its operators.
-    lineax = sys.modules.get("lineax")
-    if lineax is None or not isinstance(value, lineax.AbstractLinearOperator):
-        return value
-    if isinstance(value, lineax.MatrixLinearOperator):
-        return value.as_matrix()
-    return operator_from_lineax(value)
 
 
 def matrix_of(name: str, value: "MatrixLike | OperatorLike") -> RowMatrix:
@@ -82,7 +67,7 @@ def matrix_of(name: str, value: "MatrixLike | OperatorLike") -> RowMatrix:
     if is_sparse(value):
         sparse = _arguments.sparse_matrix(name, value)
         validation.check_shape(name, sparse, "(N, p)", ("any", "any"))
-        return Sparse.of(sparse)
+        return sparse_of_bcoo(sparse)
     array = _arguments.finite_array(name, value)
     validation.check_shape(name, array, "(N, p)", ("any", "any"))
     # The sharding of a traced array is known only on a mesh with explicit axes.

@@ -42,11 +42,6 @@ class Sparse(RowMatrix):
     sizes: Static[tuple[int, int]]
 
     @classmethod
-    def of(cls, matrix: "BCOO") -> "Sparse":
-        """Returns the matrix of a BCOO, without entries out of bounds (padding)."""
-        return _sparse_of_bcoo(matrix)
-
-    @classmethod
     def of_entries(
         cls, entries: Entries, shape: tuple[int, int], is_sorted: bool = False
     ) -> "Sparse":
@@ -168,7 +163,10 @@ class Sparse(RowMatrix):
 
         def add(carry: tuple[Array, Array]) -> tuple[Array, Array]:
             start, block = carry
-            row, column, data = self._window_of_entries(start)
+            row, column, data = jax.tree.map(
+                lambda part: lax.dynamic_slice_in_dim(part, start, self.window),
+                self.entries,
+            )
             # Entries of later blocks are dropped.
             row = jnp.where(row < first + size, row - first, size)
             block = block.at[row, column].add(data, mode="drop")
@@ -179,15 +177,10 @@ class Sparse(RowMatrix):
         _, block = lax.while_loop(lambda carry: carry[0] < end, add, carry)
         return block
 
-    def _window_of_entries(self, start: Array) -> Entries:
-        return jax.tree.map(
-            lambda part: lax.dynamic_slice_in_dim(part, start, self.window),
-            self.entries,
-        )
-
 
 @jax.jit
-def _sparse_of_bcoo(matrix: "BCOO") -> Sparse:
+def sparse_of_bcoo(matrix: "BCOO") -> Sparse:
+    """Returns the matrix of a BCOO, without entries out of bounds (padding)."""
     num_rows, num_columns = matrix.shape
     shape = (num_rows, num_columns)
     return Sparse.of_entries(entries_of_bcoo(matrix), shape, matrix.indices_sorted)

@@ -19,13 +19,13 @@ from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
     OperatorLike,
     compiled,
-    from_lineax,
     matrix_of,
 )
 from jaxwgc.sketching._linalg.linear_operator import (
     LinearOperator,
     Operator,
     checked_operator,
+    from_lineax,
 )
 from jaxwgc.sketching._linalg.matrix import Dense, RowMatrix
 from jaxwgc.sketching._linalg.projector import orthonormaliser

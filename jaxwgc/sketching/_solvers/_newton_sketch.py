@@ -19,7 +19,6 @@ from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.matrix import Dense
 from jaxwgc.sketching._linalg.monitor import Monitor
 from jaxwgc.sketching._solvers._newton_problem import (
-    Arguments,
     Functions,
     Point,
     Problem,
@@ -148,7 +147,8 @@ def newton_sketch(
     tolerance = _arguments.stopping_tolerance(tolerance, default_tolerance, flat.dtype)
     return _newton_steps(
         params,
-        Arguments(args, regulariser),
+        args,
+        regulariser,
         embedding,
         tolerance,
         functions=Functions(loss, square_root_hessian),
@@ -180,8 +180,7 @@ def _float_params(params: Any) -> Any:
     def checked(path: Any, leaf: Any) -> Array:
         return _arguments.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
 
-    is_leaf = is_sparse
-    return jax.tree_util.tree_map_with_path(checked, params, is_leaf=is_leaf)
+    return jax.tree_util.tree_map_with_path(checked, params, is_leaf=is_sparse)
 
 
 class _State(NamedTuple):
@@ -196,7 +195,8 @@ class _State(NamedTuple):
 )
 def _newton_steps(
     params: Any,
-    arguments: Arguments,
+    args: tuple[Any, ...],
+    ridge: Array | None,
     embedding: Embedding,
     tolerance: Array,
     *,
@@ -208,7 +208,8 @@ def _newton_steps(
 
     Args:
       params: The starting point.
-      arguments: Arguments of the functions, and the ridge.
+      args: Further arguments of the functions.
+      ridge: The ridge, or None.
       embedding: Embedding of the first step.
       tolerance: See `newton_sketch`.
       functions: The loss, and the root of its Hessian.
@@ -216,7 +217,8 @@ def _newton_steps(
       max_iterations: See `newton_sketch`.
     """
     flat, unravel = ravel_pytree(lax.stop_gradient(params))
-    problem = Problem(functions, unravel, lax.stop_gradient(arguments))
+    fixed_args, fixed_ridge = lax.stop_gradient((args, ridge))
+    problem = Problem(functions, unravel, fixed_args, fixed_ridge)
     value, gradient = jax.value_and_grad(problem.objective)(flat)
 
     def is_running(state: _State) -> Array:
@@ -228,7 +230,7 @@ def _newton_steps(
         monitor=Monitor.init(value, max_iterations),
     )
     end = lax.while_loop(is_running, step, start)
-    solution = minimiser(functions, unravel, end.point.flat, arguments)
+    solution = _minimiser(functions, unravel, end.point.flat, args, ridge)
     return Solution(
         solution=unravel(solution),
         num_iterations=end.monitor.iteration,
@@ -275,31 +277,31 @@ def _step(
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def minimiser(
+def _minimiser(
     functions: Functions,
     unravel: Callable[[Array], Any],
     flat: Array,
-    arguments: Arguments,
+    args: tuple[Any, ...],
+    ridge: Array | None,
 ) -> Array:
     """Returns `flat` with the derivative of the point at which the gradient is zero."""
-    del functions, unravel, arguments
+    del functions, unravel, args, ridge
     return flat
 
 
-@minimiser.defjvp
+@_minimiser.defjvp
 def _minimiser_jvp(functions, unravel, primals, tangents):
-    flat, arguments = primals
+    flat, args, ridge = primals
 
-    def gradient(arguments: Arguments) -> Array:
-        problem = Problem(functions, unravel, arguments)
+    def gradient(args: tuple[Any, ...], ridge: Array | None) -> Array:
+        problem = Problem(functions, unravel, args, ridge)
         return jax.grad(problem.objective)(flat)
 
-    _, gradient_change = jax.jvp(gradient, (arguments,), tangents[1:])
+    _, gradient_change = jax.jvp(gradient, (args, ridge), tangents[1:])
     # The Hessian is BᵀB + ridge I. The system is solved as least squares with B, which
     # is more accurate than with the product BᵀB.
-    root = Problem(functions, unravel, arguments).root(flat)
-    ridge = arguments.ridge
+    root = Problem(functions, unravel, args, ridge).root(flat)
     factors = root_factors(root, ridge)
     zeros = jnp.zeros(root.shape[0], root.dtype)
     _, change = solve_augmented(Dense(root), ridge, factors, zeros, gradient_change)
-    return minimiser(functions, unravel, flat, arguments), change
+    return _minimiser(functions, unravel, *primals), change
