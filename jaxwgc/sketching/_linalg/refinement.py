@@ -169,7 +169,7 @@ class Refinement(NamedTuple):
         def advance(state: State) -> State:
             step = self._step(row_space, state)
             status = _status(state, step, self.problem.tolerance, self.is_sketched)
-            new_state = self._after(step, status, state)
+            new_state = _after(self.factors, step, status, state)
             # Systems whose iterations have ended keep their state.
             is_running = state.monitor.is_running(max_iterations)
             monitor = select(is_running, new_state.monitor, state.monitor)
@@ -252,31 +252,6 @@ class Refinement(NamedTuple):
             updated_error=_backward_error(factors, point, updated.s / safe(weights)),
             is_solved=is_solved,
             required_damping=required_damping,
-        )
-
-    def _after(self, step: Step, status: Array, state: State) -> State:
-        """Returns the state that follows a step which is kept."""
-        starts_damping = status == Status.DAMP
-        damping = jnp.where(starts_damping, step.required_damping, state.damping)
-        restarted = cg_start(_damping_weights(self.factors, damping) * step.s)
-        goes_on = status == Status.GO_ON
-        is_better = step.error < state.least_error
-        return State(
-            point=step.point,
-            s=step.s,
-            cg=select(goes_on, step.updated, restarted),
-            replaced_gamma=select(goes_on, state.replaced_gamma, restarted.gamma),
-            alpha=jnp.where(step.alpha > 0, step.alpha, state.alpha),
-            decrease=step.decrease,
-            damping=damping,
-            is_solved=step.is_solved,
-            best_x=jnp.where(is_better, step.point.x, state.best_x),
-            least_error=jnp.where(is_better, step.error, state.least_error),
-            monitor=state.monitor.update(
-                jnp.sqrt(step.point.squared),
-                has_converged=status == Status.DONE,
-                has_stagnated=status == Status.UNDO,
-            ),
         )
 
     def _line_products(self, x: Array, direction: Array) -> LineProducts:
@@ -377,6 +352,33 @@ def _status(state: State, step: Step, tolerance: Array, is_sketched: bool) -> Ar
     return jnp.where(is_damped & ~is_improved, Status.UNDO, status)
 
 
+@jax.jit
+def _after(factors: Factors, step: Step, status: Array, state: State) -> State:
+    """Returns the state that follows a step which is kept."""
+    starts_damping = status == Status.DAMP
+    damping = jnp.where(starts_damping, step.required_damping, state.damping)
+    restarted = cg_start(_damping_weights(factors, damping) * step.s)
+    goes_on = status == Status.GO_ON
+    is_better = step.error < state.least_error
+    return State(
+        point=step.point,
+        s=step.s,
+        cg=select(goes_on, step.updated, restarted),
+        replaced_gamma=select(goes_on, state.replaced_gamma, restarted.gamma),
+        alpha=jnp.where(step.alpha > 0, step.alpha, state.alpha),
+        decrease=step.decrease,
+        damping=damping,
+        is_solved=step.is_solved,
+        best_x=jnp.where(is_better, step.point.x, state.best_x),
+        least_error=jnp.where(is_better, step.error, state.least_error),
+        monitor=state.monitor.update(
+            jnp.sqrt(step.point.squared),
+            has_converged=status == Status.DONE,
+            has_stagnated=status == Status.UNDO,
+        ),
+    )
+
+
 def moved_point(
     x: Array,
     products: LineProducts,
@@ -426,6 +428,7 @@ def _backward_error(factors: Factors, point: Point, s: Array) -> Array:
     return jnp.linalg.norm(shares, axis=0) / factors.norm
 
 
+@jax.jit
 def _required_damping(factors: Factors, point: Point) -> Array:
     """Computes ω² for damped steps from a solved point, or 0 if none are needed."""
     values = factors.singular_values
