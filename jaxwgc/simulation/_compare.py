@@ -233,12 +233,16 @@ class _Schedule(NamedTuple):
         """Number of calls of a compiled program."""
         return -(-self.num_trials // (self.num_clusters * self.num_rounds))
 
-    def batches(self) -> Iterator[np.ndarray]:
-        """Yields trial numbers (clusters, num_rounds); the last batch has too many."""
+    def batches(self) -> Iterator[tuple[np.ndarray, int]]:
+        """Yields trial numbers (clusters, num_rounds), and the number of clusters.
+
+        The last batch is padded by clusters that do not count.
+        """
         size = self.num_clusters * self.num_rounds
         for start in range(0, self.num_trials, size):
             numbers = start + np.arange(size)
-            yield numbers.reshape(self.num_clusters, self.num_rounds)
+            num_used = min(size, self.num_trials - start) // self.num_rounds
+            yield numbers.reshape(self.num_clusters, self.num_rounds), num_used
 
 
 class _Trials(NamedTuple):
@@ -322,9 +326,20 @@ def _simulated(
     for place, (name, delay) in enumerate(inputs.delays.items()):
         for group in groups:
             batches = []
-            for numbers in schedule.batches():
+            for numbers, num_clusters in schedule.batches():
                 drawn = _draw(name, delay, key, numbers, group.loads)
-                batches.append(_end(group, inputs.late, drawn, numbers, schedule))
+                _check_times(name, np.asarray(drawn.times)[:num_clusters])
+                started = [
+                    end_rounds(
+                        series.rule,
+                        inputs.late,
+                        series.code,
+                        drawn,
+                        num_clusters=num_clusters,
+                    )
+                    for series in group.series.values()
+                ]
+                batches.append(jax.device_get(started))
                 shown.advance()
             for series, rounds in zip(
                 group.series.values(), zip(*batches), strict=True
@@ -349,10 +364,12 @@ def _draw(
     """Draws times of trials; errors have the name of the delay model."""
     keys, delay_keys = _keys_of(key, numbers)
     try:
-        drawn = draw_rounds(delay, keys, loads, delay_keys=delay_keys)
+        return draw_rounds(delay, keys, loads, delay_keys=delay_keys)
     except (TypeError, ValueError) as error:
         raise ValueError(f"delays[{name!r}] cannot be drawn: {error}") from error
-    times = np.asarray(drawn.times)
+
+
+def _check_times(name: str, times: np.ndarray) -> None:
     if not times.min() >= 0:
         invalid = times[~(times >= 0)]
         raise ValueError(
@@ -360,21 +377,6 @@ def _draw(
             f"never responds; delays[{name!r}] returned {invalid[0]}. Check its "
             "parameters and the loads of the codes"
         )
-    return drawn
-
-
-def _end(
-    group: _Group, late: str, drawn: Drawn, numbers: np.ndarray, schedule: _Schedule
-) -> list[Rounds]:
-    """Ends the rounds of a batch of trials by the rule of each series."""
-    # The last batch is padded by trials that are not used.
-    num_clusters = int(np.sum(numbers[:, 0] < schedule.num_trials))
-    started = []
-    for series in group.series.values():
-        started.append(
-            end_rounds(series.rule, late, series.code, drawn, num_clusters=num_clusters)
-        )
-    return jax.device_get(started)
 
 
 @jax.jit

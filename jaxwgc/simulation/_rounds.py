@@ -243,16 +243,16 @@ def end_rounds(
       is_few: Whether to compile quickly, for few rounds of many codes and rules.
     """
     code_argument = code_of_ends(rule, code)
+    rule_argument = as_argument(rule)
+    decoder = None
     if isinstance(rule, UntilDecodable):
         if late == "cancelled" and rule.code.messages_per_worker == 1:
             times = np.asarray(drawn.times)[:num_clusters]
             return _searched_rounds(rule, drawn._replace(times=times))
-        code_argument = with_one_decoder(rule.code, rule.decoder)
         rule_argument = dataclasses.replace(rule, code=None, decoder=None)
-    else:
-        if code_argument is not None:
-            code_argument = with_one_decoder(code_argument)
-        rule_argument = as_argument(rule)
+        decoder = rule.decoder
+    if code_argument is not None:
+        code_argument = with_one_decoder(code_argument, decoder)
     end = _END_FEW if is_few else _END_MANY
     return end(late, code_argument, rule_argument, drawn)
 
