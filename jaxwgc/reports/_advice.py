@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxwgc._common.text import workers_named
 from jaxwgc.reports._lost_time import WORTH, last_workers, outlying_rounds
 from jaxwgc.reports._statistics import MARGIN, Rounds
 from jaxwgc.reports._workers import MISSING, Kind, Workers, workers_to_check
@@ -101,8 +100,9 @@ def _about_outliers(rounds: Rounds, workers: Workers, outliers: np.ndarray) -> s
     places = []
     for place in outliers[:_NUM_NAMED_ROUNDS]:
         is_last = rounds.times[place] == rounds.longest[place]
-        last_workers = workers_named(workers.names[is_last])
-        places.append(f"{last_workers} in {workers.noun} {rounds.steps[place]}")
+        places.append(
+            f"{workers.named(is_last)} in {workers.noun} {rounds.steps[place]}"
+        )
     num_more = len(outliers) - len(places)
     if num_more:
         places.append(f"{num_more} more")
@@ -117,7 +117,7 @@ def _about_outliers(rounds: Rounds, workers: Workers, outliers: np.ndarray) -> s
 
 def _about_recovered(workers: Workers, is_recovered: np.ndarray) -> str:
     """Says that workers were slow until a round, and that nothing is to be done now."""
-    names = workers_named(workers.names[is_recovered])
+    names = workers.named(is_recovered)
     verb = "was" if is_recovered.sum() == 1 else "were"
     pronoun = "it" if is_recovered.sum() == 1 else "them"
     start = workers.change_round[is_recovered].max()
@@ -129,12 +129,11 @@ def _about_recovered(workers: Workers, is_recovered: np.ndarray) -> str:
 
 def _about_faster_others(workers: Workers, is_left_behind: np.ndarray) -> str:
     """Says since when the others are faster than workers that did not change."""
-    names = workers.names[is_left_behind]
     start = int(np.median(workers.change_round[is_left_behind]))
-    verb = "takes" if len(names) == 1 else "take"
+    verb = "takes" if is_left_behind.sum() == 1 else "take"
     return (
         f"The others are faster since {workers.noun} {start} than "
-        f"{workers_named(names)}, which {verb} as long as before."
+        f"{workers.named(is_left_behind)}, which {verb} as long as before."
     )
 
 
@@ -163,7 +162,6 @@ class _Remedy(NamedTuple):
 
 def _remedy(rounds: Rounds, workers: Workers) -> Advice | None:
     """Returns the action that shortens rounds most, or None if none is worth it."""
-    names = workers.names
     is_stalling = workers.kinds == Kind.INTERMITTENT
     is_chronic = workers.kinds == Kind.CHRONIC
     is_replaced = workers.kinds == Kind.SINCE
@@ -171,11 +169,11 @@ def _remedy(rounds: Rounds, workers: Workers) -> Advice | None:
         is_replaced = is_replaced | is_chronic
     replacement = _Remedy(
         time=rounds.replaced_time(is_replaced),
-        action=f"Check or replace {workers_named(names[is_replaced])}",
+        action=f"Check or replace {workers.named(is_replaced)}",
     )
     waiting = _Remedy(
         time=rounds.replaced_time(is_stalling),
-        action=f"Wait for fewer, since {workers_named(names[is_stalling])} may stall",
+        action=f"Wait for fewer, since {workers.named(is_stalling)} may stall",
     )
     remedies = [replacement, waiting]
     shares = _shares_of_work(rounds, workers)
@@ -206,9 +204,9 @@ def _shares_of_work(rounds: Rounds, workers: Workers) -> list[str]:
     gets_more &= ~workers.is_unreliable
     shares = []
     if gets_less.any():
-        shares.append(f"less to {workers_named(workers.names[gets_less])}")
+        shares.append(f"less to {workers.named(gets_less)}")
     if gets_more.any():
-        shares.append(f"more to {workers_named(workers.names[gets_more])}")
+        shares.append(f"more to {workers.named(gets_more)}")
     return shares
 
 
@@ -220,7 +218,7 @@ def _without_remedy(rounds: Rounds, workers: Workers) -> Advice | None:
         text = (
             f"Find out what changed near {workers.noun} {start}: since then, the "
             "median worker takes longer than "
-            f"{workers_named(workers.names[is_fast_since])}."
+            f"{workers.named(is_fast_since)}."
         )
         return Advice(text)
     is_response = ~np.isnan(rounds.medians)
@@ -229,9 +227,9 @@ def _without_remedy(rounds: Rounds, workers: Workers) -> Advice | None:
     loses_much = rounds.lost_share > _WORTH_WAITING
     is_costly = lasts.lost_time > WORTH * rounds.round_time
     if loses_much and is_last.any():
-        text = f"Measure more rounds to judge {workers_named(workers.names[is_last])}"
+        text = f"Measure more rounds to judge {workers.named(is_last)}"
     elif is_costly:
-        text = f"Find out what slowed {workers_named(workers.names[lasts.is_costly])}"
+        text = f"Find out what slowed {workers.named(lasts.is_costly)}"
     elif loses_much:
         text = "Wait for fewer workers, since another one is last each time"
     else:
@@ -246,7 +244,7 @@ def _without_remedy(rounds: Rounds, workers: Workers) -> Advice | None:
         when = f"from {workers.noun} {first} to {workers.noun} {last}"
     text += (
         f": {lasts.lost_share:.0%} of the time lost to workers is lost to "
-        f"{workers_named(workers.names[lasts.is_costly])}, {when}."
+        f"{workers.named(lasts.is_costly)}, {when}."
     )
     return Advice(text, rounds=(int(first), int(last)))
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy
 
 from jaxwgc import traces
 from jaxwgc._common import validation
@@ -128,7 +127,7 @@ def checked_waits(waits: Any) -> np.ndarray:
     return table
 
 
-def checked_names(
+def comparable_workers(
     names: Sequence[str] | None, table: np.ndarray, argument: str
 ) -> np.ndarray:
     """Returns the names of workers that can be compared, str (workers,).
@@ -155,12 +154,8 @@ def checked_names(
         noun = "response" if argument == "times" else "number"
         raise ValueError(f"{argument} must have at least one {noun}; got none")
     is_response = is_response[sampled_rounds(len(is_response))]
-    responses = is_response.astype(np.float32)
-    # Workers that respond in one round are of one group.
-    _, group_of_worker = scipy.sparse.csgraph.connected_components(
-        responses.T @ responses, directed=False
-    )
-    group_of_round = group_of_worker[is_response.argmax(axis=1)]
+    # All workers of a round are of one group.
+    group_of_round = _first_of_groups(is_response)[is_response.argmax(axis=1)]
     groups, num_rounds = np.unique(group_of_round, return_counts=True)
     # Few rounds may have few responses by chance.
     groups = groups[num_rounds >= LEAST_RESPONSES]
@@ -168,7 +163,7 @@ def checked_names(
     num_changes = np.count_nonzero(np.diff(turns))
     if len(groups) < 2 or num_changes < len(groups):
         return labels
-    one, other = (labels[group_of_worker == group][0] for group in groups[:2])
+    one, other = labels[groups[:2]]
     raise ValueError(
         f"{argument} must have several workers in each round; got {len(groups)} groups "
         f"of workers that respond in turns, so that no round compares worker {one} "
@@ -177,6 +172,25 @@ def checked_names(
         "cumcount() for a row per time, or table.apply(lambda column: column.dropna()."
         "reset_index(drop=True)) for a column per worker"
     )
+
+
+def _first_of_groups(is_response: np.ndarray) -> np.ndarray:
+    """Returns the first worker of the group of each worker, int (workers,).
+
+    Workers that respond in one round are of one group.
+
+    Args:
+      is_response: Whether there is a response, bool (rounds, workers).
+    """
+    responses = is_response.astype(np.float32)
+    is_together = responses.T @ responses > 0
+    while True:
+        # Workers of which both are together with a third one.
+        links = is_together.astype(np.float32)
+        is_linked = links @ links > 0
+        if np.array_equal(is_linked, is_together):
+            return is_together.argmax(axis=1)
+        is_together = is_linked
 
 
 def checked_steps(

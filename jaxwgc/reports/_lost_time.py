@@ -67,7 +67,7 @@ class LastWorkers(NamedTuple):
       is_last_often: Workers that are last in significantly more rounds than others,
         bool (workers,).
       is_costly: Workers to which significantly more time is lost than to others, bool
-        (workers,). None, if they do not have most of the time lost together.
+        (workers,). False for all, if most of the time is not lost to them together.
       lost_share: Share of the time lost that is lost to them.
       lost_time: Mean time of a round that is lost to them.
       rounds: Places of the rounds in which it is lost, int (n,).

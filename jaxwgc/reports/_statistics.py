@@ -1,6 +1,6 @@
 """Statistics of the rounds of a trace: means, levels, intervals and correlation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,10 @@ MARGIN = np.log(1.05)
 LEAST_RESPONSES = 8
 # Maximum number of rounds in tests and pictures. Sorting more rounds is slow.
 NUM_SAMPLED = 4096
+# Number of times in a block of rounds.
+_BLOCK_SIZE = 2**18
+# Number of columns that are read at once. They fill a line of the cache.
+_NUM_COLUMNS = 8
 # Number of batches of consecutive rounds. They give the intervals of means.
 _NUM_BATCHES = 10
 # Share of missing responses above which the median of a round depends on which workers
@@ -83,22 +87,15 @@ class Rounds(NamedTuple):
     @classmethod
     def of(cls, times: np.ndarray, steps: np.ndarray) -> "Rounds":
         """Computes the means of times (rounds, workers), NaN for no response."""
-        medians = _median_times(times)
-        has_response = ~np.isnan(medians)
-        longest = np.fmax.reduce(times, axis=1)
+        longest, gaps, medians, means = _in_blocks(_statistics_of_rounds, times)
+        has_response = ~np.isnan(longest)
         is_last = times == longest[:, None]
-        last_worker = is_last.argmax(axis=1)
-        others = times.copy()
-        others[np.arange(len(times)), last_worker] = np.nan
-        # If several workers are last, or one responds alone, no time is lost to any.
-        gaps = np.nan_to_num(longest - np.fmax.reduce(others, axis=1))
+        # If several workers are last, no time is lost to any of them.
         time_lost, time_lost_error = lost_times(
-            last_worker[has_response], gaps[has_response], num_workers=times.shape[1]
+            last_worker=is_last.argmax(axis=1)[has_response],
+            gaps=gaps[has_response],
+            num_workers=times.shape[1],
         )
-        num_responses = np.sum(~np.isnan(times), axis=1)
-        # A sum of long times might overflow.
-        sums = np.nansum(times / longest[:, None], axis=1)
-        means = longest * (sums / np.maximum(num_responses, 1))
         references = _reference_times(times, medians)
         return cls(
             times=times,
@@ -130,8 +127,8 @@ class Rounds(NamedTuple):
         Args:
           is_replaced: Which workers, bool (workers,).
         """
-        others = np.where(is_replaced, 0.0, 1.0) * self.times
-        return _mean_of(np.fmax(np.fmax.reduce(others, axis=1), self.medians))
+        others = self._longest_times(np.where(is_replaced, 0.0, 1.0))
+        return _mean_of(np.fmax(others, self.medians))
 
     def proportional_time(self, keeps_work: np.ndarray) -> float:
         """Returns the mean time of a round if work was proportional to speed.
@@ -146,15 +143,57 @@ class Rounds(NamedTuple):
         if np.isnan(speeds).all():
             return self.round_time
         factors = np.where(keeps_work, 1.0, speeds / np.nanmean(speeds))
-        return _mean_of(np.fmax.reduce(factors * self.times, axis=1))
+        return _mean_of(self._longest_times(factors))
+
+    def _longest_times(self, factors: np.ndarray) -> np.ndarray:
+        """Returns times of rounds in which workers take multiples of their times."""
+        return _in_blocks(
+            lambda times: np.fmax.reduce(factors * times, axis=1), self.times
+        )
+
+
+def _in_blocks(
+    function: Callable[[np.ndarray], np.ndarray], times: np.ndarray
+) -> np.ndarray:
+    """Applies a function to blocks of rounds, and concatenates along the last axis.
+
+    Temporary arrays of a block stay in the cache.
+    """
+    num_rows = max(_BLOCK_SIZE // times.shape[1], 1)
+    starts = range(0, len(times), num_rows)
+    blocks = [function(times[start : start + num_rows]) for start in starts]
+    return np.concatenate(blocks, axis=-1)
+
+
+def _statistics_of_rounds(times: np.ndarray) -> np.ndarray:
+    """Returns the longest time of each round, its gap to the second, median and mean.
+
+    Of two workers in the middle, the faster one is the median worker. A worker that
+    responds alone has no gap.
+
+    Args:
+      times: (rounds, workers), NaN for no response.
+
+    Returns:
+      (4, rounds), NaN for rounds without responses.
+    """
+    is_response = ~np.isnan(times)
+    num_responses = is_response.sum(axis=1)
+    # NaNs come last.
+    ordered = np.sort(times, axis=1)
+    rows = np.arange(len(times))
+    place = np.maximum(num_responses - 1, 0)
+    longest = ordered[rows, place]
+    gap = longest - ordered[rows, np.maximum(place - 1, 0)]
+    # A sum of long times might overflow.
+    sums = np.sum(times / longest[:, None], axis=1, where=is_response)
+    mean = longest * (sums / np.maximum(num_responses, 1))
+    return np.array([longest, gap, ordered[rows, place // 2], mean])
 
 
 def _median_times(times: np.ndarray) -> np.ndarray:
     """Returns the time of the median worker of each round, (rounds,)."""
-    num_responses = np.sum(~np.isnan(times), axis=1)
-    # NaNs come last. If two workers are in the middle, the faster one is the median.
-    places = np.maximum(num_responses - 1, 0) // 2
-    return np.sort(times, axis=1)[np.arange(len(times)), places]
+    return _in_blocks(_statistics_of_rounds, times)[2]
 
 
 def _reference_times(times: np.ndarray, medians: np.ndarray) -> np.ndarray:
@@ -205,14 +244,17 @@ def _median_slowdowns(times: np.ndarray, references: np.ndarray) -> np.ndarray:
 
     They are NaN for workers without responses in rounds with a reference.
     """
-    slowdowns = np.full(times.shape[1], np.nan)
-    for worker in range(times.shape[1]):
+    num_workers = times.shape[1]
+    slowdowns = np.full(num_workers, np.nan)
+    for start in range(0, num_workers, _NUM_COLUMNS):
+        columns = times[:, start : start + _NUM_COLUMNS].T
         # Ratios beyond the range of floats are infinite.
         with np.errstate(over="ignore"):
-            ratios = times[:, worker] / references
-        ratios = ratios[~np.isnan(ratios)]
-        if len(ratios):
-            slowdowns[worker] = np.median(ratios)
+            ratios = np.divide(columns, references, order="C")
+        for worker, row in enumerate(ratios, start):
+            responses = row[~np.isnan(row)]
+            if len(responses):
+                slowdowns[worker] = np.median(responses, overwrite_input=True)
     return slowdowns
 
 

@@ -10,9 +10,9 @@ from jaxwgc._common import validation
 from jaxwgc.reports import _figures
 from jaxwgc.reports._advice import advice_of
 from jaxwgc.reports._inputs import (
-    checked_names,
     checked_steps,
     checked_times,
+    comparable_workers,
     is_after_barrier,
     tables_of,
 )
@@ -376,7 +376,7 @@ def straggler_report(
     if times is None:
         return wait_report(tables.waits, tables.names)
     table = checked_times(tables.times, tables.waits)
-    labels = checked_names(tables.names, table, argument="times")
+    labels = comparable_workers(tables.names, table, argument="times")
     return _report(
         Rounds.of(table, checked_steps(tables.steps, len(table))),
         names=labels,

@@ -8,7 +8,7 @@ import scipy
 
 from jaxwgc._common.text import workers_named
 from jaxwgc.reports import _figures
-from jaxwgc.reports._inputs import checked_names, checked_waits
+from jaxwgc.reports._inputs import checked_waits, comparable_workers
 from jaxwgc.reports._statistics import (
     FALSE_ALARMS,
     batches_of_rounds,
@@ -171,7 +171,7 @@ def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
     """Returns the report of waiting times (rounds, workers); see `straggler_report`."""
     table = checked_waits(waits)
     num_rounds, num_workers = table.shape
-    labels = checked_names(names, table, argument="waits")
+    labels = comparable_workers(names, table, argument="waits")
     is_response = ~np.isnan(table)
     has_response = is_response.any(axis=1)
     takes_part = is_response[has_response]

@@ -143,6 +143,10 @@ class Workers(NamedTuple):
             noun=noun,
         )
 
+    def named(self, is_named: np.ndarray) -> str:
+        """Returns "worker 3" or "workers 3, 5" for workers, bool (workers,)."""
+        return workers_named(self.names[is_named])
+
     @property
     def is_unreliable(self) -> np.ndarray:
         """Workers with significantly many missing responses, bool (workers,)."""
@@ -166,12 +170,12 @@ def workers_to_check(workers: Workers) -> list[str]:
             since = f"{workers.noun} {starts[0]}"
         else:
             since = f"{workers.noun}s {', '.join(map(str, starts))}"
-        names = workers_named(workers.names[is_gone])
+        names = workers.named(is_gone)
         sentences.append(f"Check {names}: no response since {since}.")
     is_often = workers.misses_often
     if is_often.any():
         at_most = "up to " if is_often.sum() > 1 else ""
-        names = workers_named(workers.names[is_often])
+        names = workers.named(is_often)
         sentences.append(
             f"Check {names}: no response in {at_most}{workers.missing[is_often].max()} "
             f"of {workers.num_rounds} rounds."
