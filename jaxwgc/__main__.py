@@ -6,11 +6,16 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 
 import jaxwgc
-from jaxwgc.traces import ColumnOptions, FileOptions, Trace, read_trace
+from jaxwgc.traces import (
+    ColumnOptions,
+    FileOptions,
+    WorkerTimes,
+    read_trace,
+    read_traces,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +51,8 @@ def main(arguments: list[str] | None = None) -> None:
         help="shows which code and waiting rule train fastest",
         description=(
             "Shows which code, number of copies and waiting rule train fastest, from "
-            "the times of uncoded workers in each step."
+            "the times of uncoded workers in each step. A column 'load' says at which "
+            "load a row was measured, e.g. 2 for twice the work."
         ),
     )
     _add_arguments_of_plan(plan)
@@ -96,7 +102,8 @@ def _add_arguments_of_plan(plan: argparse.ArgumentParser) -> None:
         metavar=("LOAD", "FILE"),
         help=(
             "times at a load, e.g. --at 1 times.csv --at 2 twice.csv, where workers "
-            "did twice the work; in place of one file, in the order of the loads"
+            "did twice the work; in place of one file with a column 'load', in the "
+            "order of the loads"
         ),
     )
     plan.add_argument(
@@ -145,7 +152,9 @@ def _add_arguments_of_file(
     )
     columns.add_argument("--array", help="name of the array in an .npz file")
     columns.add_argument(
-        "--decimal", choices=[".", ","], help="decimal mark of the numbers in a text"
+        "--decimal",
+        choices=[".", ","],
+        help="decimal mark of a text, in which the other mark separates thousands",
     )
     columns.add_argument(
         "--skip-bad-rows",
@@ -156,9 +165,9 @@ def _add_arguments_of_file(
     parser.add_argument("--json", action="store_true", help="prints JSON")
 
 
-def _read(options: argparse.Namespace, file: str, *, waits: bool) -> Trace:
-    """Reads a file of times; prints notes about what was skipped."""
-    file_options = FileOptions(
+def _file_options(options: argparse.Namespace, *, waits: bool = False) -> FileOptions:
+    """Returns the options for reading a file of times."""
+    return FileOptions(
         columns=ColumnOptions(
             step=options.step,
             worker=options.worker,
@@ -170,24 +179,27 @@ def _read(options: argparse.Namespace, file: str, *, waits: bool) -> Trace:
         skip_bad_rows=options.skip_bad_rows,
         waits=waits,
     )
-    trace = read_trace(file, file_options)
+
+
+def _print_notes(source: str, trace: WorkerTimes) -> None:
+    """Prints notes about what was skipped."""
     for note in trace.notes:
-        print(f"{file}: {note}", file=sys.stderr)
-    return trace
+        print(f"{source}: {note}", file=sys.stderr)
 
 
 def _report(options: argparse.Namespace) -> _Result:
-    """Returns a report."""
+    """Returns a report; needs no JAX, unless it has a plan."""
     if options.memory and not options.plan:
         raise ValueError("--memory is an option of the plan: add --plan")
-    trace = _read(options, options.file, waits=options.waits)
+    trace = read_trace(options.file, _file_options(options, waits=options.waits))
+    _print_notes(options.file, trace)
     if options.waits:
         report = jaxwgc.straggler_report(waits=trace.times, names=trace.workers)
     else:
         report = jaxwgc.straggler_report(
             trace.times,
             names=trace.workers,
-            steps=trace.steps,
+            steps=trace.steps if trace.has_steps else None,
             before_collective=options.before_collective,
         )
     fields = report.to_dict()
@@ -208,65 +220,112 @@ def _advice(
     """Returns the advice of `jaxwgc.plan`, or why there is no plan."""
     if isinstance(report, jaxwgc.reports.WaitReport) or report.after_barrier:
         return "No plan: a plan needs the time of each worker before it waits."
+    import jax
+
     delay = jaxwgc.stragglers.empirical(times)
     plan = jaxwgc.plan(
         delay,
         len(report.names),
         jax.random.key(0),
         names=report.names.tolist(),
-        memory=memory,
+        candidates=jaxwgc.planning.Candidates(memory=memory),
     )
     return plan.answer
 
 
 def _plan(options: argparse.Namespace) -> _Result:
     """Returns a plan."""
+    import jax
+
+    measured = _measured(options)
+    workers = measured[0].trace.workers
+    for _, source, trace in measured:
+        _print_notes(source, trace)
+        _check_is_before_barrier(source, trace, options.before_collective)
+    if measured[0].load is None:
+        delay = jaxwgc.stragglers.empirical(measured[0].trace.times)
+    else:
+        loads = np.array([load for load, _, _ in measured])
+        delay = jaxwgc.stragglers.empirical(_stacked(measured), measured_at=loads)
+    plan = jaxwgc.plan(
+        delay,
+        len(workers),
+        jax.random.key(0),
+        names=workers,
+        candidates=jaxwgc.planning.Candidates(
+            replications=options.replications,
+            memory=options.memory,
+            exact=options.exact,
+        ),
+        goal=jaxwgc.planning.Goal(target=options.target),
+    )
+    return _Result(fields=plan.to_dict(), text=str(plan), draw=plan.plot)
+
+
+class _Measured(NamedTuple):
+    """Times at a load.
+
+    Attributes:
+      load: Load; None for times at a load that is not given.
+      source: Name of the times in messages.
+      trace: The times.
+    """
+
+    load: float | None
+    source: str
+    trace: WorkerTimes
+
+
+def _measured(options: argparse.Namespace) -> list[_Measured]:
+    """Reads the times at each load: rows of one file, or a file for each."""
     if (options.file is None) == (options.at is None):
         raise ValueError(
             "give one file of times, or one for each load: --at LOAD FILE --at LOAD "
             "FILE; got both or neither"
         )
+    file_options = _file_options(options)
     if options.at is None:
-        trace = _read_for_plan(options, options.file)
-        delay = jaxwgc.stragglers.empirical(trace.times)
-    else:
-        loads = np.array([_as_load(load) for load, _ in options.at])
-        # A comparison with NaN is false.
-        if not (loads[0] >= 0 and loads[-1] > 0 and np.all(np.diff(loads) > 0)):
+        measured = []
+        for load, trace in read_traces(options.file, file_options).items():
+            source = options.file
+            if load is not None:
+                source = f"{options.file} at load {load:g}"
+            measured.append(_Measured(load, source, trace))
+        if measured[-1].load == 0:
+            raise ValueError(f"{options.file} must have a load above 0; got 0 alone")
+        return measured
+    loads = np.array([_as_load(load) for load, _ in options.at])
+    # A comparison with NaN is false.
+    if not (loads[0] >= 0 and loads[-1] > 0 and np.all(np.diff(loads) > 0)):
+        raise ValueError(
+            "--at must have increasing loads of at least 0, the last above 0; got "
+            f"{loads.tolist()}"
+        )
+    measured = []
+    for load, (_, file) in zip(loads.tolist(), options.at, strict=True):
+        traces = read_traces(file, file_options)
+        if None not in traces:
             raise ValueError(
-                "--at must have increasing loads of at least 0, the last above 0; got "
-                f"{loads.tolist()}"
+                f"--at gives the load of all rows of a file, and {file} has a column "
+                "'load'; leave out --at, or rename the column if it holds no loads"
             )
-        traces = [_read_for_plan(options, file) for _, file in options.at]
-        trace = traces[0]
-        times = _stacked(options, traces)
-        delay = jaxwgc.stragglers.empirical(times, measured_at=loads)
-    plan = jaxwgc.plan(
-        delay,
-        trace.times.shape[1],
-        jax.random.key(0),
-        names=trace.workers,
-        exact=options.exact,
-        memory=options.memory,
-        replications=options.replications,
-        target=options.target,
-    )
-    return _Result(fields=plan.to_dict(), text=str(plan), draw=plan.plot)
+        measured.append(_Measured(load, file, traces[None]))
+    return measured
 
 
-def _read_for_plan(options: argparse.Namespace, file: str) -> Trace:
-    """Reads a file of times before workers wait for each other."""
-    trace = _read(options, file, waits=False)
+def _check_is_before_barrier(
+    source: str, trace: WorkerTimes, before_collective: bool
+) -> None:
+    """Raises ValueError if times include the wait for other workers."""
     report = jaxwgc.straggler_report(
-        trace.times, names=trace.workers, before_collective=options.before_collective
+        trace.times, names=trace.workers, before_collective=before_collective
     )
     if report.after_barrier:
         raise ValueError(
             "a plan needs the time of each worker before it waits for others; the "
-            f"times of each step in {file} are equal, as after a barrier. If they are "
-            "not, add --before-collective"
+            f"times of each step in {source} are equal, as after a barrier. If they "
+            "are not, add --before-collective"
         )
-    return trace
 
 
 def _as_load(text: str) -> float:
@@ -279,30 +338,25 @@ def _as_load(text: str) -> float:
         ) from None
 
 
-def _stacked(options: argparse.Namespace, traces: list[Trace]) -> np.ndarray:
+def _stacked(measured: list[_Measured]) -> np.ndarray:
     """Returns the times of equally many rounds at each load, for the same workers."""
-    first = traces[0]
-    num_rounds = min(len(trace.times) for trace in traces)
+    first = measured[0]
+    num_rounds = min(len(trace.times) for _, _, trace in measured)
     tables = []
-    for (_, file), trace in zip(options.at, traces, strict=True):
+    for _, source, trace in measured:
         if trace.times.ndim != 2:
             raise ValueError(
-                f"{file} must have times (steps, workers); got {trace.times.shape}"
+                f"{source} must have times (steps, workers); got {trace.times.shape}"
             )
-        are_same = trace.times.shape[1] == first.times.shape[1]
-        if first.workers is not None and trace.workers is not None:
-            are_same = sorted(first.workers) == sorted(trace.workers)
-        if not are_same:
+        if sorted(trace.workers) != sorted(first.trace.workers):
             raise ValueError(
-                f"{file} must have the {first.times.shape[1]} workers of "
-                f"{options.at[0][1]}; got {trace.workers or trace.times.shape[1]}"
+                f"{source} must have the workers of {first.source}, "
+                f"{', '.join(first.trace.workers)}; got {', '.join(trace.workers)}"
             )
-        times = trace.times
-        if first.workers is not None and trace.workers is not None:
-            times = times[:, [trace.workers.index(name) for name in first.workers]]
-        tables.append(times[:num_rounds])
-        if len(times) > num_rounds:
-            print(f"{file}: uses the first {num_rounds} rounds", file=sys.stderr)
+        order = [trace.workers.index(name) for name in first.trace.workers]
+        tables.append(trace.times[:num_rounds, order])
+        if len(trace.times) > num_rounds:
+            print(f"{source}: uses the first {num_rounds} rounds", file=sys.stderr)
     return np.stack(tables)
 
 

@@ -10,14 +10,15 @@ ones.
 
 import abc
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
-from jaxwgc._common.arrays import root_mean_square
+from jaxwgc._common.arrays import inverse_power_of_two, squares
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import quantize
 from jaxwgc.stragglers import StragglerModel
@@ -43,6 +44,8 @@ class CorruptionModel(abc.ABC):
 
     Attributes:
       who: Straggler model that selects the corrupted workers.
+      rules: What each number in a field must be, by the name of the field, e.g.
+        `{"scale": {"minimum": 0}}`.
 
     Example:
       A worker that sends zeros:
@@ -62,9 +65,11 @@ class CorruptionModel(abc.ABC):
     """
 
     who: StragglerModel
+    rules: ClassVar[Mapping[str, Mapping[str, float]]] = {}
 
     def __post_init__(self):
         validation.check_instance("who", self.who, StragglerModel)
+        array_validation.check_fields(self, **self.rules)
 
     def init(self, num_workers: int) -> Any:
         """Returns the state before the first round."""
@@ -127,12 +132,7 @@ class additive_noise(CorruptionModel):
 
     scale: ArrayLike = 1.0
     share: float = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        array_validation.check_fields(
-            self, scale={"minimum": 0}, share={"positive": True, "maximum": 1}
-        )
+    rules = {"scale": {"minimum": 0}, "share": {"positive": True, "maximum": 1}}
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -143,7 +143,7 @@ class additive_noise(CorruptionModel):
             draws = jax.random.uniform(place_key, messages.shape)
             limit = jnp.sort(draws, axis=1)[:, number - 1 : number]
             noise = jnp.where(draws <= limit, noise, 0)
-        size = root_mean_square(messages, axis=1).astype(messages.dtype)
+        size = _root_mean_square(messages, axis=1).astype(messages.dtype)
         return messages + self.scale * size * noise
 
 
@@ -182,10 +182,7 @@ class scaling(CorruptionModel):
     """
 
     factor: ArrayLike = 2.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        array_validation.check_fields(self, factor={})
+    rules = {"factor": {}}
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -263,10 +260,7 @@ class stuck(CorruptionModel):
     """
 
     value: ArrayLike = 0.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        array_validation.check_fields(self, value={})
+    rules = {"value": {}}
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -291,10 +285,7 @@ class same_vector(CorruptionModel):
     """
 
     scale: ArrayLike = 1.0
-
-    def __post_init__(self):
-        super().__post_init__()
-        array_validation.check_fields(self, scale={"minimum": 0})
+    rules = {"scale": {"minimum": 0}}
 
     def corrupted(self, key, messages):
         """Returns the corrupted versions of all messages."""
@@ -326,10 +317,10 @@ class codeword_part(CorruptionModel):
 
     code: GradientCode
     scale: ArrayLike = 1.0
+    rules = {"scale": {"minimum": 0}}
 
     def __post_init__(self):
         super().__post_init__()
-        array_validation.check_fields(self, scale={"minimum": 0})
         GradientCode.check(self.code)
 
     def corrupted(self, key, messages):
@@ -377,4 +368,15 @@ class quantization(CorruptionModel):
 
 def _size_of(messages: jax.Array) -> jax.Array:
     """Returns the root mean square of all entries, in the dtype of messages."""
-    return root_mean_square(messages).astype(messages.dtype).reshape(())
+    return _root_mean_square(messages).astype(messages.dtype).reshape(())
+
+
+def _root_mean_square(numbers: jax.Array, axis: int | None = None) -> jax.Array:
+    """Returns the root mean square of absolute values, with the axes kept, real.
+
+    Numbers are scaled by a power of two, so that squares stay in range.
+    """
+    largest = jnp.max(jnp.abs(numbers), axis=axis, keepdims=True, initial=0)
+    unit = inverse_power_of_two(jax.lax.stop_gradient(largest))
+    means = jnp.mean(squares(numbers * unit), axis=axis, keepdims=True)
+    return jnp.sqrt(means) / unit

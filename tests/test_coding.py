@@ -103,7 +103,9 @@ def test_code_passes_through_tree_map():
 
 def test_decoding_weights_are_constants_for_reverse_mode():
     def total(target):
-        return jaxwgc.effective_weights(jaxwgc.weighted(COMPLEX, target), ALL).sum()
+        return jaxwgc.decoding(
+            jaxwgc.weighted(COMPLEX, target), ALL
+        ).effective_weights.sum()
 
     np.testing.assert_allclose(jax.grad(total)(jnp.ones(6)), 1, atol=1e-4)
 
@@ -151,7 +153,7 @@ def test_decodings_of_another_target_are_rejected():
     other = jaxwgc.GradientCode.from_matrix(matrix, target=[2.0, 1.0])
     decoding = jaxwgc.decoding(code, np.ones(2, bool))
     with pytest.raises(ValueError, match="a decoding of the same code"):
-        jaxwgc.decoding_weights(other, decoding)
+        jaxwgc.decoding(other, decoding)
 
 
 def test_weights_of_missing_messages_count_nowhere():
@@ -241,10 +243,10 @@ def test_a_weighted_code_from_double_precision_works_without_it():
             for name in ("cyclic_mds, complex", "cyclic_repetition", "bernoulli")
         ]
     for code in weighted[:2]:
-        effective = jaxwgc.effective_weights(code, ALL)
+        effective = jaxwgc.decoding(code, ALL).effective_weights
         np.testing.assert_allclose(effective, np.arange(1.0, 7), rtol=1e-4)
         assert jaxwgc.encode(code, jnp.ones((6, 2))).dtype in (np.float32, np.complex64)
-    assert jnp.isfinite(jaxwgc.decoding_error(weighted[2], ALL))
+    assert jnp.isfinite(jaxwgc.decoding(weighted[2], ALL).error)
 
 
 def test_weighted_codes_of_numpy_stay_in_numpy_and_others_in_float32():
@@ -258,7 +260,7 @@ def test_weighted_codes_of_numpy_stay_in_numpy_and_others_in_float32():
 
 def test_a_mask_of_messages_is_rejected():
     with pytest.raises(ValueError, match=r"3\); got"):
-        jaxwgc.decoding_weights(UNCODED, np.ones(9, bool))
+        jaxwgc.decoding(UNCODED, np.ones(9, bool))
 
 
 def test_arrivals_of_a_model():
@@ -309,7 +311,7 @@ def test_traced_counts_out_of_range_count_as_no_response():
 )
 def test_rounds_that_do_not_fit_the_code_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
-        jaxwgc.decoding_weights(codes.uncoded(3, 9), **arguments)
+        jaxwgc.decoding(codes.uncoded(3, 9), **arguments)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +323,7 @@ def test_rounds_that_do_not_fit_the_code_are_rejected(arguments, message):
 )
 def test_rounds_of_another_type_are_rejected(arguments, message):
     with pytest.raises(TypeError, match=message):
-        jaxwgc.decoding_weights(codes.uncoded(3, 9), **arguments)
+        jaxwgc.decoding(codes.uncoded(3, 9), **arguments)
 
 
 def test_decodings_of_another_code_are_rejected():

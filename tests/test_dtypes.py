@@ -42,8 +42,8 @@ def test_one_code_serves_both_precisions():
             return (
                 jaxwgc.decode(code, messages, received, parts[0]),
                 jaxwgc.decoding(code, received).collapse(parts),
-                jaxwgc.effective_weights(code, received) @ parts,
-                jaxwgc.decoding_error(code, received),
+                jaxwgc.decoding(code, received).effective_weights @ parts,
+                jaxwgc.decoding(code, received).error,
             )
 
         compiled.append(jax.jit(everything))
@@ -84,7 +84,7 @@ class TestMessages:
         draw = np.random.default_rng(0).normal(size=(6, 4))
         messages = jnp.asarray(draw, dtype)
         decoded = jaxwgc.decode(code, messages, LOST_TWO, np.zeros(4, np.float32))
-        weights = jaxwgc.decoding_weights(code, LOST_TWO)
+        weights = jaxwgc.decoding(code, LOST_TWO).weights[..., 0, :]
         truth = np.float64(weights) @ np.asarray(messages, np.float64)
         assert share_of_miss(decoded, truth) < 1e-6
         cast = jaxwgc.decode(code, messages, LOST_TWO, jnp.zeros(4, jnp.bfloat16))

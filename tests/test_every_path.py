@@ -69,9 +69,9 @@ def all_paths(code, masks, weights, gradients):
         by_partials, state = aggregated("partials")
         by_messages, other_state = aggregated("messages")
         return {
-            "weights": jaxwgc.decoding_weights(code, decoding),
-            "effective": jaxwgc.effective_weights(code, decoding),
-            "error": jaxwgc.decoding_error(code, decoding),
+            "weights": decoding.weights,
+            "effective": decoding.effective_weights,
+            "error": decoding.error,
             "states": [state._replace(key=()), other_state._replace(key=())],
             "failed": decoding.failed(),
             "value": value,
@@ -130,9 +130,8 @@ def check_paths(code, observed, gradients, number=None, slack=0.0):
     bound = 20 * eps * (np.abs(matrix) @ np.abs(blocks)) + TINY
     assert np.all(np.abs(wide(messages) - matrix @ blocks) <= bound)
 
-    segments = (code.num_segments,) if code.num_segments > 1 else ()
-    assert result["weights"].shape == (len(observed), *segments, code.num_messages)
-    weights = result["weights"].reshape(len(observed), code.num_segments, -1)
+    weights = result["weights"]
+    assert weights.shape == (len(observed), code.num_segments, code.num_messages)
     sent = zoo.messages_sent(code, observed)[:, None]
     assert not np.any(weights[np.broadcast_to(~sent, weights.shape)])
     reached = weights @ matrix

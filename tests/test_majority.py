@@ -2,12 +2,16 @@
 
 import numpy as np
 
-from jaxwgc.coding._errors._majority import find_copies
+from jaxwgc.codes import GradientCode
+from jaxwgc.coding import ErrorLocator
+
+
+def copies_in(matrix):
+    return ErrorLocator.of(GradientCode.from_matrix(np.array(matrix))).copies
 
 
 def test_copies_are_rows_that_are_equal_up_to_scale():
-    matrix = np.array([[1, 2, 0], [0, 0, 3], [-2, -4, 0], [0, 0, 1.5]])
-    labels, signs = find_copies(matrix)
+    labels, signs = copies_in([[1, 2, 0], [0, 0, 3], [-2, -4, 0], [0, 0, 1.5]])
     assert labels[0] == labels[2] != labels[1] == labels[3]
     np.testing.assert_array_equal(signs, [1, 1, -1, 1])
-    assert find_copies(np.array([[1.0, 0], [0, 1], [1, 1]])) is None
+    assert copies_in([[1.0, 0], [0, 1], [1, 1]]) is None

@@ -23,7 +23,6 @@ pictures, at formulas besides powers of ten, and at docs/api and the mathematics
 """
 
 import functools
-import inspect
 import json
 import re
 import tomllib
@@ -38,10 +37,10 @@ from experiments.codes import equal_load
 from experiments.delays import against_the_clock, straggler_reports, when_coding_pays
 from experiments.paper import mnist
 from experiments.ray import language_model
-from jaxwgc.checks import _measures
+from jaxwgc.checks import _check_step
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray import _options, _part_worker, _response_limit
-from jaxwgc.reports import _barrier, _changes, _kinds, _levels, _outliers
+from jaxwgc.reports import _inputs, _kinds, _lost_time, _statistics
 from jaxwgc.traces import _missing_at_end
 from tests import prose_numbers
 from tests.prose_numbers import PAGES, ROOT
@@ -708,16 +707,16 @@ def megabytes_read(code, title):
     return number(row[title])
 
 
-def default_of_plan(name):
-    """Returns the default value of an argument of `jaxwgc.plan`."""
-    return inspect.signature(jaxwgc.plan).parameters[name].default
+def default_of_goal(name):
+    """Returns the default value of an attribute of `planning.Goal`."""
+    return getattr(jaxwgc.planning.Goal(), name)
 
 
 QUOTED = [
     Quoted(
         "docs/if-something-looks-wrong.md",
         "by less than 2% agree",
-        lambda: 100 * _measures.TOLERANCE,
+        lambda: 100 * _check_step.TOLERANCE,
     ),
     Quoted("README.md", "a round takes 0.93", lambda: on_request("`uneven_seconds`")),
     Quoted(
@@ -1066,20 +1065,24 @@ QUOTED = [
         "worst case it takes 24% longer",
         lambda: cell("plan_simulated", "least regret: worst", "all"),
     ),
-    Quoted(PLANNING, "`target` (0.01 by default)", lambda: default_of_plan("target")),
-    Quoted(PLANNING, "`condition` (100)", lambda: default_of_plan("condition")),
     Quoted(
         PLANNING,
-        "`heterogeneity` (0.1)",
-        lambda: default_of_plan("heterogeneity"),
+        "`Goal(target=…)` (0.01 by default)",
+        lambda: default_of_goal("target"),
     ),
-    Quoted(REPORTS, "at least 95% of the rounds", lambda: 100 * _barrier._NEARLY_ALL),
-    Quoted(REPORTS, "within 2% of", lambda: 100 * _barrier._RANGE_OF_JITTER),
-    Quoted(REPORTS, "within 8%, if", lambda: 100 * _barrier._RANGE_IN_TURNS),
+    Quoted(PLANNING, "`Goal(condition=…)` (100)", lambda: default_of_goal("condition")),
+    Quoted(
+        PLANNING,
+        "`Goal(heterogeneity=…)` (0.1)",
+        lambda: default_of_goal("heterogeneity"),
+    ),
+    Quoted(REPORTS, "at least 95% of the rounds", lambda: 100 * _inputs._NEARLY_ALL),
+    Quoted(REPORTS, "within 2% of", lambda: 100 * _inputs._RANGE_OF_JITTER),
+    Quoted(REPORTS, "within 8%, if", lambda: 100 * _inputs._RANGE_IN_TURNS),
     Quoted(
         REPORTS,
         "within 12%, if",
-        lambda: 100 * _barrier._RANGE_IN_UNEQUAL_ROUNDS,
+        lambda: 100 * _inputs._RANGE_IN_UNEQUAL_ROUNDS,
     ),
     Quoted(
         REPORTS,
@@ -1099,12 +1102,12 @@ QUOTED = [
     Quoted(
         REPORTS,
         "at least 5% slower",
-        lambda: 100 * np.expm1(_kinds.MARGIN),
+        lambda: 100 * np.expm1(_statistics.MARGIN),
     ),
     Quoted(
         REPORTS,
         "at least 5% faster",
-        lambda: 100 * np.expm1(_kinds.MARGIN),
+        lambda: 100 * np.expm1(_statistics.MARGIN),
     ),
     Quoted(
         REPORTS,
@@ -1118,13 +1121,13 @@ QUOTED = [
         "workers takes 4.3 seconds",
         lambda: cell("report_speed", "seconds", "1,000,000"),
     ),
-    Quoted(REPORTS, "at most 1% of the rounds", lambda: 100 * _outliers._FEW_ROUNDS),
-    Quoted(REPORTS, "logarithm of 1.05", lambda: np.exp(_levels.MARGIN)),
+    Quoted(REPORTS, "at most 1% of the rounds", lambda: 100 * _lost_time._FEW_ROUNDS),
+    Quoted(REPORTS, "logarithm of 1.05", lambda: np.exp(_statistics.MARGIN)),
     Quoted(REPORTS, "more than 1.5 times", lambda: np.exp(_kinds._STALL)),
     Quoted(
         REPORTS,
         "probability of at most 5%",
-        lambda: 100 * _levels.FALSE_ALARMS,
+        lambda: 100 * _statistics.FALSE_ALARMS,
     ),
     Quoted(
         REPORTS,
@@ -1986,7 +1989,7 @@ def test_most_workers_are_correlated():
     for times in delays_of("pai_delays.npz").values():
         middle = (times.shape[1] - 1) // 2
         medians = np.sort(times, axis=1)[:, middle]
-        change = _changes.likeliest_change(np.log(times / medians[:, None]))
+        change = _kinds.likeliest_change(np.log(times / medians[:, None]))
         residuals = change.residuals
         products = np.sum(residuals[1:] * residuals[:-1], axis=0)
         correlations.extend(products / np.sum(residuals**2, axis=0))

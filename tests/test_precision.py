@@ -89,7 +89,7 @@ def test_products_of_codes_have_the_highest_precision(name):
     for kind in {decoders.LeastSquares, *map(type, code.decoders)}:
 
         def decode(code, masks, kind=kind):
-            return jaxwgc.decoding_weights(code, masks, kind)
+            return jaxwgc.decoding(code, masks, kind).weights
 
         result = precisions(functools.partial(decode, code), masks)
         result |= precisions(jax.vmap(decode, in_axes=(0, None)), batch, masks)
@@ -105,7 +105,7 @@ def test_products_of_decoders_have_the_highest_precision(row):
         decoder = row.decoder_for(code)
 
         def decode(masks, code=code, decoder=decoder):
-            return jaxwgc.decoding_weights(code, masks, decoder)
+            return jaxwgc.decoding(code, masks, decoder).weights
 
         masks = np.ones((2, code.num_workers), bool)
         assert precisions(decode, masks) <= {HIGHEST}
@@ -113,9 +113,11 @@ def test_products_of_decoders_have_the_highest_precision(row):
 
 def test_products_of_the_dual_code_have_the_highest_precision():
     """Which Lagrange decoding takes where there are few stragglers."""
-    decode = functools.partial(
-        jaxwgc.decoding_weights, jaxwgc.codes.reed_solomon(8, 8, 3)
-    )
+    code = jaxwgc.codes.reed_solomon(8, 8, 3)
+
+    def decode(masks):
+        return jaxwgc.decoding(code, masks).weights
+
     assert precisions(decode, np.ones((2, 8), bool)) == {HIGHEST}
 
 

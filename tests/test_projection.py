@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxwgc.coding._errors._projection import key_from, project
+from jaxwgc.coding._projection import key_from, project
 
 KEY = jax.random.key(3)
 

@@ -13,8 +13,8 @@ import pytest
 
 import jaxwgc
 
-ROOMS = """aggregate checks codes coding corruptions decoders distributed parts planning
-    reports simulation sketching stragglers"""
+ROOMS = """aggregate checks codes coding corruptions decoders distributed gradients
+    parts planning reports simulation sketching stragglers"""
 MODULES = [jaxwgc, *(getattr(jaxwgc, room) for room in ROOMS.split())]
 # Every public object of the library by its dotted name, modules aside.
 NAMES = {
@@ -84,6 +84,40 @@ EXAMPLES_OF_TYPES = {
 def test_examples_of_types(name):
     """Examples are in docstrings of a class and of its methods."""
     run(EXAMPLES_OF_TYPES[name])
+
+
+def test_rooms_are_those_of_the_pages():
+    """Each public room has a page of the API, and is an attribute of the library."""
+    pages = (pathlib.Path(__file__).parents[1] / "docs" / "api").glob("*.md")
+    assert {page.stem for page in pages} - {"index"} == {*ROOMS.split()}
+    rooms = {
+        name
+        for name in jaxwgc.__all__
+        if isinstance(getattr(jaxwgc, name), types.ModuleType)
+    }
+    assert rooms == {*ROOMS.split()}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_names_are_listed_and_found(module):
+    assert {*module.__all__} <= {*dir(module)}
+    assert all(hasattr(module, name) for name in module.__all__)
+    assert len({*module.__all__}) == len(module.__all__)
+
+
+NAMES_WITHOUT_JAX = """
+import sys
+import jaxwgc, jaxwgc.distributed
+assert {*jaxwgc.__all__, "__version__"} <= {*dir(jaxwgc)}
+assert {*jaxwgc.distributed.__all__} <= {*dir(jaxwgc.distributed)}
+assert "jax" not in sys.modules
+"""
+
+
+def test_names_are_listed_without_jax():
+    """It is imported with the first name that is used."""
+    root = pathlib.Path(jaxwgc.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", NAMES_WITHOUT_JAX], check=True, cwd=root)
 
 
 PROGRAM = """

@@ -73,7 +73,7 @@ plt.show()
 for name in ("repetition", "edges of a graph"):
     code = optimal[name]
     received = jaxwgc.simulation.worst_pattern(code, num_stragglers=20, max_patterns=1)
-    worst = float(jaxwgc.decoding_error(code, received)) / code.num_parts
+    worst = float(jaxwgc.decoding(code, received).error) / code.num_parts
     mean = study.error.mean[study.codes.index(name), 0, [*waiting].index(20)]
     print(f"{name:18}20% stragglers: mean {mean:.4f}, worst {worst:.4f}")
 

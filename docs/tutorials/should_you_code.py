@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxwgc
-from jaxwgc import codes, stragglers
+from jaxwgc import codes, planning, stragglers
 
 plt.rcParams["figure.dpi"] = 150
 
@@ -32,7 +32,8 @@ traces = {"even": even, "stalling": stalling}
 plans = {}
 for name, times in traces.items():
     delay = stragglers.empirical(times)
-    plan = jaxwgc.plan(delay, num_workers, jax.random.key(0), replications=[1, 2, 4])
+    tries = planning.Candidates(replications=[1, 2, 4])
+    plan = jaxwgc.plan(delay, num_workers, jax.random.key(0), candidates=tries)
     print(f"{name}: {plan.best.name}, waits for {plan.best.waits_for}")
     plans[name] = plan
 
@@ -55,7 +56,8 @@ once = 1.0 + 0.1 * stalling
 twice = 1.0 + 0.2 * stalling[rng.permutation(num_rounds)]
 delay = stragglers.empirical(np.stack([once, twice]), measured_at=[1.0, 2.0])
 for name, model in {"one load": stragglers.empirical(once), "two loads": delay}.items():
-    plan = jaxwgc.plan(model, num_workers, jax.random.key(0), replications=[2])
+    tries = planning.Candidates(replications=[2])
+    plan = jaxwgc.plan(model, num_workers, jax.random.key(0), candidates=tries)
     for choice in plan.by_code:
         if choice.name == "fractional_repetition":
             print(f"{name}: {choice.step_time.value:.2f} s a step, {choice}")

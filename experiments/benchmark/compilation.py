@@ -60,6 +60,11 @@ class Program(NamedTuple):
     arguments: tuple[Any, ...]
 
 
+def effective_weights(code: jaxwgc.GradientCode, received: np.ndarray) -> jax.Array:
+    """Returns the weights of the partial gradients in a round."""
+    return jaxwgc.decoding(code, received).effective_weights
+
+
 def programs(seed: int) -> dict[str, Program]:
     """Returns the programs by name."""
     key = jax.random.key(seed)
@@ -77,8 +82,8 @@ def programs(seed: int) -> dict[str, Program]:
         uniform = stragglers.uniform(code.num_stragglers)
         named[f"a step of Adam, {name}"] = step(code, uniform, key)
         mask = np.arange(code.num_workers) > 0
-        effective_weights = functools.partial(jaxwgc.effective_weights, code)
-        named[f"a round, {name}"] = Program(effective_weights, (mask,))
+        decode = functools.partial(effective_weights, code)
+        named[f"a round, {name}"] = Program(decode, (mask,))
     delay = stragglers.shifted_exponential(1.0, 1.0)
     wait = stragglers.until_decodable(reed_solomon)
     until_decodable = step(reed_solomon, stragglers.delayed(delay, wait), key)
@@ -246,11 +251,9 @@ def calls() -> dict[str, Callable[[], Callable[[], Any]]]:
     arguments_of: dict[str, tuple[Any, ...]] = {
         "encode": (code, gradients),
         "decode": (code, messages, received, params),
-        "decoding_weights": (code, received),
-        "decoding_weights, weighted": (weighted, received),
-        "decoding_weights, least squares": (code, received, decoders.LeastSquares),
-        "effective_weights": (code, received),
-        "decoding_error": (code, received),
+        "decoding": (code, received),
+        "decoding, weighted": (weighted, received),
+        "decoding, least squares": (code, received, decoders.LeastSquares),
         "locate_errors": (small, few_messages, np.ones(6, bool), key),
         "locate_errors, roots of unity": (code, messages, np.ones(50, bool), key),
         "locate_errors, copies": (repeated, few_messages, np.ones(6, bool), key),

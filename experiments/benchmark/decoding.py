@@ -123,7 +123,7 @@ def decode(code, masks, gradients, decoder):
     messages = jaxwgc.encode(code, gradients)
     like = jax.ShapeDtypeStruct(gradients.shape[1:], gradients.dtype)
     decoded = jaxwgc.decode(code, messages, masks, like, decoder)
-    return jaxwgc.decoding_weights(code, masks, decoder), decoded
+    return jaxwgc.decoding(code, masks, decoder).weights[..., 0, :], decoded
 
 
 def spread(errors: np.ndarray) -> dict[str, float]:
@@ -193,7 +193,7 @@ def worst_patterns(repeats: int, seed: int, quick: bool) -> Study:
 
 def relative_residual(code: jaxwgc.GradientCode) -> ErrorOf:
     """Returns a function of masks (number, num_workers) on the host."""
-    decode = jax.jit(lambda masks: jaxwgc.decoding_weights(code, masks))
+    decode = jax.jit(lambda masks: jaxwgc.decoding(code, masks).weights[..., 0, :])
     matrix = code.encoding_matrix.astype(np.complex64).astype(np.complex128)
 
     def error(masks: np.ndarray) -> np.ndarray:
@@ -228,7 +228,7 @@ def exact(repeats: int, seed: int, quick: bool) -> Study:
     def measure(parameters):
         code = jaxwgc.codes.reed_solomon(*parameters)
         masks = random_masks(seed, code, number)
-        decode = jax.jit(functools.partial(jaxwgc.decoding_weights, code))
+        decode = jax.jit(lambda masks: jaxwgc.decoding(code, masks).weights)
         # NumPy decodes one mask at a time, so that a few masks are enough.
         few = masks[: 10 if quick else 2_000 // code.num_workers]
         lstsq, lagrange = median_seconds(
@@ -270,12 +270,14 @@ def least_squares(repeats: int, seed: int, quick: bool) -> Study:
     def measure(replication, num_stragglers):
         code = jaxwgc.codes.bernoulli(jax.random.key(seed), 100, 100, replication)
         masks = random_masks(seed, code, number, num_stragglers)
-        error = jax.jit(jaxwgc.decoding_error, static_argnames="decoder")
+        error = jax.jit(
+            lambda code, masks: jaxwgc.decoding(code, masks, LeastSquares).error
+        )
         run_numpy = functools.partial(numpy_mean_error, code, masks)
         [(mean, timing)] = measure_in_turn([run_numpy], repeats=1)
         seconds = {"numpy": timing.median / number}
         means = {"numpy": mean}
-        run = functools.partial(error, code, masks, decoder=LeastSquares)
+        run = functools.partial(error, code, masks)
         for name in PRECISIONS:
             with jax.enable_x64(name == "float64"):
                 [all_masks] = median_seconds(repeats, run)

@@ -46,7 +46,7 @@ def graphs(repeats: int, seed: int, quick: bool) -> Study:
         masks = draws >= LOST_SHARE
         few = masks[:FEW_MASKS]
         first = masks[0]
-        decode = jax.jit(functools.partial(jaxwgc.decoding_weights, code))
+        decode = jax.jit(lambda masks: jaxwgc.decoding(code, masks).weights)
         sparse = csr_array(code.encoding_matrix)
         batch, single, peer = median_seconds(
             repeats,
@@ -64,7 +64,7 @@ def graphs(repeats: int, seed: int, quick: bool) -> Study:
             # An argument, since XLA would take minutes to multiply constants.
             least_squares = dataclasses.replace(code, decoders=(LeastSquares(),))
             on_device = jax.device_put(least_squares)
-            iterate = jax.jit(jaxwgc.decoding_weights)
+            iterate = jax.jit(lambda code, masks: jaxwgc.decoding(code, masks).weights)
             [few_masks] = median_seconds(
                 min(repeats, 3), lambda: iterate(on_device, few)
             )
@@ -206,9 +206,9 @@ def clusters(repeats: int, seed: int, quick: bool) -> Study:
         order = np.random.default_rng(seed).permutation(layout.num_workers)
         received = order >= int(STRAGGLERS * layout.num_workers)
         received = received.reshape(layout.num_clusters, size)
-        weights = jax.jit(functools.partial(jaxwgc.decoding_weights, code))
+        weights = jax.jit(lambda mask: jaxwgc.decoding(code, mask).weights)
         (decoding,) = median_seconds(repeats, lambda: weights(received))
-        error = jax.jit(functools.partial(jaxwgc.decoding_error, code))(received)
+        error = jax.jit(lambda mask: jaxwgc.decoding(code, mask).error)(received)
         # Complex messages have half as many numbers, of twice the size.
         message = BYTES_A_NUMBER * NUM_PARAMETERS
         read = message * (size - code.num_stragglers)
@@ -350,7 +350,7 @@ def trial(
     def step(params, key):
         arrivals, _ = model.sample(key, (), loads)
         received = arrivals.received.reshape(-1, CLUSTER)
-        weights = jaxwgc.effective_weights(code, received).ravel()
+        weights = jaxwgc.decoding(code, received).effective_weights.ravel()
         residuals = weights * (features @ params - responses)
         return params - step_size * (residuals @ features), None
 

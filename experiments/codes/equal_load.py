@@ -207,7 +207,7 @@ def one_run(key: jax.Array, entry: Entry, numbers: tuple[int, ...]) -> Numbers:
     return {
         "parts": jnp.mean(jnp.asarray(code.parts_per_worker, float)),
         "copies": jnp.mean(jnp.asarray(code.assignment.sum(0), float)),
-        "random": jaxwgc.decoding_error(code, received) / code.num_parts,
+        "random": jaxwgc.decoding(code, received).error / code.num_parts,
     }
 
 
@@ -223,7 +223,7 @@ def worst_errors(
                 code, number, max_patterns=MAX_PATTERNS
             )
             # Not jitted: codes of the same size share the jitted functions inside.
-            errors.append(jaxwgc.decoding_error(code, received))
+            errors.append(jaxwgc.decoding(code, received).error)
         yield float(np.mean(errors) / drawn[0].num_parts)
 
 

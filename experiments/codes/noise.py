@@ -88,7 +88,7 @@ def measure(make: Make, masks: np.ndarray) -> Numbers:
     """Decodes in both precisions; computes noise and residuals in float64."""
     num_workers = masks.shape[1]
     code = make(num_workers, num_workers // 10)
-    decode = jax.jit(jaxwgc.decoding_weights)
+    decode = jax.jit(lambda code, masks: jaxwgc.decoding(code, masks).weights)
     with jax.enable_x64(True):
         weights = np.asarray(decode(code, masks))
     rounded = np.asarray(decode(code, masks))
@@ -198,7 +198,7 @@ def measure_placement(
         held = codes.proportional_placement(speeds, num_parts, copies)
     ranks = _ranks(np.random.default_rng(1), num_patterns, num_workers)
     masks = ranks >= num_stragglers
-    decode = jax.jit(jaxwgc.decoding_weights)
+    decode = jax.jit(lambda code, masks: jaxwgc.decoding(code, masks).weights)
     record = {}
     for method in METHODS:
         code = codes.any_placement(key, held, num_stragglers, method)

@@ -99,7 +99,7 @@ def one_run(key: jax.Array, entry: Entry, deadlines: tuple[float, ...]) -> Numbe
 
     # Vectorized, which compiles faster.
     arrivals = jax.vmap(at)(jnp.array(deadlines, jnp.float32))
-    whole = jaxwgc.decoding_error(code, arrivals.received)
-    finished = jaxwgc.decoding_error(entry.several, arrivals)
+    whole = jaxwgc.decoding(code, arrivals.received).error
+    finished = jaxwgc.decoding(entry.several, arrivals).error
     finished /= entry.several.num_parts
     return {"whole": whole / code.num_parts, "finished": finished}

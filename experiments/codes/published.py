@@ -73,8 +73,8 @@ def one_step_and_optimal(key: jax.Array, make: Make) -> Numbers:
     rank = jax.random.permutation(order_key, NUM_WORKERS)
     num_stragglers = np.round(np.array(SHARES) * NUM_WORKERS)
     received = rank >= num_stragglers[:, None]
-    one_step = jaxwgc.decoding_error(code, received, decoders.OneStep)
-    optimal = jaxwgc.decoding_error(code, received)
+    one_step = jaxwgc.decoding(code, received, decoders.OneStep).error
+    optimal = jaxwgc.decoding(code, received).error
     return {
         "one_step": one_step / code.num_parts,
         "optimal": optimal / code.num_parts,
@@ -157,7 +157,7 @@ def independent_stragglers(key: jax.Array, code: Code) -> jax.Array:
     """Returns errors per part, with nested sets of stragglers."""
     draws = jax.random.uniform(key, (code.num_workers,))
     received = draws >= jnp.array(PROBABILITIES)[:, None]
-    return jaxwgc.decoding_error(code, received) / code.num_parts
+    return jaxwgc.decoding(code, received).error / code.num_parts
 
 
 def tabulate_expanders(numbers: Numbers) -> ResultTable:
@@ -217,14 +217,14 @@ def mean_error(key: jax.Array, code: Code) -> jax.Array:
     """Returns errors per part, with nested sets of stragglers."""
     rank = jax.random.permutation(key, code.num_workers)
     received = rank >= stragglers_of(code)[:, None]
-    return jaxwgc.decoding_error(code, received) / code.num_parts
+    return jaxwgc.decoding(code, received).error / code.num_parts
 
 
 def worst_errors(code: Code) -> Iterable[float]:
     """Yields errors per part of the worst pattern that is found."""
     for number in stragglers_of(code):
         received = jaxwgc.simulation.worst_pattern(code, int(number))
-        yield float(jaxwgc.decoding_error(code, received)) / code.num_parts
+        yield float(jaxwgc.decoding(code, received).error) / code.num_parts
 
 
 def stragglers_of(code: Code) -> np.ndarray:

@@ -74,7 +74,7 @@ def one_run(
     received = rank < numbers[:, None]
     [peeling] = code.decoders_of(Peeling)
     # A recovered part has the weight k / k' of at least 1, the others 0.
-    peeled = jaxwgc.effective_weights(code, received, Peeling) > 0.5
+    peeled = jaxwgc.decoding(code, received, Peeling).effective_weights > 0.5
     # Elimination on the batches, since all parts of a batch are determined together.
     solved = jax.vmap(determined, in_axes=(None, 0))(peeling.assignment, received)
     return {

@@ -93,7 +93,7 @@ def chain(probabilities: np.ndarray) -> np.ndarray:
 
 def measure(code: jaxwgc.GradientCode, masks: np.ndarray) -> Numbers:
     """Returns squared errors of the sum for equal and for uncorrelated parts."""
-    deviations = np.asarray(jaxwgc.effective_weights(code, masks)) - 1
+    deviations = np.asarray(jaxwgc.decoding(code, masks).effective_weights) - 1
     of_equal_parts = deviations.sum(axis=1) ** 2
     of_uncorrelated_parts = np.sum(deviations**2, axis=1)
     errors = np.stack([of_equal_parts, of_uncorrelated_parts], axis=1)

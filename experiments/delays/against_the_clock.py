@@ -18,7 +18,7 @@ from experiments.runner import figures
 from experiments.runner.study import Numbers, Once, Sections, Study, command
 from experiments.runner.tables import interval, table_of
 from jaxwgc import stragglers
-from jaxwgc.planning import Choice
+from jaxwgc.planning import Candidates, Choice, Goal
 
 # Target: loss above its minimum, relative to the start.
 TARGET = 0.01
@@ -86,11 +86,8 @@ def study(
         stragglers.empirical(first, replace=True),
         num_workers,
         plan_key,
-        replications=(1, 2),
-        target=TARGET,
-        condition=CONDITION,
-        heterogeneity=problem.heterogeneity,
-        memory=True,
+        candidates=Candidates(replications=(1, 2), memory=True),
+        goal=Goal(TARGET, CONDITION, problem.heterogeneity),
     )
     numbers = {
         "trace": f"{name}, parts sorted by digit" if is_sorted else name,
@@ -142,7 +139,7 @@ class Problem(NamedTuple):
         ridge: Ridge of the mean loss.
         curvature: Largest curvature.
         minimum: Minimum of the mean loss.
-        heterogeneity: See `jaxwgc.plan`.
+        heterogeneity: See `planning.Goal`.
     """
 
     rows: jax.Array

@@ -79,13 +79,8 @@ def study(name: str, times: np.ndarray, runs: int, seed: int) -> Study:
         tables={
             f"{name}_fits": table_of(
                 f"Models fitted to the first half of {name}: mean log-likelihood of "
-                "the last third of this half, and Kolmogorov-Smirnov distance of "
-                "models of the rest",
-                {
-                    "delay model": "{name}",
-                    "log-likelihood": "{held_out:.3f}",
-                    "distance": "{distance:.3f}",
-                },
+                "the last third of this half, for models of the rest",
+                {"delay model": "{name}", "log-likelihood": "{held_out:.3f}"},
                 "fits",
             ),
             f"{name}_fastest": functools.partial(tabulate_fastest, name),
@@ -117,9 +112,7 @@ def measure(name: str, times: np.ndarray, runs: int, seed: int) -> Numbers:
         predicted[model_name] = of_fastest(np.concatenate(histories), counts)
     shown_fits = []
     for fit in fits[:SHOWN_FITS]:
-        shown_fits.append(
-            {"name": fit.name, "held_out": fit.held_out, "distance": fit.distance}
-        )
+        shown_fits.append({"name": fit.name, "held_out": fit.held_out})
     return {
         "fits": shown_fits,
         "num_workers": num_workers,

@@ -1,5 +1,6 @@
 """Plans from measured times of workers, judged by rounds that they have not seen."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
@@ -16,16 +17,19 @@ from experiments.runner.results import ExperimentError
 from experiments.runner.study import Numbers, Once, Sections, Study, command
 from experiments.runner.tables import Printed, ResultTable, table_of, with_half
 from jaxwgc import codes, stragglers
-from jaxwgc.planning import Candidate, Choice
+from jaxwgc.planning import Candidate, Candidates, Choice, Goal
 
 NUM_ROUNDS = 15
 NUM_WORKERS = 32
-OPTIONS: dict[str, Any] = {"replications": (1, 2), "num_rounds": 600}
-GOALS: dict[str, dict[str, float]] = {
-    "default goal": {},
-    "target 0.001": {"target": 1e-3},
-    "heterogeneity 1": {"heterogeneity": 1.0},
-    "both": {"target": 1e-3, "heterogeneity": 1.0},
+OPTIONS: dict[str, Any] = {
+    "candidates": Candidates(replications=(1, 2)),
+    "num_rounds": 600,
+}
+GOALS = {
+    "default goal": Goal(),
+    "target 0.001": Goal(target=1e-3),
+    "heterogeneity 1": Goal(heterogeneity=1.0),
+    "both": Goal(target=1e-3, heterogeneity=1.0),
 }
 # The fastest choice in a trace without deadlines that nearly all workers meet, and the
 # choice of a plan.
@@ -89,27 +93,31 @@ def regrets(
     before = jaxwgc.plan(first_delay, num_workers, first_key, **options)
     after = jaxwgc.plan(second_delay, num_workers, second_key, tail=0, **options)
     # Judges choices of both plans by the same draws, in the same programs.
-    rules = judging_options(options)
-    judged_before = jaxwgc.plan(
-        second_delay, num_workers, judge_key, choices=before.choices, **rules
+    judge = functools.partial(
+        jaxwgc.plan,
+        second_delay,
+        num_workers,
+        judge_key,
+        num_rounds=options["num_rounds"],
+        tail=0,
     )
-    judged_after = jaxwgc.plan(
-        second_delay, num_workers, judge_key, choices=after.choices, **rules
-    )
+    judged_before = judge(candidates=before.choices)
+    judged_after = judge(candidates=after.choices)
     judged = {}
     for choice in (*judged_before.choices, *judged_after.choices):
         judged[_identity(choice)] = choice
     by_goal = {}
     for name, goal in GOALS.items():
-        plan = before.replan(**goal)
+        plan = before.replan(goal)
         chosen = {
             CHOICES[0]: _fastest_in_trace(plan),
             CHOICES[1]: plan.best,
-            BEST: after.replan(**goal).best,
+            BEST: after.replan(goal).best,
         }
         few = tuple(judged[_identity(choice)] for choice in chosen.values())
         times = {}
-        for choice in judged_before._replace(choices=few).replan(**goal).choices:
+        judged_few = dataclasses.replace(judged_before, choices=few).replan(goal)
+        for choice in judged_few.choices:
             times[_identity(choice)] = choice.time.value
         shortest = min(times.values())
         by_goal[name] = {}
@@ -117,11 +125,6 @@ def regrets(
             regret = times[_identity(choice)] / shortest - 1
             by_goal[name][way] = {"choice": label(choice), "regret": regret}
     return by_goal, before
-
-
-def judging_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Returns the options of a plan that judges given choices, without stalls."""
-    return {**options, "replications": None, "tail": 0}
 
 
 def _fastest_in_trace(plan: jaxwgc.Plan) -> Choice:
@@ -169,7 +172,12 @@ def by_halves(
     }
     delay = stragglers.empirical(second, replace=True)
     judged = jaxwgc.plan(
-        delay, number, key, choices=[*ways.values()], **judging_options(options)
+        delay,
+        number,
+        key,
+        candidates=[*ways.values()],
+        num_rounds=options["num_rounds"],
+        tail=0,
     )
     seconds = {_identity(choice): choice.step_time.value for choice in judged.choices}
     return {
@@ -262,7 +270,7 @@ def draw_ways(numbers: Numbers) -> figures.Figure:
     return figure
 
 
-GOAL: dict[str, Any] = {"target": 0.01, "condition": 100.0, "heterogeneity": 0.1}
+GOAL = Goal(target=0.01, condition=100.0, heterogeneity=0.1)
 # Goals in the table of decisions, which all use the same rounds.
 TARGETS = (0.1, 0.01, 0.001, 0.0001)
 HETEROGENEITIES = (0.01, 0.1, 1.0)
@@ -310,7 +318,7 @@ def plan(trace: Path | None = None, rounds: int = 1_000, seed: int = 0) -> Secti
             tables[name] = functools.partial(tabulate, name)
         tables["decisions"] = tabulate_decisions
         tables["ways"] = tabulate_ways
-        numbers = {"target": GOAL["target"], "traces": cells}
+        numbers = {"target": GOAL.target, "traces": cells}
         return Study(numbers, tables=tables, figures={"ways": draw_ways})
 
     def printed():
@@ -335,13 +343,12 @@ def measure(times: np.ndarray, rounds: int, key: jax.Array) -> Numbers:
     num_workers = times.shape[1]
     # The same for all plans, so that they share their programs.
     options: dict[str, Any] = {
-        "replications": REPLICATIONS,
-        "memory": True,
+        "candidates": Candidates(replications=REPLICATIONS, memory=True),
         "num_rounds": rounds,
     }
     try:
         delay = stragglers.empirical(times, replace=True)
-        plan = jaxwgc.plan(delay, num_workers, key, **options, **GOAL)
+        plan = jaxwgc.plan(delay, num_workers, key, goal=GOAL, **options)
         judged = by_halves(times, num_workers, key, options)
     except (TypeError, ValueError) as error:
         raise ExperimentError(str(error)) from error
@@ -366,7 +373,8 @@ def measure(times: np.ndarray, rounds: int, key: jax.Array) -> Numbers:
 
 def decide(plan: jaxwgc.Plan, target: float, heterogeneity: float) -> Numbers:
     """Returns the best choice for a goal, and the best one with or without a code."""
-    replanned = plan.replan(target=target, heterogeneity=heterogeneity)
+    goal = dataclasses.replace(GOAL, target=target, heterogeneity=heterogeneity)
+    replanned = plan.replan(goal)
     best = replanned.best
     other_side = [
         choice for choice in replanned.choices if choice.is_coded != best.is_coded

@@ -152,7 +152,7 @@ def judge(kind, slowdown, num_rounds, correlation, traces, seed) -> dict[str, fl
         is_steady = (np.arange(NUM_WORKERS) != STRAGGLER) | (kind == "steady")
         rows.append(
             {
-                "right": report.kinds[STRAGGLER].startswith(kind),
+                "right": report.kinds[STRAGGLER] == kind,
                 # Whether a worker is named that is not slow.
                 "others": np.any(report.kinds[is_steady] != "steady"),
                 "true": np.mean(times.max(1) - clean.max(1)) / mean,

@@ -19,6 +19,7 @@ from experiments.runner.tables import with_half
 from jaxwgc import codes, stragglers
 from jaxwgc.distributed.ray._actors import Actors
 from jaxwgc.distributed.ray._events import Response
+from jaxwgc.planning import Candidates
 
 NUM_WORKERS = 8
 # Steps before a measurement: they allocate memory and compile.
@@ -194,9 +195,7 @@ def planned(code: jaxwgc.GradientCode) -> float:
         stragglers.unequal_speeds(work, SPEEDS / (SPEED_PARTS / len(SPEEDS))),
         len(SPEEDS),
         jax.random.key(0),
-        codes={"placement": code},
-        waiting=[awaited],
-        exact=True,
+        candidates=Candidates(codes={"placement": code}, waiting=[awaited], exact=True),
     )
     [choice] = [choice for choice in plan.choices if choice.name == "placement"]
     return choice.step_time.value

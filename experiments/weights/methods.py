@@ -111,7 +111,7 @@ def run_all(
     # Random stragglers, as many as the code tolerates, the same for all methods.
     order = functools.partial(jax.random.permutation, x=CODE.num_workers)
     ranks = jax.vmap(order)(jax.random.split(straggler_key, num_steps))
-    decoded = jaxwgc.effective_weights(CODE, ranks >= CODE.num_stragglers)
+    decoded = jaxwgc.decoding(CODE, ranks >= CODE.num_stragglers).effective_weights
 
     def chosen(indices):
         few = jax.tree.map(lambda leaf: leaf[indices], parts)

@@ -95,11 +95,6 @@ def working_constant(array: Any) -> Any:
     return working(np.asarray(array))
 
 
-def working_constants(tree: Any) -> Any:
-    """Applies `working_constant` to every leaf."""
-    return jax.tree.map(working_constant, tree)
-
-
 def array_module(array: object) -> ModuleType:
     """Returns jax.numpy for JAX arrays, NumPy for arrays on the host."""
     return jnp if isinstance(array, jax.Array) else np
@@ -168,15 +163,6 @@ def power_below(numbers: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(bits, numbers.dtype)
 
 
-def power_of_two(exponents: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """Returns two to the power of integers, clipped to normal numbers of the dtype."""
-    precision = jnp.finfo(dtype)
-    clipped = jnp.clip(exponents, precision.minexp, precision.maxexp - 1)
-    biased = clipped - precision.minexp + 1
-    bits = biased.astype(f"int{precision.bits}")
-    return jax.lax.bitcast_convert_type(bits << precision.nmant, dtype)
-
-
 def inverse_power_of_two(values: jax.Array) -> jax.Array:
     """Returns the power of two nearest to 1 / values; 1 for zeros."""
     # The exponent stays away from the ends of the range, because subnormal powers would
@@ -184,27 +170,6 @@ def inverse_power_of_two(values: jax.Array) -> jax.Array:
     bound = 2.0 ** (jnp.finfo(values.dtype).maxexp - 3)
     safe = jnp.clip(jnp.where(values > 0, values, 1), 1 / bound, bound)
     return 1 / power_below(safe * 2**0.5)
-
-
-def root_mean_square(numbers: jax.Array, axis: int | None = None) -> jax.Array:
-    """Returns the root mean square of absolute values, with the axes kept, real.
-
-    Numbers are scaled by a power of two, so that squares stay in range.
-    """
-    largest = jnp.max(jnp.abs(numbers), axis=axis, keepdims=True, initial=0)
-    unit = inverse_power_of_two(stop_gradient(largest))
-    means = jnp.mean(squares(numbers * unit), axis=axis, keepdims=True)
-    return jnp.sqrt(means) / unit
-
-
-def cholesky_if(is_definite: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Returns the Cholesky factor of a matrix, or the identity if it is not definite.
-
-    Used in a branch of `lax.cond`. Under vmap both branches run, and BLAS kernels of
-    old processors multiply the NaNs of a failed factorisation by zero.
-    """
-    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-    return jnp.linalg.cholesky(jnp.where(is_definite, matrix, identity))
 
 
 def next_power_of_two(size: int) -> int:

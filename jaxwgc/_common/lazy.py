@@ -1,6 +1,7 @@
 """Modules whose names are imported at their first use."""
 
 import importlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ def attributes(
         return module if modules[name] == name else getattr(module, name)
 
     def names() -> list[str]:
-        return sorted(modules)
+        always = [name for name in vars(sys.modules[package]) if name.startswith("__")]
+        return sorted([*modules, *always])
 
     return get, names

@@ -37,21 +37,13 @@ def check_shape(name: str, array: Any, axes: str, sizes: tuple[int | str, ...]) 
     else:
         expected = sizes
         last_axes = shape
-    if not _has_sizes(last_axes, expected):
+    is_allowed = len(last_axes) == len(expected)
+    for length, size in zip(last_axes, expected):
+        is_allowed &= length > 0 if size == "any" else length == size
+    if not is_allowed:
         values = "" if set(sizes) == {"any"} else f" = {sizes}".replace("'", "")
         ending = " and not be empty" if "any" in sizes else ""
         raise ValueError(f"{name} must have shape {axes}{values}{ending}; got {shape}")
-
-
-def _has_sizes(shape: tuple[int, ...], sizes: tuple[int | str, ...]) -> bool:
-    if len(shape) != len(sizes):
-        return False
-    for length, size in zip(shape, sizes, strict=True):
-        if size == "any" and length == 0:
-            return False
-        if size not in ("any", length):
-            return False
-    return True
 
 
 def check_callable(name: str, value: object) -> None:

@@ -7,11 +7,11 @@ import optax
 
 from jaxwgc import coding
 from jaxwgc._common import array_validation, validation
+from jaxwgc._common.flat_vectors import raveled_size
 from jaxwgc.aggregate import _updates
 from jaxwgc.aggregate._options import DecodingOptions
 from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import raveled_size
 
 
 def decode_aggregate(

@@ -5,7 +5,8 @@ import dataclasses
 from jax.typing import DTypeLike
 
 from jaxwgc._common import array_validation
-from jaxwgc.decoders import APPROXIMATES, DECODES, Decoder, DecoderLike
+from jaxwgc._common.tolerances import APPROXIMATES, DECODES
+from jaxwgc.decoders import Decoder, DecoderLike
 
 
 @dataclasses.dataclass(frozen=True)

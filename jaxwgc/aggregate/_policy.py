@@ -252,7 +252,6 @@ class DecodingPolicy:
         """
         assert self.locator is not None
         assert isinstance(state.errors, ErrorCounts)
-        messages = coding.check_messages_of(self.code, messages)
         location = self.locator.locate(
             messages,
             arrived.mask,

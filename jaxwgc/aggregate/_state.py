@@ -64,7 +64,7 @@ class CodedAggregateState(NamedTuple):
       elapsed: float scalar, total time of the rounds so far, in the unit of the model
         or of the given times.
       residual: float scalar, norm of aᵀB - target in the last round; the square root
-        of `jaxwgc.decoding_error`. Absolute, whereas `tolerance` is relative.
+        of `jaxwgc.Decoding.error`. Absolute, whereas `tolerance` is relative.
       num_undecodable: int32 scalar, number of rounds so far with too few responses, or
         with errors that could not be corrected.
       share: float scalar, fraction of the gradient recovered in the last round: 1 if

@@ -1,4 +1,4 @@
-"""Measurements of an optimizer with an aggregator: order, rounds and state."""
+"""Probes of an optimizer with an aggregator: order, state and rounds."""
 
 import functools
 from collections.abc import Callable
@@ -12,8 +12,6 @@ from numpy.typing import ArrayLike
 
 from jaxwgc import coding
 from jaxwgc.aggregate import CodedAggregateState
-from jaxwgc.checks._losses import flat, norm
-from jaxwgc.checks._measures import OrderMeasures, RoundMeasures
 from jaxwgc.codes import GradientCode
 
 # Number of updates. It is enough for a schedule that starts at zero. Gradients grow
@@ -24,9 +22,17 @@ _NUM_ROUNDS = 8
 # Size of partial gradients relative to their sum. Clipping may not show with smaller
 # ones. Sums in bfloat16 are inaccurate with larger ones.
 _APART = 15.0
+# A forbidden dependence is reported if it changes an update by more than this fraction.
+_SHARE = 0.1
 
 
-class MaskedRounds(NamedTuple):
+def flat(tree: Any) -> np.ndarray:
+    """Concatenates the leaves of a gradient, in double precision."""
+    leaves = [np.asarray(leaf).astype(complex) for leaf in jax.tree.leaves(tree)]
+    return np.concatenate([leaf.ravel() for leaf in leaves])
+
+
+class Rounds(NamedTuple):
     """Rounds that were simulated or observed.
 
     Attributes:
@@ -38,39 +44,52 @@ class MaskedRounds(NamedTuple):
     failed: np.ndarray
 
     @classmethod
-    def observed(cls, code: GradientCode, received: ArrayLike) -> "MaskedRounds":
+    def observed(cls, code: GradientCode, received: ArrayLike) -> "Rounds":
         """Returns observed rounds, given masks, bool ([rounds,] num_workers)."""
         masks = np.atleast_2d(received)
         tolerance = code.choose_decoder().tolerance
         failed = coding.decoding(code, masks).failed(tolerance)
         return cls(received=masks, failed=np.asarray(failed))
 
-    def measure(self, code: GradientCode) -> RoundMeasures:
-        """Measures which workers respond, if at least half of the rounds fail."""
-        if self.failed.mean() < 0.5:
-            return RoundMeasures()
+    @classmethod
+    def between(cls, states: list[optax.OptState]) -> "Rounds":
+        """Returns the rounds between consecutive states of an optimizer."""
+        coded_states = [_split(state)[0] for state in states]
+        num_undecodable = [int(state.num_undecodable) for state in coded_states]
+        return cls(
+            received=np.array([state.received for state in coded_states[1:]]),
+            failed=np.diff(num_undecodable) > 0,
+        )
+
+    def problem(self, code: GradientCode) -> str:
+        """Returns a problem if at least half of the rounds fail; otherwise ""."""
+        # An approximate code has no number of responses that is always enough.
+        is_expected = code.num_stragglers == 0 and self.received.any()
+        if self.failed.mean() < 0.5 or is_expected:
+            return ""
         counts = self.received.sum(1)
-        is_constant = counts.max() == 0
-        if (self.received == self.received[0]).all():
-            others = MaskedRounds.observed(code, ~self.received[:1])
-            is_constant |= not others.failed.any()
-        return RoundMeasures(
-            is_constant=bool(is_constant),
-            # An approximate code has no number of responses that is always enough.
-            is_early=bool(code.num_stragglers > 0 and not is_constant),
-            num_failed=int(self.failed.sum()),
-            num_rounds=len(counts),
-            num_workers=code.num_workers,
-            num_enough=code.num_workers - code.num_stragglers,
-            fewest=int(counts.min()),
-            most=int(counts.max()),
+        responses = str(counts.max())
+        if counts.min() < counts.max():
+            responses = f"{counts.min()} to {responses}"
+        return (
+            f"{self.failed.sum()} of {len(counts)} rounds cannot be decoded: "
+            f"{responses} of {code.num_workers} workers respond, and the code "
+            f"tolerates {code.num_stragglers} stragglers. Is the mask inverted? "
+            "received and stragglers.fixed are True for workers that respond. "
+            "Otherwise the waiting rule ends rounds too early: take "
+            f"stragglers.fastest({code.num_workers - code.num_stragglers}), "
+            "stragglers.until_decodable(code) or a longer deadline"
         )
 
 
 def _split(state: optax.OptState) -> tuple[CodedAggregateState, list[Any]]:
     """Returns the only aggregator's state in `state`, and the leaves after it."""
-    nodes = jax.tree.leaves(state, is_leaf=_is_of_aggregator)
-    places = [place for place, node in enumerate(nodes) if _is_of_aggregator(node)]
+
+    def is_of_aggregator(node):
+        return isinstance(node, CodedAggregateState)
+
+    nodes = jax.tree.leaves(state, is_leaf=is_of_aggregator)
+    places = [place for place, node in enumerate(nodes) if is_of_aggregator(node)]
     if len(places) != 1:
         raise ValueError(
             "optimizer must have one jaxwgc.coded_aggregate or decode_aggregate in it; "
@@ -80,8 +99,24 @@ def _split(state: optax.OptState) -> tuple[CodedAggregateState, list[Any]]:
     return nodes[place], nodes[place + 1 :]
 
 
-def _is_of_aggregator(node: object) -> bool:
-    return isinstance(node, CodedAggregateState)
+def states_of(
+    step: Callable[..., Any], params: Any, state: optax.OptState
+) -> list[optax.OptState]:
+    """Returns the initial state, and the state after each of several steps."""
+    copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
+    # The arguments are copied, because a step may donate them.
+    params = copy(params)
+    states = [state]
+    for _ in range(_NUM_ROUNDS):
+        result = step(params, copy(states[-1]))
+        if not (isinstance(result, tuple) and len(result) >= 2):
+            raise TypeError(
+                "step must return (params, state, ...); got "
+                f"{jax.tree.structure(result)}"
+            )
+        params = result[0]
+        states.append(copy(result[1]))
+    return states
 
 
 class OptimizerProbe:
@@ -110,51 +145,92 @@ class OptimizerProbe:
             return optimizer.update(updates, state, params, **extra)
 
         # The update is compiled, so that rounds without responses raise no error.
-        self.update = functools.partial(jax.jit(update), params)
+        self._update = functools.partial(jax.jit(update), params)
 
-    def measure(self, gradients: Any) -> OrderMeasures:
-        """Measures forbidden dependences of updates.
+    def simulated_rounds(self, partial_gradients: Any) -> Rounds:
+        """Returns rounds that the optimizer simulates, at fixed parameters."""
+        states = [self.state]
+        for _ in range(_NUM_ROUNDS):
+            states.append(self._update(partial_gradients, states[-1])[1])
+        return Rounds.between(states)
 
-        `unequal`: On partial gradients other than by their sum. `added`: On the workers
-        that respond if all gradients are zero.
+    def problem_of_state(
+        self, partial_gradients: Any, before: optax.OptState, after: optax.OptState
+    ) -> str:
+        """Returns a problem if a step kept the old state; otherwise ""."""
+        extra = {}
+        if not self.simulates:
+            extra["received"] = _split(after)[0].received
+        _, expected = self._update(partial_gradients, before, **extra)
+        # If the state of an optimizer never changes, an equal state is not a mistake.
+        if not _are_equal(before, after) or _are_equal(before, expected):
+            return ""
+        return (
+            "the state is not passed on: step returns it unchanged, so that the same "
+            "workers are lost in every step. Return the state from optimizer.update, "
+            "and pass it to the next step"
+        )
+
+    def problem_of_order(self, gradients: Any) -> str:
+        """Returns a problem if updates depend on more than the sum; otherwise ""."""
+        difference = self.measure_order(gradients)
+        if difference <= _SHARE:
+            return ""
+        return (
+            "a transformation before the aggregator acts on each partial gradient: "
+            "rounds with equal sums of partial gradients give updates, or later "
+            f"states, that differ by {difference:.0%}. Put the aggregator first in "
+            "optax.chain; Adam, clipping and weight decay follow it"
+        )
+
+    def measure_order(self, gradients: Any) -> float:
+        """Measures by how much updates depend on more than the decoded gradient.
+
+        The result is the largest relative difference between updates of two rounds
+        with equal decoded gradients. In one pair of rounds, partial gradients differ,
+        but not their weighted sum. In another pair, all are zero, and either all
+        workers respond or none: transformations that add to partial gradients, such as
+        weight decay, differ there.
         """
         everyone = np.ones(self._code.num_workers, bool)
-        weights = np.asarray(coding.effective_weights(self._code, everyone))
+        weights = np.asarray(coding.decoding(self._code, everyone).effective_weights)
         descending = np.argsort(np.abs(weights))[::-1]
         largest = descending[:2]
         if len(largest) < 2 or not weights[largest].all():
-            return OrderMeasures()
+            return 0.0
         near = weights / (weights @ weights)
         apart = np.zeros_like(weights)
         apart[largest] = np.array([_APART + 1, -_APART]) / weights[largest]
-        # The gradient is random, without zeros.
-        draw = np.random.default_rng(0)
-        zeros = jax.tree.map(np.zeros_like, gradients)
-        size = norm(gradients) / np.sqrt(len(flat(gradients)) / len(weights))
         # Small gradients, e.g. of a mean, would not reach the threshold of clipping.
+        entries = flat(gradients)
+        size = np.linalg.norm(entries) / np.sqrt(len(entries) / len(weights))
         if not 1 < size < np.inf:
             size = 1.0
+        # The sum is random, without zeros.
+        draw = np.random.default_rng(0)
         total = jax.tree.map(
             lambda leaf: size * draw.uniform(1, 2, leaf.shape[1:]), gradients
         )
 
-        def shared(weights):
-            """Returns the partial gradients `weights[j] * total`."""
+        def shared(shares):
+            """Returns the partial gradients `shares[j] * total`."""
             return jax.tree.map(
-                lambda sum_of_parts, leaf: np.multiply.outer(
-                    weights, sum_of_parts
-                ).astype(leaf.dtype),
+                lambda of_sum, leaf: np.multiply.outer(shares, of_sum).astype(
+                    leaf.dtype
+                ),
                 total,
                 gradients,
             )
 
-        even = self._followed(shared(near), everyone)
-        uneven = self._followed(shared(apart), everyone)
-        all_respond = self._followed(zeros, everyone)
-        none_responds = self._followed(zeros, ~everyone)
-        return OrderMeasures(
-            unequal=_difference(even, uneven),
-            added=_difference(all_respond, none_responds),
+        zeros = jax.tree.map(np.zeros_like, gradients)
+        return max(
+            _difference(
+                self._followed(shared(near), everyone),
+                self._followed(shared(apart), everyone),
+            ),
+            _difference(
+                self._followed(zeros, everyone), self._followed(zeros, ~everyone)
+            ),
         )
 
     def _followed(
@@ -164,7 +240,7 @@ class OptimizerProbe:
         seen = []
         state = self.state
         for _ in range(_NUM_UPDATES):
-            updates, state = self.update(partial_gradients, state, received=received)
+            updates, state = self._update(partial_gradients, state, received=received)
             partial_gradients = jax.tree.map(lambda leaf: 10 * leaf, partial_gradients)
             seen.append(flat(updates))
         # State before the aggregator is left out, because it may depend on each partial
@@ -186,53 +262,6 @@ def _difference(first: list[np.ndarray], second: list[np.ndarray]) -> float:
             difference = np.linalg.norm(vector - other) / longest
             largest = max(largest, float(difference))
     return largest
-
-
-def is_dropped(
-    probe: OptimizerProbe,
-    partial_gradients: Any,
-    before: optax.OptState,
-    after: optax.OptState,
-) -> bool:
-    """Returns whether a step kept the old state instead of the updated one."""
-    if probe.simulates:
-        # Every simulated round changes the key. An unchanged state was therefore
-        # dropped.
-        return _are_equal(_split(before)[0], _split(after)[0])
-    received = _split(after)[0].received
-    expected = probe.update(partial_gradients, before, received=received)[1]
-    # If the state of an optimizer never changes, an equal state is not a mistake.
-    return _are_equal(before, after) and not _are_equal(before, expected)
-
-
-def states_of(
-    advance: Callable[..., Any], params: Any, state: optax.OptState
-) -> list[optax.OptState]:
-    """Returns the initial state, and the state after each of several steps."""
-    copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
-    # The arguments are copied, because a step may donate them.
-    params = copy(params)
-    states = [state]
-    for _ in range(_NUM_ROUNDS):
-        result = advance(params, copy(states[-1]))
-        if not (isinstance(result, tuple) and len(result) >= 2):
-            raise TypeError(
-                "step must return (params, state, ...); got "
-                f"{jax.tree.structure(result)}"
-            )
-        params = result[0]
-        states.append(copy(result[1]))
-    return states
-
-
-def rounds_of(states: list[optax.OptState]) -> MaskedRounds:
-    """Returns the rounds between consecutive states."""
-    coded_states = [_split(state)[0] for state in states]
-    num_undecodable = [int(state.num_undecodable) for state in coded_states]
-    return MaskedRounds(
-        received=np.array([state.received for state in coded_states[1:]]),
-        failed=np.diff(num_undecodable) > 0,
-    )
 
 
 def _are_equal(first: Any, second: Any) -> bool:

@@ -11,7 +11,11 @@ from jaxwgc.codes._cyclic import cyclic_mds, cyclic_repetition
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._graphs import edge_graph, ramanujan_graph, regular_graph
 from jaxwgc.codes._peeling_codes import batch_raptor, ldgm
-from jaxwgc.codes._placements import any_placement, proportional_placement
+from jaxwgc.codes._placements import (
+    any_placement,
+    proportional_placement,
+    worst_rounding,
+)
 from jaxwgc.codes._random_codes import (
     bernoulli,
     regularized_bernoulli,
@@ -23,7 +27,6 @@ from jaxwgc.codes._repetition import binary, fractional_repetition, replicated, 
 from jaxwgc.codes._unequal import correlations_of as correlations_of
 from jaxwgc.codes._unequal import unequal
 from jaxwgc.codes._unequal import variances_of as variances_of
-from jaxwgc.codes._worst_rounding import worst_rounding
 
 __all__ = [
     "GradientCode",

@@ -4,10 +4,8 @@ import itertools
 
 import numpy as np
 
-from jaxwgc._common import validation
-from jaxwgc.codes._constructors import code_of_sums, is_prime
+from jaxwgc.codes._constructors import check_prime, replicated_sums
 from jaxwgc.codes._gradient_code import GradientCode
-from jaxwgc.decoders import LeastSquares, OneStep, Peeling
 
 
 def projective_plane(order: int) -> GradientCode:
@@ -34,16 +32,14 @@ def projective_plane(order: int) -> GradientCode:
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.projective_plane(2)
       >>> received = jnp.array([True, True, True, False, False, True, False])
-      >>> jaxwgc.decoding_weights(code, received).round(3)
-      Array([0.5, 0.5, 0.5, 0. , 0. , 0.5, 0. ], dtype=float32)
+      >>> jaxwgc.decoding(code, received).weights.round(3)
+      Array([[0.5, 0.5, 0.5, 0. , 0. , 0.5, 0. ]], dtype=float32)
 
     References:
       Kadhe, Koyluoglu, Ramchandran, "Gradient coding based on block designs for
       mitigating adversarial stragglers", ISIT 2019.
     """
-    order = validation.check_int("order", order)
-    if not is_prime(order):
-        raise ValueError(f"order must be a prime; got {order}")
+    check_prime("order", order)
     # Points of the plane are lines through the origin of the space. Each is represented
     # by its vector with first nonzero coordinate 1. Lines of the plane are planes
     # through the origin, represented by their normals.
@@ -55,7 +51,8 @@ def projective_plane(order: int) -> GradientCode:
         points.append((1, second, third))
     vectors = np.array(points)
     # A line contains the points that are orthogonal to its normal.
-    return _code_of_design(vectors @ vectors.T % order == 0)
+    incidence = vectors @ vectors.T % order == 0
+    return replicated_sums(incidence, order + 1)
 
 
 def paley(num_workers: int) -> GradientCode:
@@ -87,23 +84,9 @@ def paley(num_workers: int) -> GradientCode:
       mitigating adversarial stragglers", ISIT 2019; Paley, "On orthogonal matrices",
       1933.
     """
-    num_workers = validation.check_int("num_workers", num_workers)
-    if num_workers % 4 != 3 or not is_prime(num_workers):
-        raise ValueError(
-            f"num_workers must be a prime with remainder 3 modulo 4; got {num_workers}"
-        )
+    check_prime("num_workers", num_workers, remainder=3)
     numbers = np.arange(num_workers)
     is_square = np.zeros(num_workers, bool)
     is_square[numbers[1:] ** 2 % num_workers] = True
-    return _code_of_design(is_square[numbers - numbers[:, None]])
-
-
-def _code_of_design(incidence: np.ndarray) -> GradientCode:
-    num_workers = len(incidence)
-    parts_per_worker = int(incidence[0].sum())
-    return code_of_sums(
-        incidence,
-        LeastSquares(),
-        OneStep(num_workers / parts_per_worker),
-        Peeling(incidence),
-    )
+    incidence = is_square[numbers - numbers[:, None]]
+    return replicated_sums(incidence, (num_workers - 1) // 2)

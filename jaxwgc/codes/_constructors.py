@@ -1,15 +1,14 @@
-"""Helpers of constructors: codes of plain sums, proportional loads, primes."""
+"""Helpers of constructors: codes of sums, proportional loads, primes."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
-from jaxwgc._common import array_validation
+from jaxwgc._common import array_validation, validation
 from jaxwgc.codes._gradient_code import Array, GradientCode
-from jaxwgc.decoders import Decoder, LeastSquares
+from jaxwgc.decoders import Decoder, LeastSquares, OneStep, Peeling
 
 
 def known(values: jax.Array) -> Array:
@@ -37,9 +36,29 @@ def unweighted(
     )
 
 
-def code_of_sums(assignment: Array, *decoders: Decoder, **options: int) -> GradientCode:
+def code_of_sums(
+    assignment: Array, *decoders: Decoder, num_stragglers: int = 0
+) -> GradientCode:
     """Returns the code of workers that send sums of their partial gradients."""
-    return unweighted(as_floats(assignment), assignment, *decoders, **options)
+    matrix = as_floats(assignment)
+    return unweighted(matrix, assignment, *decoders, num_stragglers=num_stragglers)
+
+
+def replicated_sums(
+    assignment: Array, copies: float, *first: Decoder, num_stragglers: int = 0
+) -> GradientCode:
+    """Returns a code of sums in which each part has equally many copies, in the mean.
+
+    Its decoders are `first`, least squares, one step, and peeling.
+    """
+    return code_of_sums(
+        assignment,
+        *first,
+        LeastSquares(num_stragglers),
+        OneStep(len(assignment) / copies),
+        Peeling(assignment),
+        num_stragglers=num_stragglers,
+    )
 
 
 def exact_code(
@@ -89,19 +108,21 @@ def shares(loads: np.ndarray, total: int, maximum: int | None = None) -> np.ndar
     return whole
 
 
-def owned_parts(num_workers: int, num_parts: int, loads: ArrayLike) -> np.ndarray:
-    """Checks loads, and returns the number of parts that each worker owns."""
-    known_loads = array_validation.host_array(
-        "loads", loads, "real numbers", num_workers=num_workers
-    )
-    if np.any(known_loads < 0) or not np.any(known_loads):
-        raise ValueError(f"loads must be at least 0, and not all 0; got {known_loads}")
-    return shares(known_loads.astype(np.float64), num_parts)
-
-
 def is_prime(number: int) -> bool:
     """Returns whether a number is prime, by trial division."""
     if number < 2:
         return False
     divisors = range(2, math.isqrt(number) + 1)
     return all(number % divisor != 0 for divisor in divisors)
+
+
+def check_prime(name: str, number: int, remainder: int | None = None) -> None:
+    """Raises ValueError unless a number is a prime, with a given remainder modulo 4."""
+    validation.check_int(name, number)
+    if remainder is None:
+        if not is_prime(number):
+            raise ValueError(f"{name} must be a prime; got {number}")
+    elif number % 4 != remainder or not is_prime(number):
+        raise ValueError(
+            f"{name} must be a prime with remainder {remainder} modulo 4; got {number}"
+        )

@@ -11,14 +11,14 @@ from jaxwgc._common import validation
 from jaxwgc._common.arrays import array_module
 from jaxwgc.codes._constructors import (
     as_floats,
-    code_of_sums,
-    is_prime,
+    check_prime,
     known,
+    replicated_sums,
     ring_distances,
     unweighted,
 )
 from jaxwgc.codes._gradient_code import Array, GradientCode
-from jaxwgc.decoders import Components, LeastSquares, OneStep, Peeling
+from jaxwgc.decoders import Components, LeastSquares, OneStep
 
 # Attempted swaps per edge, at least 200 in total. For up to 12 edges, the distribution
 # is then within 1e-8 of the uniform one in total variation (powers of the transition
@@ -333,23 +333,15 @@ def ramanujan_graph(prime: int, modulus: int) -> GradientCode:
       Lubotzky, Phillips, Sarnak, "Ramanujan graphs", Combinatorica, 1988; code as in
       `edge_graph`.
     """
-    _check_prime("prime", prime)
-    _check_prime("modulus", modulus)
+    # -1 is then a square modulo the prime.
+    check_prime("prime", prime, remainder=1)
+    check_prime("modulus", modulus, remainder=1)
     if modulus == prime or modulus**2 <= 4 * prime:
         raise ValueError(
             "modulus must differ from prime and be larger than 2 * sqrt(prime); got "
             f"modulus = {modulus} and prime = {prime}"
         )
     return _code_of_edges(lps_graph(prime, modulus), prime + 1)
-
-
-def _check_prime(name: str, number: int) -> None:
-    """Checks that a number is a prime of which -1 is a square modulo the prime."""
-    validation.check_int(name, number)
-    if number % 4 != 1 or not is_prime(number):
-        raise ValueError(
-            f"{name} must be a prime with remainder 1 modulo 4; got {number}"
-        )
 
 
 def _code_of_edges(adjacency: Array, degree: int) -> GradientCode:
@@ -365,10 +357,4 @@ def _code_of_edges(adjacency: Array, degree: int) -> GradientCode:
     # many.
     incident = xp.argsort(edges.ravel(), stable=True).reshape(num_parts, degree) // 2
     assignment = (edges[:, :, None] == xp.arange(num_parts)).any(1)
-    return code_of_sums(
-        assignment,
-        Components(incident),
-        LeastSquares(),
-        OneStep(num_workers / degree),
-        Peeling(assignment),
-    )
+    return replicated_sums(assignment, degree, Components(incident))

@@ -1,9 +1,10 @@
-"""Placements of parts on workers, and exact codes for a given placement."""
+"""Placements of parts on workers, exact codes for them, and their accuracy."""
 
 from collections.abc import Sequence
 
 import jax
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
@@ -15,7 +16,7 @@ from jaxwgc.codes._reed_solomon import (
     steps_between_points,
     vanishing_products,
 )
-from jaxwgc.codes._worst_rounding import worst_rounding
+from jaxwgc.codes._tolerance import patterns_lost
 from jaxwgc.decoders import Dual, Lagrange
 
 # Number of random orders of the workers on the circle, and of tried exchanges of two
@@ -139,7 +140,7 @@ def any_placement(
       >>> code = jaxwgc.codes.any_placement(jax.random.key(0), held, num_stragglers=1)
       >>> code.parts_per_worker, code.is_complex
       (array([4, 4, 4, 2, 2]), False)
-      >>> jaxwgc.effective_weights(code, ~(jax.numpy.arange(5) == 1)).round(3)
+      >>> jaxwgc.decoding(code, ~(jax.numpy.arange(5) == 1)).effective_weights.round(3)
       Array([1., 1., 1., 1., 1., 1., 1., 1.], dtype=float32)
 
       The worst residual of each method, and the responses for which it occurs:
@@ -188,6 +189,61 @@ def _worst_residual(code: GradientCode) -> float:
     num_patterns = max(_MOST_WORK // code.num_workers**2, 1)
     residual, _ = worst_rounding(code, min(num_patterns, 1000))
     return max(residual, _ROUNDING)
+
+
+def worst_rounding(
+    code: GradientCode, num_patterns: int = 1000
+) -> tuple[float, np.ndarray]:
+    """Returns the largest residual of a code in float32, and the responses causing it.
+
+    Least-squares weights are computed in float64, and rounded to float32 like the
+    encoding matrix. The result measures the conditioning of a code, independently of
+    the decoder: it is about what a good decoder reaches.
+
+    Args:
+      code: Gradient code. Not traced.
+      num_patterns: Maximum number of patterns of s stragglers. If there are more, this
+        many are drawn at random, with a fixed seed.
+
+    Returns:
+      The norm of aᵀB - target relative to the norm of the target, and a mask
+      `received`, bool (num_workers,) in NumPy.
+
+    Raises:
+      ValueError: If num_patterns is below 1.
+      TypeError: If code is not a GradientCode or is traced, or num_patterns is not an
+        int.
+
+    Example:
+      >>> import jaxwgc
+      >>> code = jaxwgc.codes.reed_solomon(12, num_parts=12, replication=4)
+      >>> published = jaxwgc.codes.reed_solomon(12, 12, 4, interleave=False)
+      >>> residual, received = jaxwgc.codes.worst_rounding(published)
+      >>> bool(residual > 5 * jaxwgc.codes.worst_rounding(code)[0]), int(received.sum())
+      (True, 9)
+    """
+    GradientCode.check(code, concrete="patterns are tried on the host")
+    num_patterns = validation.check_int("num_patterns", num_patterns, minimum=1)
+    matrix = np.asarray(code.encoding_matrix)
+    target = code.segment_targets
+    single = np.complex64 if code.is_complex else np.float32
+    rounded = matrix.astype(single).astype(matrix.dtype)
+    scale = np.linalg.norm(target) or 1.0
+    worst_residual = -1.0
+    worst_received = np.ones(code.num_workers, bool)
+    for lost in patterns_lost(code.num_workers, code.num_stragglers, num_patterns):
+        received = np.ones(code.num_workers, bool)
+        received[list(lost)] = False
+        sent = received.repeat(code.messages_per_worker)
+        weights = scipy.linalg.lstsq(
+            matrix[sent].T, target.T, lapack_driver="gelsy", check_finite=False
+        )[0]
+        weights = weights.astype(single).astype(matrix.dtype)
+        residual = float(np.linalg.norm(weights.T @ rounded[sent] - target) / scale)
+        if not residual <= worst_residual:
+            worst_residual = residual
+            worst_received = received
+    return worst_residual, worst_received
 
 
 def _polynomials(

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._common import array_validation, validation
-from jaxwgc.codes._constructors import as_floats, code_of_sums, known, unweighted
+from jaxwgc.codes._constructors import (
+    as_floats,
+    code_of_sums,
+    known,
+    replicated_sums,
+    unweighted,
+)
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Decoder, LeastSquares, OneStep, Peeling
 
@@ -91,7 +97,7 @@ def bernoulli(
     validation.check_up_to("replication", replication, num_workers=num_workers)
     probability = replication / num_workers
     assignment = bernoulli_matrix(key, (num_workers, num_parts), probability)
-    return _code(assignment, replication)
+    return replicated_sums(known(assignment), replication)
 
 
 def regularized_bernoulli(
@@ -137,17 +143,7 @@ def regularized_bernoulli(
     weights = columns.sum(axis=-1)
     sizes = jnp.where(weights > 2 * replication, replication, weights)
     thinned = random_subsets(thinning_key, sizes, columns.shape, eligible=columns)
-    return _code(thinned.T, replication)
-
-
-def _code(drawn: jax.Array, replication: int) -> GradientCode:
-    assignment = known(drawn)
-    return code_of_sums(
-        assignment,
-        LeastSquares(),
-        OneStep(len(drawn) / replication),
-        Peeling(assignment),
-    )
+    return replicated_sums(known(thinned.T), replication)
 
 
 def stochastic_block(

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from jaxwgc._common import validation
-from jaxwgc.codes._constructors import code_of_sums, owned_parts
+from jaxwgc._common import array_validation, validation
+from jaxwgc.codes._constructors import code_of_sums, replicated_sums, shares
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Group, LeastSquares, OneCopy, OneStep, Peeling
 
@@ -51,7 +52,7 @@ def uncoded(
                 f"num_parts must be a multiple of num_workers = {num_workers}; got "
                 f"{num_parts}"
             )
-    sizes = owned_parts(num_workers, num_parts, loads)
+    sizes = _owned_parts(num_workers, num_parts, loads)
     identity = np.eye(num_workers, dtype=bool)
     return code_of_sums(
         identity.repeat(sizes, axis=1),
@@ -104,21 +105,9 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
     block_of_worker = np.arange(num_workers) % num_blocks
     block_of_part = np.arange(num_workers) // replication
     assignment = block_of_worker[:, None] == block_of_part
-    return _code_of_groups(assignment, block_of_worker[None], num_stragglers)
-
-
-def _code_of_groups(
-    assignment: np.ndarray, groups: np.ndarray, num_stragglers: int
-) -> GradientCode:
-    """Returns a code of workers with equal messages within a group."""
-    num_workers = len(assignment)
-    return code_of_sums(
-        assignment,
-        Group(groups),
-        LeastSquares(num_stragglers),
-        OneStep(num_workers / (num_stragglers + 1)),
-        Peeling(assignment),
-        num_stragglers=num_stragglers,
+    groups = Group(block_of_worker[None])
+    return replicated_sums(
+        assignment, replication, groups, num_stragglers=num_stragglers
     )
 
 
@@ -167,8 +156,8 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
       >>> import numpy as np
       >>> received = np.array([False, True, True, False, True])
       >>> least_squares = jaxwgc.decoders.LeastSquares
-      >>> by_group = jaxwgc.decoding_error(code, received)
-      >>> by_all = jaxwgc.decoding_error(code, received, least_squares)
+      >>> by_group = jaxwgc.decoding(code, received).error
+      >>> by_all = jaxwgc.decoding(code, received, least_squares).error
       >>> f"{by_group:.2f} {by_all:.2f}"
       '2.00 0.40'
 
@@ -184,22 +173,19 @@ def binary(num_workers: int, num_stragglers: int) -> GradientCode:
     # Position of each worker in its class, and the run of each part in a class of this
     # size.
     slot_of_worker = workers // num_classes
-    slot_of_part = np.array([_even_runs(num_workers, size) for size in size_of_worker])
+    # Lengths of runs differ by at most one, longer ones first.
+    slot_of_part = np.array(
+        [
+            np.arange(size).repeat(shares(np.ones(size), num_workers))
+            for size in size_of_worker
+        ]
+    )
     assignment = slot_of_worker[:, None] == slot_of_part
     sizes = np.unique(class_sizes)[::-1]
-    groups = np.where(size_of_worker == sizes[:, None], slot_of_worker, -1)
-    return _code_of_groups(assignment, groups, num_stragglers)
-
-
-def _even_runs(num_parts: int, num_runs: int) -> np.ndarray:
-    """Returns the run that contains each part.
-
-    Lengths of runs differ by at most one, longer ones first.
-    """
-    runs = np.arange(num_runs)
-    length, num_longer = divmod(num_parts, num_runs)
-    lengths = np.where(runs < num_longer, length + 1, length)
-    return runs.repeat(lengths)
+    groups = Group(np.where(size_of_worker == sizes[:, None], slot_of_worker, -1))
+    return replicated_sums(
+        assignment, num_classes, groups, num_stragglers=num_stragglers
+    )
 
 
 def replicated(
@@ -245,7 +231,7 @@ def replicated(
              [0., 1., 0., 0., 0., 0.],
              [0., 0., 0., 1., 0., 0.],
              [0., 0., 1., 0., 0., 0.]])
-      >>> jaxwgc.effective_weights(code, finished=[2, 4, 0])
+      >>> jaxwgc.decoding(code, finished=[2, 4, 0]).effective_weights
       Array([1., 1., 1., 1., 1., 1.], dtype=float32)
 
     References:
@@ -262,7 +248,7 @@ def replicated(
     copies = validation.check_up_to("copies", copies, num_workers=num_workers)
     num_parts = validation.check_int("num_parts", num_parts, minimum=1)
     loads = np.ones(num_workers) if loads is None else loads
-    sizes = owned_parts(num_workers, num_parts, loads)
+    sizes = _owned_parts(num_workers, num_parts, loads)
     owners = np.arange(num_workers).repeat(sizes)[:, None]
     steps = np.arange(copies)
     holders = (owners - steps) % num_workers
@@ -291,3 +277,13 @@ def replicated(
         messages_per_worker=num_messages,
         required_parts=np.minimum(np.arange(num_messages) + 1, num_held[:, None]),
     )
+
+
+def _owned_parts(num_workers: int, num_parts: int, loads: ArrayLike) -> np.ndarray:
+    """Checks loads, and returns the number of parts that each worker owns."""
+    known_loads = array_validation.host_array(
+        "loads", loads, "real numbers", num_workers=num_workers
+    )
+    if np.any(known_loads < 0) or not np.any(known_loads):
+        raise ValueError(f"loads must be at least 0, and not all 0; got {known_loads}")
+    return shares(known_loads.astype(np.float64), num_parts)

@@ -1,13 +1,231 @@
-"""Decoding weights, errors and gradients of a round: the public functions."""
+"""Messages that arrived in a round, and their decoding."""
 
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
+from jaxwgc._common.array_validation import is_traced
+from jaxwgc._common.arrays import Array, sharding_by_batch
+from jaxwgc._common.pytrees import register
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._arrived import Arrived, Finished, Received
 from jaxwgc.coding._decoding import Decoding
 from jaxwgc.decoders import Decoder, DecoderLike
+from jaxwgc.stragglers import Arrivals
+
+
+@register
+@dataclasses.dataclass(frozen=True)
+class ErrorLocation:
+    """Workers that sent corrupted messages in a round, as far as the code can tell.
+
+    Returned by `jaxwgc.locate_errors`. `jaxwgc.decoding`, `jaxwgc.decode` and similar
+    functions accept it as `received`. A pytree.
+
+    Attributes:
+      wrong: Workers with corrupted messages, bool (num_workers,); all False if
+        `rejected`.
+      mask: Messages to decode from, bool (num_messages,): finite messages that arrived
+        from workers that are not corrupted. All False if `rejected`.
+      disputed: If `rejected`, the workers in failed checks, bool (num_workers,).
+      checks: Number of independent checks of the messages that arrived, int scalar.
+        Errors in general position are found in up to checks - 1 messages, others in
+        up to half of checks.
+      rejected: Whether the round is rejected, bool scalar: failed checks cannot be
+        explained, or a message takes part in no check because too few others arrived.
+
+    Example:
+      Worker 4 of 6 sends wrong numbers, and is excluded from decoding:
+
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.fractional_repetition(6, num_stragglers=2)
+      >>> messages = jaxwgc.encode(code, jnp.ones((6, 3))).at[4].set(9.0)
+      >>> received = jnp.ones(6, bool)
+      >>> location = jaxwgc.locate_errors(code, messages, received, jax.random.key(1))
+      >>> location.wrong.nonzero()[0].tolist(), bool(location.rejected)
+      ([4], False)
+      >>> jaxwgc.decode(code, messages, location, jnp.zeros(3))
+      Array([6., 6., 6.], dtype=float32)
+    """
+
+    wrong: jax.Array
+    mask: jax.Array
+    disputed: jax.Array
+    checks: jax.Array
+    rejected: jax.Array
+
+
+# Forms in which a caller describes a round: the mask of the workers that responded, or
+# an object with their mask.
+Received: TypeAlias = ArrayLike | Sequence[bool] | Arrivals | ErrorLocation | Decoding
+# Number of parts that each worker has finished.
+Finished: TypeAlias = ArrayLike | Sequence[int]
+
+
+class Arrived(NamedTuple):
+    """Messages that arrived in a round, in the form in which all functions decode them.
+
+    For functions of your own that take `received` or `finished`.
+
+    Attributes:
+      mask: Which messages arrived, bool (..., num_messages).
+      decoding: Decoding of the round if it is known, otherwise None.
+      joined: Workers that started with the parameters of this round, bool
+        (num_workers,); None in rounds that are not simulated.
+      late: Workers with a response to an earlier round that arrived in this round, bool
+        (num_workers,); None if there are none.
+
+    Example:
+      Each message is one part, and workers have finished different numbers of them:
+
+      >>> import jaxwgc
+      >>> code = jaxwgc.codes.replicated(2, num_parts=4, copies=1)
+      >>> arrived = jaxwgc.coding.Arrived.of(code, finished=[2, 1])
+      >>> arrived.mask
+      Array([ True,  True,  True, False], dtype=bool)
+      >>> arrived.decode(code, code.choose_decoder()).effective_weights
+      Array([1., 1., 1., 0.], dtype=float32)
+    """
+
+    mask: jax.Array
+    decoding: Decoding | None = None
+    joined: jax.Array | None = None
+    late: jax.Array | None = None
+
+    @classmethod
+    def of(
+        cls,
+        code: GradientCode,
+        received: Received | None = None,
+        finished: Finished | None = None,
+        *,
+        one_round: bool = False,
+    ) -> "Arrived":
+        """Converts what is known of a round to the messages that arrived.
+
+        Args:
+          code: Gradient code.
+          received: Which workers responded with all messages, bool (..., num_workers).
+            Alternatively an `Arrivals` (its finished parts count for codes with several
+            messages per worker), an `ErrorLocation`, or a `Decoding` of the code. None
+            if `finished` is given.
+          finished: Number of parts each worker has finished, int (..., num_workers). A
+            traced number that exceeds the parts of a worker counts as no response.
+          one_round: Whether batch axes are rejected.
+
+        Raises:
+          ValueError: If the shape is wrong, a number exceeds the parts of a worker, not
+            exactly one of the two arguments is given, or a decoding is of another code.
+          TypeError: If received is not bool, or finished not integer.
+        """
+        decoding = None
+        joined = None
+        late = None
+        if received is None and finished is not None:
+            mask = _messages_of_finished(code, finished)
+        elif received is None or finished is not None:
+            raise ValueError(
+                "received or finished must be given, and not both; got "
+                f"{(received, finished)}"
+            )
+        elif isinstance(received, Arrivals):
+            if code.messages_per_worker > 1:
+                mask = _messages_of_finished(
+                    code, received.finished(code.parts_per_worker)
+                )
+            else:
+                mask = _messages_of_workers(code, received.received)
+            joined = received.joined
+            if joined is None:
+                joined = jnp.ones_like(received.received, bool)
+            late = received.late
+        elif isinstance(received, Decoding):
+            decoding = received
+            mask = received.mask
+            other = received.code
+            # Codes are compared as far as they are known.
+            checksums = {code.checksum, other.checksum} - {None}
+            is_same = np.shape(code.encoding_matrix) == np.shape(other.encoding_matrix)
+            if not is_same or len(checksums) > 1:
+                raise ValueError(
+                    f"received must be a decoding of the same code; got {other}"
+                )
+        elif isinstance(received, ErrorLocation):
+            mask = received.mask
+            if np.shape(mask)[-1] != code.num_messages:
+                raise ValueError(
+                    f"received.mask must have shape (..., {code.num_messages}) for "
+                    f"{code}; got {np.shape(mask)}"
+                )
+        else:
+            mask = _messages_of_workers(code, received)
+        if one_round and mask.ndim != 1:
+            name = "received" if finished is None else "finished"
+            shape = (*mask.shape[:-1], code.num_workers)
+            raise ValueError(
+                f"{name} must have shape (num_workers,) = ({code.num_workers},); got "
+                f"{shape}"
+            )
+        return cls(mask=mask, decoding=decoding, joined=joined, late=late)
+
+    def decode(self, code: GradientCode, decoder: Decoder) -> Decoding:
+        """Returns the decoding of the round."""
+        if self.decoding is not None:
+            return self.decoding
+        weights = decoder.checked_weights(
+            code.encoding_matrix, code.segment_targets, self.mask
+        )
+        return Decoding(code, self.mask, weights)
+
+
+def _messages_of_workers(
+    code: GradientCode, received: ArrayLike | Sequence[bool]
+) -> jax.Array:
+    """Returns the mask of the messages of workers that sent all of them."""
+    mask = received if isinstance(received, jax.Array) else np.asarray(received)
+    if mask.dtype != bool:
+        raise TypeError(f"received must be a bool mask; got {mask.dtype}")
+    mask = _by_worker("received", mask, code)
+    if code.messages_per_worker == 1:
+        return mask
+    return jnp.repeat(mask, code.messages_per_worker, axis=-1)
+
+
+def _messages_of_finished(code: GradientCode, finished: Finished) -> jax.Array:
+    """Returns the mask of the messages that workers can send after some parts."""
+    counts = finished if isinstance(finished, jax.Array) else np.asarray(finished)
+    if not jnp.issubdtype(counts.dtype, jnp.integer):
+        raise TypeError(f"finished must be integers; got {counts.dtype}")
+    counts = _by_worker("finished", counts, code)
+    if not is_traced(finished, code.assignment):
+        known = np.asarray(finished)
+        if np.any((known < 0) | (known > np.asarray(code.parts_per_worker))):
+            raise ValueError(
+                f"finished must be from 0 to parts_per_worker; got {known}"
+            )
+    parts = jnp.asarray(code.parts_per_worker)
+    required = parts[:, None] if code.required_parts is None else code.required_parts
+    mask = counts[..., None] >= jnp.asarray(required)
+    mask &= (counts <= parts)[..., None]
+    return mask.reshape(*counts.shape[:-1], code.num_messages)
+
+
+def _by_worker(name: str, array: Array, code: GradientCode) -> jax.Array:
+    """Checks that the last axis is num_workers, and unshards that axis."""
+    by_worker = jnp.asarray(array)
+    if by_worker.shape[-1:] != (code.num_workers,):
+        raise ValueError(
+            f"{name} must have shape (..., num_workers) = (..., {code.num_workers}); "
+            f"got {by_worker.shape}"
+        )
+    by_batch = sharding_by_batch(by_worker, 1)
+    if by_batch is not None and jax.typeof(by_worker).sharding.spec[-1] is not None:
+        by_worker = jax.sharding.reshard(by_worker, by_batch)
+    return by_worker
 
 
 def decoding(
@@ -23,9 +241,9 @@ def decoding(
     the code tolerates the stragglers of the round, aᵀB equals the target, and the
     decoded gradient is exact.
 
-    `decoding_weights`, `effective_weights`, `decoding_error` and `decode` take the same
-    arguments and return quantities of this round. To compute several of them, pass the
-    `Decoding` in place of `received`.
+    The `Decoding` has these weights, the `effective_weights` of the partial gradients
+    and the squared decoding `error`. Functions that take `received` also take it, so
+    that a round is decoded once.
 
     Args:
       code: Gradient code with encoding matrix B.
@@ -42,63 +260,7 @@ def decoding(
 
     Returns:
       A `Decoding`. Its weights, (..., num_segments, num_messages), are constants for
-      `jax.grad`.
-
-    Raises:
-      ValueError: If not exactly one of `received` and `finished` is given, or it has
-        the wrong shape. If `finished` exceeds the parts of a worker, or the decoder
-        does not fit the code.
-      TypeError: If `received` is not boolean, `finished` not integer, or `decoder` is
-        not a decoder.
-
-    Example:
-      >>> import jax.numpy as jnp, jaxwgc
-      >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
-      >>> decoding = jaxwgc.decoding(code, jnp.array([True, True, False, True]))
-      >>> decoding.weights
-      Array([[1., 1., 0., 0.]], dtype=float32)
-      >>> bool(decoding.failed())
-      False
-
-    References:
-      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
-      sampling", ICASSP 2020, section 2.2 (aᵀB = target) and theorem 4.1 (weighted
-      targets); Halbawi, Azizan, Salehi, Hassibi, "Improving distributed gradient
-      descent using Reed-Solomon codes", ISIT 2018 (closed form); Charles,
-      Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random graphs",
-      2017 (one-step and optimal decoding); Horii, Yoshida, Kobayashi, Matsushima,
-      "Distributed stochastic gradient descent using LDGM codes", 2019 (peeling).
-    """
-    GradientCode.check(code)
-    arrived = Arrived.of(code, received, finished)
-    return arrived.decode(code, code.choose_decoder(decoder))
-
-
-def decoding_weights(
-    code: GradientCode,
-    received: Received | None = None,
-    decoder: DecoderLike = None,
-    *,
-    finished: Finished | None = None,
-) -> jax.Array:
-    """Computes the decoding weights a of a round, which minimise ‖aᵀB - target‖₂.
-
-    If the code tolerates the stragglers, aᵀB equals the target. If several weights do,
-    decoders differ in the weights that they return.
-
-    Args:
-      code: Gradient code with encoding matrix B.
-      received: Which workers responded with all of their messages, bool (...,
-        num_workers); or an `Arrivals`, an `ErrorLocation` or a `Decoding` of the round.
-      decoder: Decoder instance, or decoder class supported by the code. Defaults to
-        `code.decoders[0]`.
-      finished: Number of parts that each worker has finished, int (..., num_workers),
-        in place of `received`; for codes with several messages per worker.
-
-    Returns:
-      (..., num_messages), complex for a complex code, zero at stragglers; num_messages
-      is num_workers for codes with one message per worker. For a code with segments
-      (..., num_segments, num_messages), the weights for each segment.
+      `jax.grad`; num_messages is num_workers for codes with one message per worker.
 
     Raises:
       ValueError: If not exactly one of `received` and `finished` is given, or it has
@@ -113,117 +275,26 @@ def decoding_weights(
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
       >>> received = jnp.array([True, True, False, True])
-      >>> jaxwgc.decoding_weights(code, received).round(3)
-      Array([1., 1., 0., 0.], dtype=float32)
-      >>> jaxwgc.decoding_weights(code, received, jaxwgc.decoders.LeastSquares).round(3)
-      Array([1. , 0.5, 0. , 0.5], dtype=float32)
+      >>> decoding = jaxwgc.decoding(code, received)
+      >>> decoding.weights
+      Array([[1., 1., 0., 0.]], dtype=float32)
+      >>> decoding.effective_weights, bool(decoding.failed())
+      (Array([1., 1., 1., 1.], dtype=float32), False)
+      >>> jaxwgc.decoding(code, received, jaxwgc.decoders.LeastSquares).weights.round(3)
+      Array([[1. , 0.5, 0. , 0.5]], dtype=float32)
 
     References:
       Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
-      sampling", ICASSP 2020, section 2.2.
+      sampling", ICASSP 2020, section 2.2 (aᵀB = target) and theorem 4.1 (weighted
+      targets); Halbawi, Azizan, Salehi, Hassibi, "Improving distributed gradient
+      descent using Reed-Solomon codes", ISIT 2018 (closed form); Charles,
+      Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random graphs",
+      2017 (one-step and optimal decoding); Horii, Yoshida, Kobayashi, Matsushima,
+      "Distributed stochastic gradient descent using LDGM codes", 2019 (peeling).
     """
     GradientCode.check(code)
     arrived = Arrived.of(code, received, finished)
-    weights = arrived.weights(code, code.choose_decoder(decoder))
-    return weights.squeeze(-2) if code.num_segments == 1 else weights
-
-
-def effective_weights(
-    code: GradientCode,
-    received: Received | None = None,
-    decoder: DecoderLike = None,
-    *,
-    finished: Finished | None = None,
-) -> jax.Array:
-    """Computes the weight of each partial gradient in the decoded gradient, c = aᵀB.
-
-    They are all ones, or the weights of a weighted code, if the code tolerates the
-    stragglers. For a complex code this is the real part, for a code with segments the
-    mean over segments. In rounds that cannot be decoded exactly, packed halves and
-    segments of a gradient also leak into each other. `decode`, `coded_aggregate`,
-    `decoded_value_and_grad` and `decoding_error` include these leaks.
-
-    Args:
-      code: Gradient code with encoding matrix B.
-      received: Which workers responded with all of their messages, bool (...,
-        num_workers); or an `Arrivals`, an `ErrorLocation` or a `Decoding` of the round.
-      decoder: Decoder instance, or decoder class supported by the code. Defaults to
-        `code.decoders[0]`.
-      finished: Number of parts that each worker has finished, int (..., num_workers),
-        in place of `received`; for codes with several messages per worker.
-
-    Returns:
-      Real (..., num_parts).
-
-    Raises:
-      ValueError: If not exactly one of `received` and `finished` is given, or it has
-        the wrong shape. If `finished` exceeds the parts of a worker, or the decoder
-        does not fit the code.
-      TypeError: If `received` is not boolean, `finished` not integer, or `decoder` is
-        not a decoder.
-
-    Example:
-      Without a code, the parts of a straggler are lost:
-
-      >>> import jax.numpy as jnp, jaxwgc
-      >>> code = jaxwgc.codes.uncoded(3)
-      >>> jaxwgc.effective_weights(code, jnp.array([True, False, True]))
-      Array([1., 0., 1.], dtype=float32)
-
-    References:
-      Charalambides, Pilanci, Hero, "Weighted gradient coding with leverage score
-      sampling", ICASSP 2020, section 2.2.
-    """
-    return decoding(code, received, decoder, finished=finished).effective_weights
-
-
-def decoding_error(
-    code: GradientCode,
-    received: Received | None = None,
-    decoder: DecoderLike = None,
-    *,
-    finished: Finished | None = None,
-) -> jax.Array:
-    """Computes the squared decoding error: the squared norm of aᵀB - target.
-
-    Zero up to rounding if the code tolerates the stragglers. Divided by the number of
-    parts, it is the fraction of the gradient that is lost. For a code with segments it
-    is the mean over segments. It is differentiable in the entries of B if the weights
-    are the least-squares ones: they minimise the error, so that their own derivative
-    does not contribute to first order.
-
-    Args:
-      code: Gradient code with encoding matrix B.
-      received: Which workers responded with all of their messages, bool (...,
-        num_workers); or an `Arrivals`, an `ErrorLocation` or a `Decoding` of the round.
-      decoder: Decoder instance, or decoder class supported by the code. Defaults to
-        `code.decoders[0]`.
-      finished: Number of parts that each worker has finished, int (..., num_workers),
-        in place of `received`; for codes with several messages per worker.
-
-    Returns:
-      Real (...).
-
-    Raises:
-      ValueError: If not exactly one of `received` and `finished` is given, or it has
-        the wrong shape. If `finished` exceeds the parts of a worker, or the decoder
-        does not fit the code.
-      TypeError: If `received` is not boolean, `finished` not integer, or `decoder` is
-        not a decoder.
-
-    Example:
-      Two of three parts are lost:
-
-      >>> import jax.numpy as jnp, jaxwgc
-      >>> code = jaxwgc.codes.uncoded(3)
-      >>> jaxwgc.decoding_error(code, jnp.array([True, False, False]))
-      Array(2., dtype=float32)
-
-    References:
-      Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random
-      graphs", 2017.
-    """
-    return decoding(code, received, decoder, finished=finished).error
+    return arrived.decode(code, code.choose_decoder(decoder))
 
 
 def decode(
@@ -252,10 +323,10 @@ def decode(
         in place of `received`; for codes with several messages per worker.
 
     Returns:
-      The sum over j of cⱼ gⱼ with the `effective_weights` c: a pytree like params, with
-      the batch axes in front. In a round that decodes, entries that are zero in every
-      partial gradient are exactly zero: rounding errors from entries that are packed
-      with them are cleared.
+      The sum over j of cⱼ gⱼ with the effective weights c of `jaxwgc.decoding`: a
+      pytree like params, with the batch axes in front. In a round that decodes, entries
+      that are zero in every partial gradient are exactly zero: rounding errors from
+      entries that are packed with them are cleared.
 
     Raises:
       ValueError: If messages, `received` or `finished` have the wrong shape, if not

@@ -7,14 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._common import array_validation
-from jaxwgc._common.arrays import promoted, working
+from jaxwgc._common import array_validation, flat_vectors
+from jaxwgc._common.arrays import product, promoted, scale_of, squares, working
 from jaxwgc._common.pytrees import register
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import _flat_vectors
-from jaxwgc.coding._block_weights import Leaks, leaks_of, measure, squared_error
-from jaxwgc.coding._collapse import collapse, collapse_leaves
-from jaxwgc.coding._combine import combine, floor_weights
+from jaxwgc.coding._decoded_gradients import (
+    Leaks,
+    collapse_function,
+    collapse_leaves,
+    combine,
+    floor_weights,
+    leaks_of,
+    unmixed,
+)
 
 
 @register
@@ -33,8 +38,16 @@ class Decoding:
       block_weights: aᵀB in real form, (..., num_blocks, num_parts, num_blocks): the
         weight of each block of each part in each block of the decoded gradient. A block
         is a segment, or half of one if messages are complex.
-      effective_weights: Effective weight of each partial gradient, real
-        (..., num_parts).
+      effective_weights: Weight of each partial gradient in the decoded gradient, real
+        (..., num_parts): the real part of aᵀB, averaged over segments. All ones, or the
+        weights of a weighted code, if the code tolerates the stragglers. Otherwise
+        segments and halves of the gradient also leak into each other; `block_weights`,
+        `error`, `combine` and `collapse` include these leaks.
+      error: Squared norm of aᵀB - target, real (...), averaged over segments. Zero up
+        to rounding if the code tolerates the stragglers. Divided by the number of
+        parts, it is the fraction of the gradient that is lost. Differentiable in the
+        entries of B if the weights are the least-squares ones: they minimise the error,
+        so that their own derivative does not contribute to first order.
       residual: Norm of aᵀB - target, real (...).
       relative_residual: The residual divided by the norm of the target, real (...).
       share: Fraction of the gradient recovered, cᵀ target / ‖target‖² with the
@@ -63,6 +76,7 @@ class Decoding:
     weights: jax.Array
     block_weights: jax.Array = dataclasses.field(init=False, repr=False)
     effective_weights: jax.Array = dataclasses.field(init=False, repr=False)
+    error: jax.Array = dataclasses.field(init=False, repr=False)
     residual: jax.Array = dataclasses.field(init=False, repr=False)
     relative_residual: jax.Array = dataclasses.field(init=False, repr=False)
     share: jax.Array = dataclasses.field(init=False, repr=False)
@@ -88,13 +102,13 @@ class Decoding:
                 "weights must have shape (..., num_segments, num_messages) = "
                 f"(..., {num_segments}, {num_messages}); got {np.shape(self.weights)}"
             )
-        measured = measure(
+        measured = _measure(
             self.weights,
             self.mask,
             working(self.code.encoding_matrix),
             working(self.code.target),
         )
-        for name, value in measured._asdict().items():
+        for name, value in measured.items():
             object.__setattr__(self, name, value)
 
     @property
@@ -103,11 +117,6 @@ class Decoding:
         return self.mask.reshape(
             *self.mask.shape[:-1], self.code.num_workers, self.code.messages_per_worker
         ).all(axis=-1)
-
-    @property
-    def error(self) -> jax.Array:
-        """Squared norm of aᵀB - target, real (...), averaged over segments."""
-        return squared_error(self.block_weights, working(self.code.target))
 
     @property
     def requests(self) -> jax.Array:
@@ -165,7 +174,7 @@ class Decoding:
             lambda leaf: leaf if hasattr(leaf, "dtype") else np.asarray(leaf), params
         )
         num_blocks = self.block_weights.shape[-1]
-        length = -(-_flat_vectors.raveled_size(params) // num_blocks)
+        length = -(-flat_vectors.raveled_size(params) // num_blocks)
         # Messages are promoted here, because jit would truncate integers of 64 bits.
         messages = check_messages_of(self.code, messages, length)
         sent_dtype = messages.dtype if message_dtype is None else message_dtype
@@ -179,7 +188,7 @@ class Decoding:
             matrix = working(self.code.encoding_matrix)
             floors = floor_weights(leaks, matrix, self.weights, self.mask, sent_dtype)
         flat = combine(self.weights, floors, messages, self.mask)
-        return _flat_vectors.unravel(flat, params)
+        return flat_vectors.unravel(flat, params)
 
     def collapse(self, partial_gradients: Any) -> Any:
         """Decodes the gradient from partial gradients, without forming messages.
@@ -210,7 +219,7 @@ class Decoding:
             callable(partial_gradients)
             and jax.tree_util.all_leaves([partial_gradients])
         ):
-            return collapse(
+            return collapse_function(
                 self.effective_weights, leaks, num_segments, partial_gradients
             )
         return collapse_leaves(
@@ -227,6 +236,46 @@ class Decoding:
             self.relative_residual,
             working(self.code.target),
         )
+
+
+@jax.jit
+def _measure(
+    weights: jax.Array, mask: jax.Array, matrix: jax.Array, target: jax.Array
+) -> dict[str, jax.Array]:
+    """Computes the attributes of `Decoding` that follow from the weights.
+
+    Args:
+      weights: Decoding weights a, (..., num_segments, num_messages).
+      mask: Which messages arrived, bool (..., num_messages).
+      matrix: B, (num_messages, num_parts * num_segments).
+      target: (num_parts,).
+    """
+    mixed = product(jnp.where(mask[..., None, :], weights, 0), matrix)
+    *batch, num_blocks, num_columns = mixed.shape
+    num_parts = num_columns // num_blocks
+    if jnp.iscomplexobj(mixed):
+        mixed = flat_vectors.real_form(mixed)
+        num_blocks = 2 * num_blocks
+    blocks = mixed.reshape(*batch, num_blocks, num_parts, num_blocks)
+    is_own_block = jnp.eye(num_blocks, dtype=bool)[:, None, :]
+    effective = jnp.where(is_own_block, blocks, 0).sum(axis=(-3, -1)) / num_blocks
+    difference = blocks - unmixed(target, num_blocks)
+    # The scale keeps squares of tiny entries from underflow.
+    scale = jax.lax.stop_gradient(scale_of(target))
+    squared_norm = jnp.sum(squares(target / scale))
+    squared_norm = jnp.where(squared_norm > 0, squared_norm, 1)
+    squared = jnp.sum(squares(difference / scale), axis=(-3, -2, -1)) / num_blocks
+    # The square root has an infinite derivative at zero.
+    root = jnp.sqrt(jnp.where(squared > 0, squared, 1))
+    distance = jnp.where(squared > 0, root, squared)
+    return {
+        "block_weights": blocks,
+        "effective_weights": effective,
+        "error": jnp.sum(squares(difference), axis=(-3, -2, -1)) / num_blocks,
+        "residual": distance * scale,
+        "relative_residual": distance / jnp.sqrt(squared_norm),
+        "share": product(effective / scale, target / scale) / squared_norm,
+    }
 
 
 def check_messages_of(

@@ -8,26 +8,40 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._common import array_validation
-from jaxwgc._common.arrays import Array, working_constants
+from jaxwgc._common.arrays import Array, working_constant
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding._arrived import Arrived, ErrorLocation, Finished, Received
+from jaxwgc.coding._decode import Arrived, ErrorLocation, Finished, Received
 from jaxwgc.coding._decoding import check_messages_of
-from jaxwgc.coding._errors._evidence import UNCHECKED, Sample, parity_checks
-from jaxwgc.coding._errors._majority import (
-    PROJECTION_DIM,
-    Copies,
-    find_copies,
-    find_minorities,
-)
-from jaxwgc.coding._errors._projection import project_in_units
-from jaxwgc.coding._errors._searches import find_in_turn
+from jaxwgc.coding._evidence import UNCHECKED, Findings, Sample, parity_checks
+from jaxwgc.coding._projection import project_in_units
+from jaxwgc.coding._searches import find_in_turn
 
 # Upper bound of norms of messages, relative to the median. Longer messages are clipped.
 _LARGEST = 1e12
+# Length of projections of copies. An error of twice the bound of honest differences is
+# missed with probability 1 / 7e9.
+_PROJECTION_DIM = 64
+# Bound of the difference of honest copies, as a multiple of the noise.
+_NOISE = 4.0
+
+
+class Copies(NamedTuple):
+    """Messages that are copies of each other, up to their signs.
+
+    Attributes:
+      labels: Group of copies of each message, int (num_messages,).
+      signs: Factor of each message relative to its group, of modulus 1,
+        (num_messages,).
+    """
+
+    labels: Array
+    signs: Array
 
 
 class ErrorLocator(NamedTuple):
     """Constants of error location that depend on the code alone.
+
+    For many rounds of one code: `jaxwgc.locate_errors` computes them at every call.
 
     Attributes:
       code: Gradient code.
@@ -35,6 +49,16 @@ class ErrorLocator(NamedTuple):
       norms: Norms of the rows of the encoding matrix.
       copies: Copies, if the only relation between messages is that some are copies of
         others; otherwise None.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> code = jaxwgc.codes.fractional_repetition(6, num_stragglers=2)
+      >>> locator = jaxwgc.coding.ErrorLocator.of(code)
+      >>> messages = jaxwgc.encode(code, jnp.ones((6, 3))).at[4].set(9.0)
+      >>> everyone = jnp.ones(6, bool)
+      >>> location = locator.locate(messages, everyone, jax.random.key(1))
+      >>> location.wrong.nonzero()[0].tolist()
+      [4]
     """
 
     code: GradientCode
@@ -56,7 +80,7 @@ class ErrorLocator(NamedTuple):
                     "code must have parity checks for all messages, to correct errors; "
                     f"got none for messages {np.flatnonzero(unchecked).tolist()}"
                 )
-            copies = find_copies(matrix)
+            copies = _find_copies(matrix)
         return cls(code=code, checks=checks, norms=norms, copies=copies)
 
     def checked_by_others(self, mask: np.ndarray) -> np.ndarray:
@@ -79,7 +103,7 @@ class ErrorLocator(NamedTuple):
         noise: jax.typing.ArrayLike = 0.0,
         message_dtype: jax.typing.DTypeLike | None = None,
     ) -> ErrorLocation:
-        """Locates errors as `locate_errors` does, without checks of the arguments.
+        """Locates errors as `locate_errors` does; only messages are checked.
 
         Args:
           messages: (num_messages, length).
@@ -88,10 +112,12 @@ class ErrorLocator(NamedTuple):
           noise: Difference of honest copies of a message, relative to its norm.
           message_dtype: Dtype that messages were rounded to.
         """
+        messages = check_messages_of(self.code, messages)
+        rounding = rounding_noise(messages, message_dtype)
         # `lax.cond` outside of jit would compile its branches at every call, so this is
         # one program.
-        rounding = rounding_noise(messages, message_dtype)
-        return _locate(working_constants(self), messages, mask, key, noise, rounding)
+        working = jax.tree.map(working_constant, self)
+        return _locate(working, messages, mask, key, noise, rounding)
 
 
 @jax.jit
@@ -109,7 +135,7 @@ def _locate(
     if copies is None:
         findings = find_in_turn(locator.checks, sample, code.decoders)
     else:
-        findings = find_minorities(sample, copies, _LARGEST)
+        findings = _find_minorities(sample, copies)
     is_there = sample.mask
     # A message in no parity check cannot be verified, so its round is rejected.
     rejected = ~findings.is_explained | (findings.num_checks == 0)
@@ -134,7 +160,7 @@ def _screen(
     noise: jax.Array,
 ) -> Sample:
     """Projects messages, drops those that are not finite, and scales the others."""
-    num_columns = PROJECTION_DIM if locator.copies else 2 * len(locator.checks) + 8
+    num_columns = _PROJECTION_DIM if locator.copies else 2 * len(locator.checks) + 8
     rows, units = project_in_units(key, messages, num_columns)
     mask = mask & jnp.isfinite(rows).all(1)
     norms = jnp.asarray(locator.norms, rows.real.dtype)
@@ -153,12 +179,92 @@ def _screen(
     return Sample(rows=rows, mask=mask, noise=noise.astype(norms.dtype), norms=norms)
 
 
+def _find_copies(matrix: np.ndarray) -> Copies | None:
+    """Returns group and sign of each message among its copies.
+
+    None unless the only relation between messages is that some are multiples of others.
+    """
+    norms = np.linalg.norm(matrix, axis=1)
+    rows = matrix / np.where(norms > 0, norms, 1)[:, None]
+    is_large = np.abs(rows) > 0.5 / np.sqrt(rows.shape[1])
+    large_entries = rows[np.arange(len(rows)), is_large.argmax(axis=1)]
+    sizes = np.where(large_entries == 0, 1, np.abs(large_entries))
+    signs = np.where(norms > 0, large_entries / sizes, 1)
+    aligned = np.round(rows / signs[:, None], 6)
+    _, first, labels = np.unique(
+        aligned, axis=0, return_index=True, return_inverse=True
+    )
+    if np.linalg.matrix_rank(rows[first]) < len(first):
+        return None
+    return Copies(labels=labels.reshape(-1), signs=signs)
+
+
+def _find_minorities(sample: Sample, copies: Copies) -> Findings:
+    """Finds the messages that are outvoted by their copies.
+
+    Args:
+      sample: Projected messages.
+      copies: Labels and signs from `_find_copies`.
+    """
+    labels = jnp.asarray(copies.labels)
+    is_there = sample.mask
+    noise = sample.noise
+    rows = sample.rows / jnp.asarray(copies.signs, sample.rows.dtype)[:, None]
+    rows = jnp.where(is_there[:, None], rows, 0)
+    norms = jnp.linalg.norm(rows, axis=1)
+    # Clipped messages are corrupted, even if copies agree.
+    can_be_right = norms < 0.99 * _LARGEST
+    differences = jax.lax.map(
+        lambda row: jnp.linalg.norm(rows - row, axis=1), rows, batch_size=32
+    )
+    smaller = jnp.minimum(norms[:, None], norms)
+    # Messages have norm about one. Smaller ones result from cancellation, and are
+    # equally noisy.
+    agrees = differences <= _NOISE * noise * jnp.maximum(smaller, 1)
+    agrees &= can_be_right[:, None] & can_be_right
+    pairs = is_there[:, None] & is_there & (labels[:, None] == labels)
+    votes = jnp.sum(agrees & pairs, axis=1)
+    most_votes = jnp.max(jnp.where(pairs, votes, 0), axis=1)
+    is_winner = (votes == most_votes) & (votes >= 2) & is_there
+    # A group has a tie if two majorities are of equal size, or if no two messages
+    # agree.
+    is_tied = jnp.any(pairs & is_winner[:, None] & is_winner & ~agrees, axis=1)
+    num_copies = jnp.sum(pairs, axis=1)
+    has_no_majority = (most_votes < 2) & (num_copies > 1)
+    disputed = jnp.any(pairs & is_tied, axis=1) | has_no_majority
+    # All messages of a group with a tie are disputed.
+    disputed = jnp.any(pairs & disputed, axis=1) & is_there
+    has_winner = jnp.any(pairs & is_winner, axis=1)
+    outvoted = is_there & has_winner & ~is_winner & ~disputed
+    groups = jnp.zeros(len(labels), int).at[labels].add(is_there)
+    num_checks = jnp.sum(jnp.maximum(groups - 1, 0))
+    return Findings(
+        wrong=outvoted,
+        disputed=disputed,
+        is_checked=is_there & (num_copies > 1),
+        is_explained=~disputed.any(),
+        num_checks=num_checks,
+    )
+
+
 def rounding_noise(
-    messages: Array, message_dtype: jax.typing.DTypeLike | None
+    messages: Array, message_dtype: jax.typing.DTypeLike | None = None
 ) -> float:
     """Returns the relative difference of honest messages due to rounding.
 
-    Integers count as floats of default precision.
+    Args:
+      messages: Messages of any shape; their dtype counts. Integers count as floats of
+        default precision.
+      message_dtype: Dtype that messages were rounded to. Defaults to their dtype.
+
+    Returns:
+      A few machine epsilons, e.g. for `noise` of `arbitrate`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxwgc import coding
+      >>> coding.rounding_noise(jnp.ones((2, 3), jnp.float32))
+      2.384185791015625e-07
     """
     dtype = messages.dtype if message_dtype is None else message_dtype
     if not jnp.issubdtype(dtype, jnp.inexact):

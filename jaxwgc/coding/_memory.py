@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxwgc._common import flat_vectors
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import _flat_vectors
-from jaxwgc.coding._arrived import Arrived
-from jaxwgc.coding._combine import combine
+from jaxwgc.coding._decode import Arrived
+from jaxwgc.coding._decoded_gradients import combine
 from jaxwgc.coding._decoding import Decoding
 from jaxwgc.coding._messages import encode
 from jaxwgc.decoders import Decoder
@@ -110,7 +110,7 @@ class Memory(NamedTuple):
         share = of_known.share
         weights = of_known.weights / jnp.where(share > 0, share, 1) - decoding.weights
         flat = combine(weights, None, latest.messages, latest.known)
-        return _flat_vectors.unravel(flat, params)
+        return flat_vectors.unravel(flat, params)
 
 
 def _checksum_key(code: GradientCode) -> dict[str, tuple[()]] | tuple[()]:

@@ -5,10 +5,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxwgc._common import array_validation
+from jaxwgc._common import array_validation, flat_vectors
 from jaxwgc._common.arrays import Array, product, promoted, working
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import _flat_vectors
 
 
 def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
@@ -121,15 +120,15 @@ def _form(matrix: Array, partial_gradients: Any) -> jax.Array:
 @jax.jit
 def _form_of_leaves(matrix: jax.Array, leaves: list[jax.Array]) -> jax.Array:
     num_held = len(leaves[0])
-    gradients = _flat_vectors.ravel(leaves, num_batch_axes=1)
+    gradients = flat_vectors.ravel(leaves, num_batch_axes=1)
     is_complex = jnp.iscomplexobj(matrix)
     num_segments = matrix.shape[1] // num_held
     num_blocks = 2 * num_segments if is_complex else num_segments
-    rows = _flat_vectors.blocks(gradients, num_blocks)
+    rows = flat_vectors.blocks(gradients, num_blocks)
     rows = rows.reshape(num_held * rows.shape[1], rows.shape[2])
     if not is_complex:
         return product(matrix.astype(gradients.dtype), rows)
-    mixer = _flat_vectors.real_form(matrix).astype(gradients.dtype)
+    mixer = flat_vectors.real_form(matrix).astype(gradients.dtype)
     mixed = product(mixer.reshape(2 * len(matrix), len(rows)), rows)
     mixed = mixed.reshape(len(matrix), 2, rows.shape[-1])
     return jax.lax.complex(mixed[:, 0], mixed[:, 1])
@@ -216,9 +215,9 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
         "real numbers or bools",
         "...",
         num_workers="any",
-        length=_flat_vectors.raveled_size(params),
+        length=flat_vectors.raveled_size(params),
     )
-    return _flat_vectors.unravel(promoted(answers).sum(-2), params)
+    return flat_vectors.unravel(promoted(answers).sum(-2), params)
 
 
 @jax.jit

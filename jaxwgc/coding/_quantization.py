@@ -59,7 +59,7 @@ def quantize(
         num_messages="any",
         length="any",
     )
-    bits = check_bits(bits, num_messages=len(rows))
+    bits = _check_bits(bits, num_messages=len(rows))
     return _quantize(key, promoted(rows), jnp.asarray(bits, jnp.int32))
 
 
@@ -117,7 +117,7 @@ def quantization_variance(length: int, bits: jax.typing.ArrayLike) -> np.ndarray
     array_validation.check_concrete(
         "bits", bits, "the variance is computed on the host"
     )
-    levels = 2.0 ** (np.asarray(check_bits(bits)) - 1) - 1
+    levels = 2.0 ** (np.asarray(_check_bits(bits)) - 1) - 1
     root = np.sqrt(length)
     of_few_levels = root / levels - 1
     of_many_levels = length / (4 * levels**2)
@@ -190,7 +190,7 @@ def allocate_bits(
     return bits
 
 
-def check_bits(bits: jax.typing.ArrayLike, **sizes: int) -> Any:
+def _check_bits(bits: jax.typing.ArrayLike, **sizes: int) -> Any:
     """Checks bits, if they are not traced, and returns them as an array."""
     array = array_validation.as_array("bits", bits, "integers", or_number=True, **sizes)
     if not array_validation.is_traced(array):

@@ -35,7 +35,7 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
     Example:
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.weighted(jaxwgc.codes.uncoded(3), jnp.array([2.0, 1.0, 3.0]))
-      >>> jaxwgc.effective_weights(code, jnp.array([True, True, True]))
+      >>> jaxwgc.decoding(code, jnp.array([True, True, True])).effective_weights
       Array([2., 1., 3.], dtype=float32)
 
     References:

@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxwgc._common import array_validation
 from jaxwgc._common.arrays import scale_of, varying_with
+from jaxwgc._common.some_rows import in_batches
 from jaxwgc.decoders._decoder import Array, Decoder
-from jaxwgc.decoders._some_masks import in_batches
 
 # Number of entries, over all masks, that are looked up at a time. They fit into the
 # cache.
@@ -48,7 +48,7 @@ class Components(Decoder):
       ...     jnp.array([[0, 2, -1], [0, 1, -1], [1, 2, 3], [3, -1, -1]])
       ... )
       >>> received = jnp.array([[True, True, True, False], [True, True, False, True]])
-      >>> jaxwgc.effective_weights(code, received, decoder)
+      >>> jaxwgc.decoding(code, received, decoder).effective_weights
       Array([[1., 1., 1., 0.],
              [1., 1., 1., 1.]], dtype=float32)
 

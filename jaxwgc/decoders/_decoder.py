@@ -18,10 +18,10 @@ from jaxwgc._common.arrays import (
     working,
     working_constant,
 )
+from jaxwgc._common.bisection import first_true
 from jaxwgc._common.pytrees import register
-from jaxwgc.decoders._bisection import first_true
+from jaxwgc._common.tolerances import APPROXIMATES, DECODES
 from jaxwgc.decoders._systems import System
-from jaxwgc.decoders._targets import APPROXIMATES, DECODES
 
 
 class Interpolation(NamedTuple):
@@ -71,8 +71,8 @@ class Decoder(abc.ABC):
       >>> code = jaxwgc.codes.uncoded(3)
       >>> received = jnp.array([True, True, False])
       >>> decoder = Clipped(decoders.LeastSquares(), limit=0.5)
-      >>> jaxwgc.decoding_weights(code, received, decoder)
-      Array([0.5, 0.5, 0. ], dtype=float32)
+      >>> jaxwgc.decoding(code, received, decoder).weights
+      Array([[0.5, 0.5, 0. ]], dtype=float32)
     """
 
     needs: ClassVar[str] = "that has it among its decoders"

@@ -9,12 +9,12 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxwgc._common import array_validation, validation
-from jaxwgc._common.arrays import power_of_two, product, squares, working
+from jaxwgc._common.arrays import product, squares, working
 from jaxwgc._common.pytrees import Static
+from jaxwgc._common.tolerances import ROUNDING
 from jaxwgc.decoders._decoder import Array, Decoder, Interpolation
-from jaxwgc.decoders._dual_code import DualCode, dual_weights
+from jaxwgc.decoders._dual import DualCode, dual_weights
 from jaxwgc.decoders._systems import System, column_weights, solve_poor, squared_norm
-from jaxwgc.decoders._targets import ROUNDING
 
 # Base-2 logarithms of moduli are split into a multiple of 2**-10 and a small remainder.
 # Sums of multiples are exact in float32. Sums of remainders have negligible rounding.
@@ -77,7 +77,7 @@ def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Arr
     circle = np.stack([np.cos(angles), np.sin(angles)], -1)
     entry, tail = _table_entries(circle, turns, dtype)
     parts = power * entry + (power * tail + power_rest * (entry + tail))
-    parts = parts * power_of_two(exponent, dtype)[..., None]
+    parts = parts * _power_of_two(exponent, dtype)[..., None]
     weights = jax.lax.complex(parts[..., 0], parts[..., 1])
     weights = weights[..., positions]
     return jnp.where(received, weights, 0)[..., None, :]
@@ -114,7 +114,7 @@ class Lagrange(Decoder):
       >>> code.decoders[0]
       Lagrange(positions=array([0, 1, 2, 3]), num_stragglers=1)
       >>> received = jnp.array([True, True, False, True])
-      >>> jaxwgc.effective_weights(code, received).round(3)
+      >>> jaxwgc.decoding(code, received).effective_weights.round(3)
       Array([1., 1., 1., 1.], dtype=float32)
 
     References:
@@ -222,3 +222,12 @@ def _closed_form(
     precision = jnp.finfo(dtype)
     estimate = _EPS_OF_NORM[precision.bits] * precision.eps * size
     return weights, is_short | ~(estimate <= ROUNDING[precision.bits])
+
+
+def _power_of_two(exponents: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """Returns two to the power of integers, clipped to normal numbers of the dtype."""
+    precision = jnp.finfo(dtype)
+    clipped = jnp.clip(exponents, precision.minexp, precision.maxexp - 1)
+    biased = clipped - precision.minexp + 1
+    bits = biased.astype(f"int{precision.bits}")
+    return jax.lax.bitcast_convert_type(bits << precision.nmant, dtype)

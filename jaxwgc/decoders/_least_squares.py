@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxwgc._common import array_validation
 from jaxwgc._common.arrays import product, varying_with
 from jaxwgc._common.conjugate_gradients import cg_start, cg_step, step_length
+from jaxwgc._common.some_rows import in_batches
 from jaxwgc.decoders._decoder import Array, Decoder
-from jaxwgc.decoders._some_masks import in_batches
 from jaxwgc.decoders._systems import (
     EXCESS,
     System,
@@ -61,7 +61,7 @@ def least_squares_weights(
       received; and which of them are inaccurate, bool (...).
     """
     systems = systems_of(matrix, target, is_unweighted)
-    plain, _ = systems
+    plain = systems[0]
     zeros = jnp.zeros((len(target), 1), plain.matrix.dtype)
     weights = varying_with(mask[..., None, :], zeros)
     weights, is_solved = solve_in_turn(_from_zero, weights, mask, systems)
@@ -225,8 +225,8 @@ class LeastSquares(Decoder):
       >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
       >>> received = jnp.array([True, True, False, True])
       >>> decoder = jaxwgc.decoders.LeastSquares
-      >>> jaxwgc.decoding_weights(code, received, decoder).round(3)
-      Array([1. , 0.5, 0. , 0.5], dtype=float32)
+      >>> jaxwgc.decoding(code, received, decoder).weights.round(3)
+      Array([[1. , 0.5, 0. , 0.5]], dtype=float32)
 
     References:
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random

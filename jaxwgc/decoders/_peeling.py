@@ -26,8 +26,8 @@ class Peeling(Decoder):
       >>> import jax, jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.uncoded(3, num_parts=6)
       >>> received = jnp.array([True, False, True])
-      >>> jaxwgc.decoding_weights(code, received, jaxwgc.decoders.Peeling)
-      Array([1.5, 0. , 1.5], dtype=float32)
+      >>> jaxwgc.decoding(code, received, jaxwgc.decoders.Peeling).weights
+      Array([[1.5, 0. , 1.5]], dtype=float32)
 
     References:
       Horii, Yoshida, Kobayashi, Matsushima, "Distributed stochastic gradient descent

@@ -42,8 +42,8 @@ class Ridge(Decoder):
       >>> code = jaxwgc.codes.cyclic_mds(4, num_stragglers=2)
       >>> received = jnp.array([True, True, True, False])
       >>> decoder = jaxwgc.decoders.Ridge(noise=0.1)
-      >>> weights = jaxwgc.decoding_weights(code, received, decoder)
-      >>> exact = jaxwgc.decoding_weights(code, received)
+      >>> weights = jaxwgc.decoding(code, received, decoder).weights
+      >>> exact = jaxwgc.decoding(code, received).weights
       >>> bool(jnp.linalg.norm(weights) < jnp.linalg.norm(exact))
       True
 

@@ -9,8 +9,8 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import product, scale_of, working
+from jaxwgc._common.bisection import first_time
 from jaxwgc._common.pytrees import Static
-from jaxwgc.decoders._bisection import first_time
 from jaxwgc.decoders._decoder import Array, Decoder
 
 
@@ -27,8 +27,8 @@ class OneStep(Decoder):
       >>> import jax.numpy as jnp, jaxwgc
       >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
       >>> received = jnp.array([True, False, False, True])
-      >>> jaxwgc.decoding_weights(code, received, jaxwgc.decoders.OneStep)
-      Array([1., 0., 0., 1.], dtype=float32)
+      >>> jaxwgc.decoding(code, received, jaxwgc.decoders.OneStep).weights
+      Array([[1., 0., 0., 1.]], dtype=float32)
 
     References:
       Charles, Papailiopoulos, Ellenberg, "Approximate gradient coding via sparse random
@@ -70,8 +70,8 @@ class Group(Decoder):
       >>> code.decoders[0].groups
       array([[0, 1, 0, 1]])
       >>> received = jnp.array([True, True, False, True])
-      >>> jaxwgc.decoding_weights(code, received, jaxwgc.decoders.Group)
-      Array([1., 1., 0., 0.], dtype=float32)
+      >>> jaxwgc.decoding(code, received, jaxwgc.decoders.Group).weights
+      Array([[1., 1., 0., 0.]], dtype=float32)
 
     References:
       Tandon, Lei, Dimakis, Karampatziakis, "Gradient coding: avoiding stragglers in
@@ -142,8 +142,8 @@ class OneCopy(Decoder):
       >>> code.decoders[0].copies
       array([[0, 3],
              [2, 1]])
-      >>> jaxwgc.decoding_weights(code, finished=jnp.array([1, 2]))
-      Array([1., 0., 1., 0.], dtype=float32)
+      >>> jaxwgc.decoding(code, finished=jnp.array([1, 2])).weights
+      Array([[1., 0., 1., 0.]], dtype=float32)
 
     References:
       Ramamoorthy, Meng, Girimaji, "Leveraging partial stragglers within gradient

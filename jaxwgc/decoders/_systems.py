@@ -19,8 +19,8 @@ from jaxwgc._common.arrays import (
     squares,
     varying_with,
 )
-from jaxwgc.decoders._some_masks import any_under_vmap, keep, masked_map
-from jaxwgc.decoders._targets import DECODES, ROUNDING
+from jaxwgc._common.some_rows import any_under_vmap, keep, masked_map
+from jaxwgc._common.tolerances import DECODES, ROUNDING
 
 # Singular values below _CUTOFF sqrt(max(n, k)) eps times the largest are truncated.
 _CUTOFF = 2
@@ -69,9 +69,9 @@ class System(NamedTuple):
         return self.residual(weights) <= ROUNDING[bits]
 
 
-# Systems, in the order of use. The second one is None if all parts have equal weights,
-# because it equals the first.
-Systems: TypeAlias = tuple[System, System | None]
+# Systems, in the order of use. There is no second one if all parts have equal weights,
+# because it would equal the first.
+Systems: TypeAlias = tuple[System, ...]
 
 
 def has_equal_weights(target: Array) -> bool:
@@ -113,22 +113,19 @@ def systems_of(matrix: Array, target: Array, is_unweighted: bool) -> Systems:
       target: (num_segments, c).
       is_unweighted: Whether all parts have equal weights.
     """
-    columns = column_weights(target)
-    plain = _scaled_system(matrix, target, columns)
-    if is_unweighted:
-        return plain, None
-    columns = jnp.full_like(columns, scale_of(target))
-    return plain, _scaled_system(matrix, target, columns)
-
-
-def _scaled_system(matrix: Array, target: Array, columns: jax.Array) -> System:
-    """Returns the system with columns and rows of B divided by their sizes."""
     dtype = jnp.promote_types(matrix.dtype, jnp.float32)
-    columns = columns.astype(jnp.finfo(dtype).dtype)
-    # Division of complex numbers compiles to a large program, so inverses are
-    # multiplied.
-    rows, norms = scaled_rows(matrix.astype(dtype) * (1 / columns))
-    return System(rows, norms, jnp.asarray(target, columns.dtype) / columns)
+    scales = [column_weights(target)]
+    if not is_unweighted:
+        scales.append(jnp.full_like(scales[0], scale_of(target)))
+    systems = []
+    for scale in scales:
+        columns = scale.astype(jnp.finfo(dtype).dtype)
+        # Division of complex numbers compiles to a large program, so inverses are
+        # multiplied.
+        rows, norms = scaled_rows(matrix.astype(dtype) * (1 / columns))
+        scaled_target = jnp.asarray(target, columns.dtype) / columns
+        systems.append(System(rows, norms, scaled_target))
+    return tuple(systems)
 
 
 def scaled_rows(matrix: Array) -> tuple[jax.Array, jax.Array]:
@@ -221,15 +218,16 @@ def solve_in_turn(
         Compiled, because it is called twice.
       weights: Given to `solve`, (..., num_segments, num_messages).
       mask: bool (..., num_messages).
-      systems: Without and with part weights.
+      systems: From `systems_of`.
 
     Returns:
       Weights, and which masks are solved.
     """
-    plain, weighted = systems
+    plain = systems[0]
     weights, is_solved = solve(weights, mask, plain)
-    if weighted is None:
+    if len(systems) == 1:
         return weights, is_solved
+    weighted = systems[1]
     sizes = jnp.abs(weighted.target).sum(0)
     is_lost = is_solved & ~(plain.residual(weights) <= DECODES)
     is_lost &= sizes.max() > sizes.min()
@@ -338,9 +336,8 @@ def _attempt_first(
     weights: jax.Array, mask: jax.Array, systems: Systems, attempt: Partial
 ) -> tuple[jax.Array, jax.Array]:
     """Decomposes one mask unless `attempt` gives weights that decode it."""
-    plain, _ = systems
-    weights = attempt(weights, mask, plain)
-    is_solved = plain.is_solved_by(weights)
+    weights = attempt(weights, mask, systems[0])
+    is_solved = systems[0].is_solved_by(weights)
     decompose = Partial(_decompose, systems=systems)
     return jax.lax.cond(is_solved, keep, decompose, weights, mask)
 

@@ -33,19 +33,20 @@ __all__ = [
 ]
 
 # A process of a worker needs none of these names, and starts sooner without them.
-__getattr__, __dir__ = lazy.attributes(
-    __name__,
-    {
-        "Faults": "ray._options",
-        "JsonLines": "ray._callbacks",
-        "PlacedParts": "_placement",
-        "Progress": "ray._callbacks",
-        "RayCluster": "ray._cluster",
-        "Round": "ray._messages",
-        "Timeouts": "ray._options",
-        "TrainingState": "ray._callbacks",
-        "Verification": "ray._options",
-        "mesh_value_and_grad": "_mesh",
-        "place_parts": "_placement",
-    },
-)
+_MODULES = {
+    "Faults": "ray._options",
+    "JsonLines": "ray._callbacks",
+    "PlacedParts": "_placement",
+    "Progress": "ray._callbacks",
+    "RayCluster": "ray._cluster",
+    "Round": "ray._messages",
+    "Timeouts": "ray._options",
+    "TrainingState": "ray._callbacks",
+    "Verification": "ray._options",
+    "mesh_value_and_grad": "_mesh",
+    "place_parts": "_placement",
+}
+
+# Type checkers report unknown names, since they do not see `__getattr__`.
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy.attributes(__name__, _MODULES)

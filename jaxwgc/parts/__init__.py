@@ -7,7 +7,6 @@ from jaxwgc.parts._sample_partitions import (
     sample_partitions,
 )
 from jaxwgc.parts._sample_partitions import draw_parts as draw_parts
-from jaxwgc.parts._sample_partitions import unbiased_factors as unbiased_factors
 from jaxwgc.parts._weighted_parts import (
     WeightedParts,
     rescaling_factors,

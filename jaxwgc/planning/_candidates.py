@@ -1,114 +1,364 @@
-"""Candidates of a plan: codes with waiting rules."""
+"""Codes and waiting rules that a plan compares."""
 
 import dataclasses
-import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import numpy as np
 
-from jaxwgc import stragglers
+from jaxwgc import codes, stragglers
+from jaxwgc._common import validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import DECODES
+from jaxwgc.decoders import Lagrange, OneCopy, OneStep
+from jaxwgc.planning._choice import BUSY, CANCELLED, Candidate
+from jaxwgc.planning._rounds import Clusters
+from jaxwgc.simulation import rule_of_code
+from jaxwgc.stragglers import WaitingRule
 
-CANCELLED = "cancelled"
-BUSY = "busy"
+# A waiting rule, or a function that returns one for a code.
+RuleLike: TypeAlias = WaitingRule | Callable[[GradientCode], WaitingRule]
+# Default maximum of replication factors.
+_MOST_COPIES = 4
+# Shares of the workers for which rules wait. Other rules wait for all workers, for all
+# but one, and for the number that an exact code needs.
+_SHARES_AWAITED = (0.9, 0.8, 0.65, 0.5)
+# Levels of the quantiles of worker times that become deadlines. The maximum bounds the
+# time of rounds in which a worker takes longer than ever before.
+_SHARES_BY_DEADLINE = (0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
+# Squared decoding errors at which an approximate rule ends the round.
+_SQUARED_ERRORS = (0.05, 0.1, 0.2)
+_ROUNDING = 1e-5
+# Shares of finished parts at which a rule of coverage ends the round.
+_SHARES_COVERED = (0.99, 0.97, 0.9)
+# Speeds differ permanently if the medians of workers differ by more than the factor
+# _CHRONIC, and by more than _DEVIATIONS standard deviations of chance. Chance gives up
+# to 19 for 8 to 128 equal workers, 15 to 300 rounds and any delay law. Measured traces
+# with permanent differences give at least 290.
+_CHRONIC = 1.25
+_DEVIATIONS = 20.0
+# Minimum number of measured rounds for medians that show speeds.
+_FEWEST_MEASURED = 5
+# Numbers of parts per worker, for codes with requests. The first number that keeps the
+# total below its maximum is used.
+_PARTS_OF_WORKER = (8, 4, 2)
+_MOST_PARTS = 512
 
 
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """A code and a waiting rule, for `choices` of `jaxwgc.plan`.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Candidates:
+    """Codes and waiting rules for a plan to compare, each code with each of its rules.
 
     Attributes:
-      name: Constructor of the code, or its name in `codes`. It is only printed.
-      code: Gradient code.
-      wait: Waiting rule.
-      late: What late workers do: `"cancelled"` (they stop when the round ends) or
-        `"busy"` (they continue, and join the round in which they respond).
-      memory: Whether late messages are stored, for `jaxwgc.coded_aggregate` or
-        `RayCluster.train`.
-      by_speed: Whether `plan` has made the loads proportional to the speeds of the
-        workers.
+      replications: Replication factors d of the standard codes, from 1 to n; by default
+        up to 4. Uncoded workers are always among the candidates.
+      codes: Your own codes by name, in place of the standard codes. Not traced.
+        Decoders that the standard codes do not use take seconds to compile.
+      waiting: Waiting rules, or functions that return one for a code, e.g.
+        `stragglers.until_decodable`. By default several values of `fastest`, `deadline`
+        and `until_decodable`.
+      late: What workers with one message do that have not responded when a round ends.
+        `"busy"` workers continue, and join the round in which they respond.
+        `"cancelled"` workers stop.
+      memory: Whether to try storing late messages, for uncoded workers that wait for a
+        number of workers. False by default, since a short trace does not tell how
+        stale messages can get with heavy-tailed times.
+      exact: Whether to leave out candidates without exact gradients in every round.
+
+    Raises:
+      ValueError: If a list is empty, late is neither word, or attributes exclude each
+        other.
+      TypeError: If an attribute has the wrong type.
 
     Example:
-      >>> import jaxwgc
-      >>> from jaxwgc import codes, planning, stragglers
-      >>> binary = codes.binary(6, num_stragglers=2)
-      >>> candidate = planning.Candidate("binary", binary, stragglers.fastest(4))
-      >>> candidate.is_exact, candidate.replication, candidate.waits_for
-      (True, 3.0, 'first 4')
+      Two copies, or none, with exact gradients:
+
+      >>> import jax, jaxwgc
+      >>> from jaxwgc import planning, stragglers
+      >>> delay = stragglers.shifted_exponential(shift=1.0, rate=1.0)
+      >>> exact = planning.Candidates(replications=[2], exact=True)
+      >>> plan = jaxwgc.plan(delay, 4, jax.random.key(0), candidates=exact)
+      >>> sorted({choice.replication for choice in plan.choices})
+      [1.0, 2.0]
+    """
+
+    replications: Sequence[int] | None = None
+    codes: Mapping[str, GradientCode] | None = None
+    waiting: Sequence[RuleLike] | None = None
+    late: str = BUSY
+    memory: bool = False
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        validation.check_bool("exact", self.exact)
+        validation.check_bool("memory", self.memory)
+        validation.check_choice("late", self.late, (CANCELLED, BUSY))
+        if self.memory and self.late != BUSY:
+            raise ValueError(
+                f"memory must be False with late={self.late!r}, since workers that are "
+                "cancelled send no late messages; got memory=True"
+            )
+        if self.replications is not None:
+            if self.codes is not None:
+                raise ValueError(
+                    "replications must be None with codes, which have their own; got "
+                    f"{self.replications}"
+                )
+            object.__setattr__(
+                self, "replications", listed("replications", self.replications)
+            )
+        if self.waiting is not None:
+            object.__setattr__(self, "waiting", listed("waiting", self.waiting))
+            for rule in self.waiting:
+                if not isinstance(rule, WaitingRule) and not callable(rule):
+                    raise TypeError(
+                        "waiting must be a WaitingRule, or a function that returns one "
+                        f"for a code; got {validation.in_short(rule)}"
+                    )
+        if self.codes is not None:
+            if not isinstance(self.codes, Mapping):
+                raise TypeError(
+                    "codes must be a dict with names; got "
+                    f"{validation.in_short(self.codes)}"
+                )
+            if not self.codes:
+                raise ValueError(
+                    f"codes must have at least one entry; got {self.codes}"
+                )
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether codes and waiting rules are standard ones, for any workers."""
+        return self.codes is None and self.waiting is None
+
+    def copies(self, num_workers: int) -> Sequence[int]:
+        """Returns the replication factors of the standard codes, after checks."""
+        if self.replications is None:
+            return range(1, min(num_workers, _MOST_COPIES) + 1)
+        for number in self.replications:
+            validation.check_up_to("replications", number, num_workers=num_workers)
+        return self.replications
+
+    def for_workers(self, num_workers: int, clusters: Clusters) -> list[Candidate]:
+        """Returns the candidates; times of the clusters give speeds and deadlines."""
+        baseline = NamedCode("uncoded", codes.uncoded(num_workers))
+        compared = [baseline]
+        copies = self.copies(num_workers)
+        if self.codes is None:
+            speeds = speeds_of(clusters.times(baseline.code), clusters.num_measured)
+            compared += standard_codes(num_workers, copies, speeds)
+        else:
+            for name, code in self.codes.items():
+                check_code(name, code, num_workers)
+                compared.append(NamedCode(str(name), code))
+        candidates = []
+        for named in compared:
+            # Workers with several messages are cancelled: they stop between messages.
+            sends_several_messages = named.code.messages_per_worker > 1
+            for rule in self._rules_for(named, clusters, is_baseline=named is baseline):
+                candidates.append(
+                    Candidate(
+                        name=named.name,
+                        code=named.code,
+                        wait=rule,
+                        late=CANCELLED if sends_several_messages else self.late,
+                        by_speed=named.by_speed,
+                    )
+                )
+        if not self.memory or self.exact:
+            return candidates
+        storing = []
+        for candidate in candidates:
+            wait = candidate.wait
+            counts = isinstance(wait, stragglers.fastest)
+            if candidate.code is not baseline.code or not counts:
+                continue
+            if wait.num_required < num_workers:
+                storing.append(dataclasses.replace(candidate, memory=True))
+        return [*candidates, *storing]
+
+    def _rules_for(
+        self, named: "NamedCode", clusters: Clusters, *, is_baseline: bool
+    ) -> Iterable[WaitingRule]:
+        """Returns the different waiting rules for a code, after checks."""
+        if self.waiting is None:
+            return standard_rules(named, clusters, self.exact)
+        name = f"waiting for code {named.name!r}"
+        rules = [rule_of_code(name, rule, named.code) for rule in self.waiting]
+        if is_baseline:
+            # Waiting for all is always among the rules of uncoded workers.
+            rules.insert(0, stragglers.fastest(named.code.num_workers))
+        return dict.fromkeys(rules)
+
+
+def listed(name: str, values: Any) -> list[Any]:
+    """Converts an iterable to a list with at least one value."""
+    if isinstance(values, Candidate | str) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a list; got {validation.in_short(values)}")
+    values = list(values)
+    if not values:
+        raise ValueError(f"{name} must have at least one entry; got an empty list")
+    return values
+
+
+def check_code(name: str, code: Any, num_workers: int) -> None:
+    """Raises an error unless a code is concrete, and for this number of workers."""
+    validation.check_instance(f"code {name!r}", code, GradientCode)
+    GradientCode.check(code, concrete="rounds are simulated")
+    if code.num_workers != num_workers:
+        raise ValueError(
+            f"code {name!r} must have num_workers = {num_workers}; got "
+            f"{code.num_workers}"
+        )
+
+
+def check_candidate(candidate: Any, num_workers: int) -> None:
+    """Raises an error unless a candidate is valid, and its rule fits its code."""
+    validation.check_instance("candidates", candidate, Candidate)
+    check_code(candidate.name, candidate.code, num_workers)
+    rule_name = f"wait of candidate {candidate.name!r}"
+    validation.check_instance(rule_name, candidate.wait, WaitingRule)
+    validation.check_bool(f"memory of candidate {candidate.name!r}", candidate.memory)
+    allowed = (CANCELLED,) if candidate.sends_several_messages else (CANCELLED, BUSY)
+    validation.check_choice("late of candidates", candidate.late, allowed)
+    if candidate.memory and candidate.late != BUSY:
+        raise ValueError(
+            f"late of candidate {candidate.name!r} must be 'busy' with memory=True, "
+            "since workers that are cancelled send no late messages; got "
+            f"{candidate.late!r}"
+        )
+    rule_of_code(rule_name, candidate.wait, candidate.code)
+
+
+class NamedCode(NamedTuple):
+    """A code to compare, with the name that a plan prints.
+
+    Attributes:
+      name: Name in the table.
+      code: Gradient code.
+      by_speed: Whether the loads are proportional to the speeds of the workers.
     """
 
     name: str
     code: GradientCode
-    wait: stragglers.WaitingRule
-    late: str = CANCELLED
-    memory: bool = False
     by_speed: bool = False
 
-    def model(self, delay: stragglers.DelayModel) -> stragglers.StragglerModel:
-        """Returns the straggler model of this candidate, for `jaxwgc.coded_aggregate`.
 
-        Args:
-          delay: Delay model of the plan, or another one for the same workers.
+def standard_codes(
+    num_workers: int, replications: Sequence[int], speeds: np.ndarray | None
+) -> Iterator[NamedCode]:
+    """Yields the codes that a plan compares by default, besides uncoded workers.
 
-        Raises:
-          TypeError: If `delay` is not a delay model.
-        """
-        return stragglers.delayed(delay, self.wait, self.late)
-
-    @functools.cached_property
-    def replication(self) -> float:
-        """Mean number of copies per part."""
-        return float(np.asarray(self.code.assignment).sum(0).mean())
-
-    @property
-    def is_coded(self) -> bool:
-        """True if parts have several copies."""
-        return self.replication > 1
-
-    @property
-    def sends_several_messages(self) -> bool:
-        """True if workers send several messages, or finished parts on request."""
-        return self.code.messages_per_worker > 1
-
-    @functools.cached_property
-    def is_exact(self) -> bool:
-        """True if the code guarantees that every round that ends decodes.
-
-        A code with `num_stragglers` above 0 guarantees it for that many stragglers. Any
-        other code is decoded once, with the messages of all workers.
-        """
-        num_stragglers = int(np.asarray(self.code.num_stragglers))
-        if isinstance(self.wait, stragglers.fastest):
-            num_enough = self.code.num_workers - num_stragglers
-            waits_long_enough = self.wait.num_required >= num_enough
+    They have as many parts as workers, except for codes with requests and codes for
+    workers of unequal speeds.
+    """
+    parts_of_worker = 1
+    for number in _PARTS_OF_WORKER:
+        if number * num_workers <= _MOST_PARTS:
+            parts_of_worker = number
+            break
+    num_parts = num_workers * parts_of_worker
+    if speeds is not None:
+        yield from _codes_by_speed(num_parts, speeds, max(replications) > 1)
+    for copies in replications:
+        if copies == 1:
+            continue
+        code = codes.replicated(num_workers, num_parts, copies)
+        yield NamedCode("replicated", code)
+        if num_workers % copies == 0:
+            code = codes.fractional_repetition(num_workers, copies - 1)
+            yield NamedCode("fractional_repetition", code)
         else:
-            tolerance = self.wait.tolerance
-            waits_long_enough = tolerance is not None and tolerance <= DECODES
-        if not waits_long_enough or num_stragglers > 0:
-            return waits_long_enough
-        return bool(self.code.decodes(np.ones(self.code.num_messages, bool), DECODES))
+            yield NamedCode("binary", codes.binary(num_workers, copies - 1))
+            # All exact codes that need any n - s responses are equivalent, so one is
+            # enough.
+            code = codes.reed_solomon(num_workers, num_workers, copies)
+            yield NamedCode("reed_solomon", code)
 
-    @property
-    def is_baseline(self) -> bool:
-        """True for equal work without a code, waiting for all workers."""
-        loads = np.asarray(self.code.loads)
-        is_plain = not self.is_coded and not self.sends_several_messages
-        waits_for_all = self.wait == stragglers.fastest(self.code.num_workers)
-        has_equal_loads = bool(np.all(loads == loads[0]))
-        return is_plain and has_equal_loads and waits_for_all and self.is_exact
 
-    @property
-    def waits_for(self) -> str:
-        """Label of the waiting rule, e.g. "all", "first 29", "1.35 s", "error 10%".
+def _codes_by_speed(
+    num_parts: int, speeds: np.ndarray, with_copies: bool
+) -> Iterator[NamedCode]:
+    """Yields codes with loads in proportion to the speeds of the workers."""
+    num_workers = len(speeds)
+    code = codes.uncoded(num_workers, num_parts, speeds)
+    yield NamedCode("uncoded by speed", code, by_speed=True)
+    if with_copies:
+        code = codes.replicated(num_workers, num_parts, 2, speeds)
+        yield NamedCode("replicated by speed", code, by_speed=True)
+        placement = codes.proportional_placement(speeds, num_parts, 2)
+        code = codes.any_placement(jax.random.key(0), placement, 1)
+        yield NamedCode("any_placement by speed", code, by_speed=True)
 
-        "+ late" is added if late messages are stored.
-        """
-        label, _ = self.wait.describe(self.code.num_workers)
-        return f"{label} + late" if self.memory else label
 
-    def __str__(self) -> str:
-        """Returns a phrase, e.g. "binary with 2 copies, waiting for all 8 workers"."""
-        copies = f" with {self.replication:.3g} copies" if self.is_coded else ""
-        _, phrase = self.wait.describe(self.code.num_workers)
-        remembering = ", late messages stored" if self.memory else ""
-        return f"{self.name}{copies}, waiting {phrase}{remembering}"
+def speeds_of(times: np.ndarray, num_measured: float) -> np.ndarray | None:
+    """Returns speeds (num_workers,) if they differ permanently, otherwise None.
+
+    Differences of medians of few rounds may be due to chance.
+
+    Args:
+      times: Simulated times of uncoded workers, (clusters, rounds, num_workers).
+      num_measured: Number of measured rounds.
+    """
+    if num_measured < _FEWEST_MEASURED:
+        return None
+    times = times.reshape(-1, times.shape[-1])
+    medians = np.median(times, axis=0)
+    if not np.all((medians > 0) & np.isfinite(medians)):
+        return None
+    with np.errstate(divide="ignore"):
+        deviations = np.abs(np.log(times / medians))
+    by_chance = np.median(deviations) * math.sqrt(1 / num_measured)
+    spread = np.ptp(np.log(medians))
+    is_chronic = spread > max(math.log(_CHRONIC), _DEVIATIONS * by_chance)
+    return 1 / medians if is_chronic else None
+
+
+def standard_rules(
+    named: NamedCode, clusters: Clusters, exact: bool
+) -> Iterator[WaitingRule]:
+    """Yields the waiting rules that a plan compares by default for a code."""
+    code = named.code
+    decoder = code.choose_decoder()
+    if decoder.is_a(OneCopy):
+        yield from _rules_on_request(code, exact)
+        return
+    # One missing response may lose all parts, so approximate rules are left out.
+    only_exact = decoder.is_a(Lagrange) or named.by_speed
+    is_coded = np.asarray(code.assignment).sum() > code.num_parts
+    num_stragglers = int(np.asarray(code.num_stragglers))
+    num_enough = code.num_workers - num_stragglers
+    if num_stragglers > 0 or not is_coded:
+        yield stragglers.fastest(num_enough)
+    if num_stragglers > 0 and not only_exact:
+        yield stragglers.until_decodable(code)
+    # With one worker, a round without its response decodes nothing.
+    if exact or only_exact or code.num_workers == 1:
+        return
+    numbers = {math.ceil(share * code.num_workers) for share in _SHARES_AWAITED}
+    numbers.add(code.num_workers - 1)
+    for number in sorted(numbers, reverse=True):
+        if 0 < number < num_enough:
+            yield stragglers.fastest(number)
+    if is_coded and not decoder.is_a(OneStep):
+        for squared_error in _SQUARED_ERRORS:
+            # The tolerance includes errors that equal it up to rounding.
+            tolerance = math.sqrt(squared_error * (1 + _ROUNDING))
+            yield stragglers.until_decodable(code, tolerance)
+    times = clusters.times(code)
+    quantiles = np.quantile(times, _SHARES_BY_DEADLINE, method="inverted_cdf")
+    for seconds in np.unique(quantiles):
+        if 0 < seconds < math.inf:
+            yield stragglers.deadline(float(seconds))
+
+
+def _rules_on_request(code: GradientCode, exact: bool) -> Iterator[WaitingRule]:
+    """Yields the waiting rules of a code for finished parts on request."""
+    yield stragglers.until_decodable(code)
+    if exact:
+        return
+    for share in _SHARES_COVERED:
+        # A rule that may lose less than one part equals `until_decodable`.
+        if (1 - share) * code.num_parts > 1 - _ROUNDING:
+            yield stragglers.coverage(code, share)

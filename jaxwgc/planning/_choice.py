@@ -1,14 +1,123 @@
-"""Choices of a plan: candidates with their costs."""
+"""Candidates and choices of a plan: codes with waiting rules, and their costs."""
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxwgc import stragglers
+from jaxwgc._common.tolerances import APPROXIMATES, DECODES
 from jaxwgc.aggregate import DecodingOptions
-from jaxwgc.decoders import APPROXIMATES, DECODES
-from jaxwgc.planning._candidates import Candidate
+from jaxwgc.codes import GradientCode
 from jaxwgc.planning._convergence import StaleDescent, Weights
+
+CANCELLED = "cancelled"
+BUSY = "busy"
+# Length of the gradient for the number of bytes, and bytes of a number in float32.
+NUM_PARAMETERS = 1_000_000
+_BYTES_PER_NUMBER = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A code and a waiting rule, for `candidates` of `jaxwgc.plan`.
+
+    Attributes:
+      name: Constructor of the code, or its name in `codes`. It is only printed.
+      code: Gradient code.
+      wait: Waiting rule.
+      late: What late workers do: `"cancelled"` (they stop when the round ends) or
+        `"busy"` (they continue, and join the round in which they respond).
+      memory: Whether late messages are stored, for `jaxwgc.coded_aggregate` or
+        `RayCluster.train`.
+      by_speed: Whether `plan` has made the loads proportional to the speeds of the
+        workers.
+
+    Example:
+      >>> import jaxwgc
+      >>> from jaxwgc import codes, planning, stragglers
+      >>> binary = codes.binary(6, num_stragglers=2)
+      >>> candidate = planning.Candidate("binary", binary, stragglers.fastest(4))
+      >>> candidate.is_exact, candidate.replication, candidate.waits_for
+      (True, 3.0, 'first 4')
+    """
+
+    name: str
+    code: GradientCode
+    wait: stragglers.WaitingRule
+    late: str = CANCELLED
+    memory: bool = False
+    by_speed: bool = False
+
+    def model(self, delay: stragglers.DelayModel) -> stragglers.StragglerModel:
+        """Returns the straggler model of this candidate, for `jaxwgc.coded_aggregate`.
+
+        Args:
+          delay: Delay model of the plan, or another one for the same workers.
+
+        Raises:
+          TypeError: If `delay` is not a delay model.
+        """
+        return stragglers.delayed(delay, self.wait, self.late)
+
+    @functools.cached_property
+    def replication(self) -> float:
+        """Mean number of copies per part."""
+        return float(np.asarray(self.code.assignment).sum(0).mean())
+
+    @property
+    def is_coded(self) -> bool:
+        """True if parts have several copies."""
+        return self.replication > 1
+
+    @property
+    def sends_several_messages(self) -> bool:
+        """True if workers send several messages, or finished parts on request."""
+        return self.code.messages_per_worker > 1
+
+    @functools.cached_property
+    def is_exact(self) -> bool:
+        """True if the code guarantees that every round that ends decodes.
+
+        A code with `num_stragglers` above 0 guarantees it for that many stragglers. Any
+        other code is decoded once, with the messages of all workers.
+        """
+        num_stragglers = int(np.asarray(self.code.num_stragglers))
+        if isinstance(self.wait, stragglers.fastest):
+            num_enough = self.code.num_workers - num_stragglers
+            waits_long_enough = self.wait.num_required >= num_enough
+        else:
+            tolerance = self.wait.tolerance
+            waits_long_enough = tolerance is not None and tolerance <= DECODES
+        if not waits_long_enough or num_stragglers > 0:
+            return waits_long_enough
+        return bool(self.code.decodes(np.ones(self.code.num_messages, bool), DECODES))
+
+    @property
+    def is_baseline(self) -> bool:
+        """True for equal work without a code, waiting for all workers."""
+        loads = np.asarray(self.code.loads)
+        is_plain = not self.is_coded and not self.sends_several_messages
+        waits_for_all = self.wait == stragglers.fastest(self.code.num_workers)
+        has_equal_loads = bool(np.all(loads == loads[0]))
+        return is_plain and has_equal_loads and waits_for_all and self.is_exact
+
+    @property
+    def waits_for(self) -> str:
+        """Label of the waiting rule, e.g. "all", "first 29", "1.35 s", "error 10%".
+
+        "+ late" is added if late messages are stored.
+        """
+        label, _ = self.wait.describe(self.code.num_workers)
+        return f"{label} + late" if self.memory else label
+
+    def __str__(self) -> str:
+        """Returns a phrase, e.g. "binary with 2 copies, waiting for all 8 workers"."""
+        copies = f" with {self.replication:.3g} copies" if self.is_coded else ""
+        _, phrase = self.wait.describe(self.code.num_workers)
+        remembering = ", late messages stored" if self.memory else ""
+        return f"{self.name}{copies}, waiting {phrase}{remembering}"
 
 
 class Estimate(NamedTuple):
@@ -22,9 +131,10 @@ class Estimate(NamedTuple):
       A mean from order statistics has no Monte Carlo error:
 
       >>> import jax, jaxwgc
-      >>> from jaxwgc import stragglers
+      >>> from jaxwgc import planning, stragglers
       >>> delay = stragglers.shifted_exponential(shift=1.0, rate=1.0)
-      >>> plan = jaxwgc.plan(delay, 4, jax.random.key(0), replications=[1], exact=True)
+      >>> exact = planning.Candidates(replications=[1], exact=True)
+      >>> plan = jaxwgc.plan(delay, 4, jax.random.key(0), candidates=exact)
       >>> step_time = plan.best.step_time
       >>> round(step_time.value, 3), step_time.standard_error
       (3.083, 0.0)
@@ -58,8 +168,12 @@ class RoundStatistics(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Costs:
-    """Costs of a candidate: expected times and errors, until a goal is reached.
+class Choice(Candidate):
+    """A candidate of a plan with its costs: expected times and errors to the goal.
+
+    `jaxwgc.coded_aggregate(choice.code, choice.model(delay), key)` simulates the
+    choice, and `RayCluster(loss, parts=parts, **choice.cluster_options())` runs it. It
+    also has the attributes of `Candidate`.
 
     Times are in the unit of the delay model, seconds for those of the library.
 
@@ -69,12 +183,10 @@ class Costs:
       stalled_step_time: Expected time of a step if workers stall as in `Plan.stalls`;
         equal to `step_time` if there are no stalls.
       is_closed_form: Whether both come from order statistics, not from Monte Carlo.
-      decoding_error: Mean of `jaxwgc.decoding_error` over the squared norm of the
+      decoding_error: Mean of `jaxwgc.Decoding.error` over the squared norm of the
         target, an `Estimate`; NaN if a round does not end.
       num_answers: Mean number of awaited messages; for a code that allows requests, at
         most one sum of each worker that has finished a part.
-      num_bytes: Bytes through the coordinator in a step: parameters to all workers, and
-        the awaited messages.
       num_steps: Expected number of steps to the target; infinite if it is not reached.
       step_size: Constant step size with the fewest steps, over the inverse of the
         largest curvature; if the target is not reached, the one that comes closest.
@@ -90,17 +202,17 @@ class Costs:
         computed.
 
     Example:
-      Every `Choice` of a plan has these attributes:
-
       >>> import jax, jaxwgc
-      >>> from jaxwgc import stragglers
+      >>> from jaxwgc import planning, stragglers
       >>> delay = stragglers.shifted_exponential(shift=1.0, rate=1.0)
-      >>> plan = jaxwgc.plan(delay, 4, jax.random.key(0), replications=[1], exact=True)
-      >>> costs = plan.best
-      >>> round(costs.step_time.value, 2), round(costs.num_steps), costs.num_bytes / 1e6
-      (3.08, 67, 32.0)
-      >>> round(costs.time.value)
-      207
+      >>> exact = planning.Candidates(replications=[1], exact=True)
+      >>> choice = jaxwgc.plan(delay, 4, jax.random.key(0), candidates=exact).best
+      >>> choice.name, choice.waits_for, round(choice.step_time.value, 2)
+      ('uncoded', 'all', 3.08)
+      >>> round(choice.num_steps), round(choice.time.value), choice.num_bytes / 1e6
+      (67, 207, 32.0)
+      >>> choice.cluster_options()["decoding"].tolerance
+      0.001
     """
 
     step_time: Estimate
@@ -109,7 +221,6 @@ class Costs:
     is_closed_form: bool
     decoding_error: Estimate
     num_answers: float
-    num_bytes: float
     num_steps: float
     step_size: float
     lowest_loss: float
@@ -119,32 +230,16 @@ class Costs:
     regret: float
     rounds: tuple[RoundStatistics, ...] = dataclasses.field(compare=False, repr=False)
 
+    @property
+    def num_bytes(self) -> float:
+        """Bytes through the coordinator in a step, for a million float32 parameters.
 
-@dataclasses.dataclass(frozen=True)
-class Choice(Candidate, Costs):
-    """A candidate of a plan and its costs.
-
-    It has the attributes of `Candidate` and of `Costs`.
-    `jaxwgc.coded_aggregate(choice.code, choice.model(delay), key)` simulates the
-    choice, and `RayCluster(loss, parts=parts, **choice.cluster_options())` runs it.
-
-    Example:
-      >>> import jax, jaxwgc
-      >>> delay = jaxwgc.stragglers.shifted_exponential(shift=1.0, rate=1.0)
-      >>> key = jax.random.key(0)
-      >>> choice = jaxwgc.plan(delay, 4, key, replications=[1], exact=True).best
-      >>> choice.name, choice.waits_for, round(choice.step_time.value, 2)
-      ('uncoded', 'all', 3.08)
-      >>> choice.cluster_options()["decoding"].tolerance
-      0.001
-    """
-
-    @classmethod
-    def of(cls, candidate: Candidate, costs: Costs) -> "Choice":
-        """Joins a candidate and its costs."""
-        fields_of_candidate = _fields_of(candidate, Candidate)
-        fields_of_costs = _fields_of(costs, Costs)
-        return cls(**fields_of_candidate, **fields_of_costs)
+        Parameters go to all workers, and the awaited messages come back.
+        """
+        num_gradients = (
+            self.code.num_workers + self.num_answers / self.code.num_segments
+        )
+        return num_gradients * NUM_PARAMETERS * _BYTES_PER_NUMBER
 
     @property
     def tolerance(self) -> float:
@@ -171,13 +266,3 @@ class Choice(Candidate, Costs):
         """
         decoding = DecodingOptions(tolerance=self.tolerance)
         return {"code": self.code, "wait": self.wait, "decoding": decoding}
-
-
-def _fields_of(
-    record: Candidate | Costs, dataclass: type[Candidate] | type[Costs]
-) -> dict[str, Any]:
-    """Returns the fields of a record that a dataclass has, by name."""
-    fields = {}
-    for field in dataclasses.fields(dataclass):
-        fields[field.name] = getattr(record, field.name)
-    return fields

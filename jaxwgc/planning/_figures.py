@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxwgc.planning._choice import Choice, Estimate
+from jaxwgc.planning._results import PlanData
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from jaxwgc.planning._results import Plan
 
 # Number of standard errors on each side of a time, for a 95% interval.
 _NUM_ERRORS = 1.96
@@ -30,7 +29,7 @@ _SEPARATOR_BELOW = 0.52
 _INCHES_OF_ERRORS = 2.8
 
 
-def draw(plan: "Plan") -> "Figure":
+def draw(plan: PlanData) -> "Figure":
     """Returns the figure of `Plan.plot`."""
     from jaxwgc._common.notebook_figure import NotebookFigure
 
@@ -45,7 +44,7 @@ def draw(plan: "Plan") -> "Figure":
     return figure
 
 
-def _draw_times(axes: "Axes", plan: "Plan", rows: list[Choice]) -> None:
+def _draw_times(axes: "Axes", plan: PlanData, rows: list[Choice]) -> None:
     """Draws the time to the target of the best choice per code."""
     places = np.arange(len(rows))
     times = [choice.time for choice in rows]
@@ -57,7 +56,7 @@ def _draw_times(axes: "Axes", plan: "Plan", rows: list[Choice]) -> None:
         marker="o",
         color="C0",
     )
-    if plan.has_stalls:
+    if plan.stalls is not None:
         _draw_case(
             axes,
             places + _STALLED_BELOW,
@@ -73,7 +72,7 @@ def _draw_times(axes: "Axes", plan: "Plan", rows: list[Choice]) -> None:
     axes.set(
         xlim=(0, None),
         xlabel="in the unit of the delay model",
-        title=f"time to a loss of {plan.target:g} of the start",
+        title=f"time to a loss of {plan.goal.target:g} of the start",
     )
     axes.grid(axis="x", alpha=0.3)
     axes.grid(visible=False, axis="y")
@@ -82,7 +81,7 @@ def _draw_times(axes: "Axes", plan: "Plan", rows: list[Choice]) -> None:
     if rows:
         # The first row is at the top, with room for its label.
         axes.set_ylim(len(rows) - 0.3, -0.6)
-    if plan.has_stalls and rows:
+    if plan.stalls is not None and rows:
         axes.legend()
     if not rows:
         axes.set(xlabel="no choice reaches it", xticks=[])
@@ -110,7 +109,7 @@ def _draw_case(
     )
 
 
-def _draw_errors(axes: "Axes", plan: "Plan") -> None:
+def _draw_errors(axes: "Axes", plan: PlanData) -> None:
     """Draws the step time of every choice against its decoding error."""
     ending = [
         choice for choice in plan.choices if math.isfinite(choice.step_time.value)

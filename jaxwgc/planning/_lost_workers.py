@@ -8,17 +8,7 @@ import numpy as np
 
 from jaxwgc import stragglers
 from jaxwgc._common.pytrees import Static, register
-from jaxwgc.planning._clusters import Clusters
 from jaxwgc.simulation import as_argument, from_argument
-
-
-def never_responding(clusters: Clusters) -> tuple[int, ...]:
-    """Returns the indices of workers without a response in any simulated round."""
-    responds_with_loads = [
-        np.isfinite(times).any(axis=(0, 1)) for times in clusters.by_loads.values()
-    ]
-    responds = np.any(responds_with_loads, axis=0)
-    return tuple(np.flatnonzero(~responds).tolist())
 
 
 @register

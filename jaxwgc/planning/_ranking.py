@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from jaxwgc.planning import _convergence
-from jaxwgc.planning._candidates import Candidate
-from jaxwgc.planning._choice import Choice, Costs, Estimate, RoundStatistics
-from jaxwgc.planning._convergence import Goal, Weights
+from jaxwgc.planning._choice import Candidate, Choice, Estimate, RoundStatistics
+from jaxwgc.planning._convergence import Goal, Quadratic
 
 # Difference of regret below which choices are equally good.
 _SAME_REGRET = 1e-3
@@ -20,7 +20,6 @@ def ranked_choices(
     candidates: Sequence[Candidate],
     rounds: Sequence[tuple[RoundStatistics, ...]],
     goal: Goal,
-    num_bytes: float,
 ) -> tuple[Choice, ...]:
     """Sorts candidates by regret; without stalls this is the order of their times.
 
@@ -29,9 +28,9 @@ def ranked_choices(
       rounds: Statistics of the rounds of each candidate without stalls and, if stalls
         are not ruled out, with them.
       goal: Target, and the problem to solve.
-      num_bytes: Bytes of a gradient.
     """
-    cases = [_to_target(case, goal) for case in zip(*rounds, strict=True)]
+    problem = Quadratic.of(goal, candidates[0].code.num_workers)
+    cases = [_to_target(case, problem) for case in zip(*rounds, strict=True)]
     calm = cases[0]
     stalled = cases[-1]
     regret = np.max([case.regret for case in cases], axis=0)
@@ -45,21 +44,22 @@ def ranked_choices(
         step_time = jackknife(calm.seconds[index])
         # A round that does not end decodes nothing.
         ends = math.isfinite(step_time.value)
-        # Each worker receives the parameters. The coordinator receives the awaited
-        # messages.
-        num_gradients = candidate.code.num_workers
-        num_gradients += calm_rounds.num_answers / candidate.code.num_segments
         # A difference of infinite times is NaN, without a warning.
         with np.errstate(invalid="ignore"):
             behind = jackknife(calm.times[index] - best_times)
-        costs = Costs(
+        choice = Choice(
+            name=candidate.name,
+            code=candidate.code,
+            wait=candidate.wait,
+            late=candidate.late,
+            memory=candidate.memory,
+            by_speed=candidate.by_speed,
             step_time=step_time,
             step_quantile=calm_rounds.quantile,
             stalled_step_time=jackknife(stalled.seconds[index]),
             is_closed_form=calm_rounds.is_closed_form,
             decoding_error=jackknife(calm_rounds.error) if ends else _UNKNOWN,
             num_answers=calm_rounds.num_answers,
-            num_bytes=num_gradients * num_bytes,
             num_steps=float(calm.num_steps[index, 0]),
             step_size=float(calm.step_size[index]),
             lowest_loss=float(calm.lowest_loss[index]) if ends else 1.0,
@@ -69,7 +69,7 @@ def ranked_choices(
             regret=float(regret[index]),
             rounds=rounds[index],
         )
-        choices.append(Choice.of(candidate, costs))
+        choices.append(choice)
     return tuple(choices)
 
 
@@ -94,25 +94,27 @@ class _ToTarget(NamedTuple):
     regret: np.ndarray
 
 
-def _to_target(rounds: Sequence[RoundStatistics], goal: Goal) -> _ToTarget:
+def _to_target(rounds: Sequence[RoundStatistics], problem: Quadratic) -> _ToTarget:
     """Computes costs from all clusters (column 0), and without one cluster.
 
     Standard errors follow by the jackknife.
     """
     seconds = np.stack([statistics.seconds for statistics in rounds])
-    weights = Weights.stacked([statistics.weights for statistics in rounds])
-    weights_of_all = weights.of_all_clusters()
-    step_size = _convergence.best_step(weights_of_all, goal)
-    num_steps = _convergence.num_steps(weights, step_size[:, None], goal)
-    lowest_loss = weights_of_all.loss(step_size, goal)(np.inf)
+    # The weights of all candidates, (candidates, settings), and from all clusters.
+    weights_of_candidates = [statistics.weights for statistics in rounds]
+    weights = jax.tree.map(lambda *moments: np.stack(moments), *weights_of_candidates)
+    weights_of_all = jax.tree.map(lambda moments: moments[:, 0], weights)
+    step_size = _convergence.best_step(weights_of_all, problem)
+    num_steps = _convergence.num_steps(weights, step_size[:, None], problem)
+    lowest_loss = weights_of_all.loss(step_size, problem)(np.inf)
     for index, statistics in enumerate(rounds):
         descent = statistics.descent
         if descent is None:
             continue
-        descent_of_all = descent.of_all_clusters()
-        step_size[index] = _convergence.best_step(descent_of_all, goal)
-        num_steps[index] = _convergence.num_steps(descent, step_size[index], goal)
-        lowest_loss[index] = descent_of_all.loss(step_size[index], goal)(np.inf)
+        descent_of_all = jax.tree.map(lambda moments: moments[0], descent)
+        step_size[index] = _convergence.best_step(descent_of_all, problem)
+        num_steps[index] = _convergence.num_steps(descent, step_size[index], problem)
+        lowest_loss[index] = descent_of_all.loss(step_size[index], problem)(np.inf)
     times = np.where(np.isfinite(num_steps), num_steps * seconds, np.inf)
     with np.errstate(invalid="ignore"):
         excess = times[:, 0] / times[:, 0].min() - 1

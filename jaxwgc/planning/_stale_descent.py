@@ -12,9 +12,9 @@ import numpy as np
 from jaxwgc import stragglers
 from jaxwgc.aggregate import coded_aggregate
 from jaxwgc.codes import GradientCode
-from jaxwgc.planning._candidates import Candidate
-from jaxwgc.planning._clusters import Clusters
+from jaxwgc.planning._choice import Candidate
 from jaxwgc.planning._convergence import MOVES, StaleDescent
+from jaxwgc.planning._rounds import Clusters
 from jaxwgc.simulation import as_argument, from_argument
 
 # Number of simulated steps with memory. Later steps shrink the residual at the rate of

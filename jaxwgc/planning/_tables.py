@@ -3,17 +3,15 @@
 import math
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxwgc._common.text import workers_named
-from jaxwgc.planning._choice import Choice, Estimate
+from jaxwgc.planning._choice import NUM_PARAMETERS, Choice
 from jaxwgc.planning._ranking import jackknife
+from jaxwgc.planning._results import PlanData
 from jaxwgc.stragglers import Stalls
-
-if TYPE_CHECKING:
-    from jaxwgc.planning._results import Plan
 
 # Maximum number of characters of a line.
 _WIDTH = 80
@@ -30,13 +28,13 @@ _SMALL_ERROR = 0.01
 _SAME_TIME = 5e-4
 
 
-def answer(plan: "Plan") -> str:
+def answer(plan: PlanData) -> str:
     """Returns sentences on the recommended choice, and on alternatives."""
     paragraphs = [textwrap.fill(sentence, _WIDTH) for sentence in _sentences(plan)]
     return "\n".join(paragraphs)
 
 
-def answer_and_table(plan: "Plan") -> str:
+def answer_and_table(plan: PlanData) -> str:
     """Returns the sentences, a table of the best choice per code, and notes on it.
 
     The table is that of the plan without lost workers, if the sentences recommend it.
@@ -45,7 +43,7 @@ def answer_and_table(plan: "Plan") -> str:
     return "\n".join([answer(plan), "", *_table(plan.followed), "", notes])
 
 
-def _sentences(plan: "Plan") -> Iterator[str]:
+def _sentences(plan: PlanData) -> Iterator[str]:
     """Yields the sentences of `answer`."""
     yield from _about_lost_workers(plan)
     if plan.followed is not plan:
@@ -61,7 +59,7 @@ def _sentences(plan: "Plan") -> Iterator[str]:
         yield _closest(plan)
 
 
-def _about_lost_workers(plan: "Plan") -> Iterator[str]:
+def _about_lost_workers(plan: PlanData) -> Iterator[str]:
     """Yields sentences on workers that do not respond, by the round since when."""
     by_start: dict[int, list[str]] = {}
     for worker, start in plan.lost.items():
@@ -87,7 +85,7 @@ def _about_lost_workers(plan: "Plan") -> Iterator[str]:
     yield sentence
 
 
-def _with_all(plan: "Plan", without: "Plan") -> str:
+def _with_all(plan: PlanData, without: PlanData) -> str:
     """Describes the best choice that keeps lost workers."""
     if not plan.is_reached:
         return _closest(plan)
@@ -99,10 +97,10 @@ def _coding(choice: Choice) -> str:
     return "Code" if choice.is_coded else "Do not code"
 
 
-def _closest(plan: "Plan") -> str:
+def _closest(plan: PlanData) -> str:
     """Describes the choice that comes closest to the target."""
     best = plan.best
-    sentence = f"No choice reaches a loss of {plan.target:g} of the start"
+    sentence = f"No choice reaches a loss of {plan.goal.target:g} of the start"
     if plan.lost:
         sentence += f" with all {plan.num_workers} workers"
     if math.isinf(best.step_time.value):
@@ -113,7 +111,7 @@ def _closest(plan: "Plan") -> str:
     )
 
 
-def _alternatives(plan: "Plan") -> Iterator[str]:
+def _alternatives(plan: PlanData) -> Iterator[str]:
     """Yields sentences on how much longer other choices take."""
     best = plan.best
     if best.is_coded:
@@ -129,7 +127,7 @@ def _alternatives(plan: "Plan") -> Iterator[str]:
             identities_told.add(id(choice))
 
 
-def _comparison(choice: Choice, plan: "Plan") -> str:
+def _comparison(choice: Choice, plan: PlanData) -> str:
     """Says how much longer a choice takes than the best one."""
     best = plan.best
     if math.isinf(choice.step_time.value):
@@ -139,7 +137,7 @@ def _comparison(choice: Choice, plan: "Plan") -> str:
     ratio = choice.time.value / best.time.value
     error = choice.behind.standard_error / best.time.value
     calm = f"takes {_excess(ratio)}{_error(ratio, error)}"
-    if not plan.has_stalls or plan.stalls is None:
+    if plan.stalls is None:
         return calm
     one_in = f"if {_stalled_times(plan.stalls)}"
     if math.isinf(choice.stalled_time.value):
@@ -174,7 +172,7 @@ def _stalled_times(stalls: Stalls) -> str:
     return f"one time in {1 / stalls.probability:.0f} stalls"
 
 
-def _work_by_speed(plan: "Plan") -> Iterator[str]:
+def _work_by_speed(plan: PlanData) -> Iterator[str]:
     """Yields a sentence on work in proportion to speed without a code.
 
     Nothing is said if it does not shorten steps, or if it is the best choice.
@@ -196,7 +194,7 @@ def _work_by_speed(plan: "Plan") -> Iterator[str]:
     yield f"Work in proportion to speed: {by_speed}, {comparison}.{gain_and_loads}"
 
 
-def _gain_and_loads(choice: Choice, plan: "Plan") -> str:
+def _gain_and_loads(choice: Choice, plan: PlanData) -> str:
     """Returns sentences on loads in proportion to speed, and on what they gain.
 
     They are empty if the choice has other loads, if the gain may be due to chance, or
@@ -222,7 +220,7 @@ def _printed_loads(choice: Choice) -> list[str]:
     return [f"{load:.2g}" for load in np.asarray(choice.code.loads)]
 
 
-def _loads(choice: Choice, plan: "Plan") -> str:
+def _loads(choice: Choice, plan: PlanData) -> str:
     """Returns a sentence on the loads of workers."""
     printed = []
     for load, name in zip(_printed_loads(choice), plan.names):
@@ -241,9 +239,9 @@ def _name_of_loads(choice: Choice) -> str:
     return "Loads with all copies" if choice.sends_several_messages else "Loads"
 
 
-def _hidden_stalls(plan: "Plan") -> Iterator[str]:
+def _hidden_stalls(plan: PlanData) -> Iterator[str]:
     """Yields a sentence on stalls that the trace may hide."""
-    if plan.stalls is None or not plan.has_stalls:
+    if plan.stalls is None:
         return
     if not math.isfinite(plan.best.regret):
         return
@@ -261,7 +259,7 @@ def _hidden_stalls(plan: "Plan") -> Iterator[str]:
     )
 
 
-def _times_and_loads(plan: "Plan") -> Iterator[str]:
+def _times_and_loads(plan: PlanData) -> Iterator[str]:
     """Yields sentences on what is assumed of times at other loads than measured."""
     loads = plan.delay.measured_loads()
     if len(loads) == 1:
@@ -303,7 +301,7 @@ def _choice_with_overhead(best: Choice, choices: tuple[Choice, ...]) -> str:
     return f"the best would be {first}, and this code would {time}"
 
 
-def _extrapolated(plan: "Plan", loads: tuple[float, ...]) -> Iterator[str]:
+def _extrapolated(plan: PlanData, loads: tuple[float, ...]) -> Iterator[str]:
     """Yields a sentence on choices with loads beyond the largest measured one."""
     names = []
     for choice in plan.shown:
@@ -316,19 +314,19 @@ def _extrapolated(plan: "Plan", loads: tuple[float, ...]) -> Iterator[str]:
         )
 
 
-def _table(plan: "Plan") -> Iterator[str]:
+def _table(plan: PlanData) -> Iterator[str]:
     """Yields the lines of a table with the best choice per code."""
     header = [
         "code",
         "d",
         "waits for",
         "step",
-        "stalls" if plan.has_stalls else "90%",
+        "90%" if plan.stalls is None else "stalls",
         "error",
         "MB",
         "steps",
         "time",
-        "regret" if plan.has_stalls else "±",
+        "±" if plan.stalls is None else "regret",
     ]
     rows = [header, *(_row(choice, plan) for choice in plan.shown)]
     widths = [max(len(cell) for cell in column) for column in zip(*rows)]
@@ -338,11 +336,11 @@ def _table(plan: "Plan") -> Iterator[str]:
         yield "  ".join([" ".join(texts), *numbers]).rstrip()
 
 
-def _row(choice: Choice, plan: "Plan") -> list[str]:
+def _row(choice: Choice, plan: PlanData) -> list[str]:
     """Returns the cells of a choice; "-" for what does not end or is not reached."""
     second = choice.step_quantile.value
     last = _cell(choice.time.standard_error, ".2g")
-    if plan.has_stalls:
+    if plan.stalls is not None:
         second = choice.stalled_step_time.value
         last = _cell(choice.regret if plan.is_reached else math.nan, ".0%")
     ends = math.isfinite(choice.step_time.value)
@@ -364,11 +362,12 @@ def _cell(value: float, form: str) -> str:
     return f"{value:{form}}" if math.isfinite(value) else "-"
 
 
-def _notes(plan: "Plan") -> str:
+def _notes(plan: PlanData) -> str:
     """Returns the notes below the table, on its order, its columns and the goal."""
     step = "step, 90%: mean and quantile of the time of a step"
     last = "±: one standard error. Sorted by time"
-    if plan.has_stalls:
+    goal = plan.goal
+    if plan.stalls is not None:
         step = "step, stalls: mean time of a step without and with stalls"
         last = (
             "regret: how much longer it takes than the fastest choice, without stalls "
@@ -377,29 +376,29 @@ def _notes(plan: "Plan") -> str:
     return (
         f"d: copies of a part; {step}, in the unit of the delay model; error: squared, "
         "relative, mean over rounds; MB: through the coordinator in a step, for "
-        f"{plan.num_parameters:,} parameters; steps, time: to a loss of "
-        f"{plan.target:g} of the start with condition {plan.condition:g} and "
-        f"heterogeneity {plan.heterogeneity:g}; -: never; {last}. For each code, the "
+        f"{NUM_PARAMETERS:,} parameters; steps, time: to a loss of "
+        f"{goal.target:g} of the start with condition {goal.condition:g} and "
+        f"heterogeneity {goal.heterogeneity:g}; -: never; {last}. For each code, the "
         f"best waiting rule is shown, of {len(plan.choices)} choices in total."
     )
 
 
-def to_dict(plan: "Plan") -> dict[str, Any]:
+def to_dict(plan: PlanData) -> dict[str, Any]:
     """Returns the dict of `Plan.to_dict`."""
     followed = plan.followed
     fields = {
-        "advice": plan.answer,
+        "advice": answer(plan),
         "lost": {plan.names[worker]: since for worker, since in plan.lost.items()},
         "num_workers": followed.num_workers,
         "names": list(followed.names),
-        "target": plan.target,
-        "condition": plan.condition,
-        "heterogeneity": plan.heterogeneity,
+        "target": plan.goal.target,
+        "condition": plan.goal.condition,
+        "heterogeneity": plan.goal.heterogeneity,
         "stalls": None,
         "choices": [_to_dict(choice) for choice in followed.shown],
     }
     stalls = followed.stalls
-    if stalls is not None and followed.has_stalls:
+    if stalls is not None:
         fields["stalls"] = {"time": stalls.time, "probability": stalls.probability}
     if followed is not plan:
         with_lost_workers = [_to_dict(choice) for choice in plan.shown]
@@ -408,7 +407,7 @@ def to_dict(plan: "Plan") -> dict[str, Any]:
 
 
 def _to_dict(choice: Choice) -> dict[str, Any]:
-    return {
+    fields: dict[str, Any] = {
         "code": choice.name,
         "replication": choice.replication,
         "by_speed": choice.by_speed,
@@ -416,23 +415,22 @@ def _to_dict(choice: Choice) -> dict[str, Any]:
         "waits_for": choice.waits_for,
         "late": choice.late,
         "memory": choice.memory,
-        "num_bytes": _finite(choice.num_bytes),
-        "num_steps": _finite(choice.num_steps),
-        "regret": _finite(choice.regret),
-        "tolerance": _finite(choice.tolerance),
-        "step_time": _estimate(choice.step_time),
-        "stalled_step_time": _estimate(choice.stalled_step_time),
-        "decoding_error": _estimate(choice.decoding_error),
-        "time": _estimate(choice.time),
-        "stalled_time": _estimate(choice.stalled_time),
     }
-
-
-def _estimate(estimate: Estimate) -> dict[str, float | None]:
-    return {
-        "value": _finite(estimate.value),
-        "standard_error": _finite(estimate.standard_error),
-    }
+    for name in ("num_bytes", "num_steps", "regret", "tolerance"):
+        fields[name] = _finite(getattr(choice, name))
+    for name in (
+        "step_time",
+        "stalled_step_time",
+        "decoding_error",
+        "time",
+        "stalled_time",
+    ):
+        estimate = getattr(choice, name)
+        fields[name] = {
+            "value": _finite(estimate.value),
+            "standard_error": _finite(estimate.standard_error),
+        }
+    return fields
 
 
 def _finite(number: float) -> float | None:

@@ -1,6 +1,8 @@
 """Reports: which workers are slow, since when, and what it costs."""
 
+from jaxwgc.reports._statistics import Rounds
 from jaxwgc.reports._straggler_report import StragglerReport, straggler_report
 from jaxwgc.reports._wait_report import WaitReport
+from jaxwgc.reports._workers import Kind
 
-__all__ = ["StragglerReport", "WaitReport", "straggler_report"]
+__all__ = ["Kind", "Rounds", "StragglerReport", "WaitReport", "straggler_report"]

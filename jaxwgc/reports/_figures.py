@@ -1,5 +1,6 @@
 """Figure of a report: a heat map of rounds and workers beside bars of workers."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -12,11 +13,11 @@ _NUM_NAMES = 40
 
 
 class Heat(NamedTuple):
-    """Heat map of values (rounds, workers), and its color bar."""
+    """Heat map of values (rounds, workers), and labels of its color bar."""
 
     values: np.ndarray
     limits: tuple[float, float]
-    ticks: dict[str, float]
+    label: Callable[[float], str]
     colors: str
     title: str
 
@@ -61,7 +62,8 @@ def draw(
         extent=(-0.5, len(steps) - 0.5, len(rows) - 0.5, -0.5),
     )
     color_bar = figure.colorbar(image, ax=left)
-    color_bar.set_ticks(list(heat.ticks.values()), labels=list(heat.ticks))
+    ticks = np.linspace(*heat.limits, 5).tolist()
+    color_bar.set_ticks(ticks, labels=[heat.label(tick) for tick in ticks])
     left.set(xlabel=noun, ylabel="worker", title=heat.title)
 
     def step_at(place: float, _: int | None) -> str:

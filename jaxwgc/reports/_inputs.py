@@ -1,87 +1,119 @@
-"""Inputs of a straggler report: arrays or DataFrames, waits, and steps."""
+"""Inputs of a report: arrays or DataFrames of times and waits, names, and steps.
+
+Times that include waiting for the slowest worker, as after a barrier, are recognised.
+"""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 
 from jaxwgc import traces
 from jaxwgc._common import validation
-from jaxwgc.reports._levels import LEAST_RESPONSES
-from jaxwgc.traces import as_seconds, measured_times
+from jaxwgc.reports._statistics import LEAST_RESPONSES, sampled_rounds
+
+# Largest range of the times of a round, relative to its longest time, in nearly all
+# rounds. Up to the first bound, times are equal. Up to the second, they are equal if no
+# worker is last more often than others. Up to the third, rounds must also differ far
+# more than workers.
+_RANGE_OF_JITTER = 0.02
+_RANGE_IN_TURNS = 0.08
+_RANGE_IN_UNEQUAL_ROUNDS = 0.12
+# Share of the rounds that must have such a range. A stall in more rounds shows that
+# there is no barrier.
+_NEARLY_ALL = 0.95
+# Ratio of the standard deviations of log-times, within rounds to between rounds, below
+# which rounds differ far more.
+_FAR_BELOW = 0.1
+# Largest share of rounds in which one worker is last, as a multiple of an equal share.
+# Standard errors are added.
+_EQUAL_SHARES = 1.5
+_NUM_STANDARD_ERRORS = 4
 
 
-class ReportTimes(NamedTuple):
-    """Times (rounds, workers), with names of workers and steps if they are known."""
+class Tables(NamedTuple):
+    """Times and waits (rounds, workers), with names and steps if they are known."""
 
     times: Any
-    workers: Sequence[str] | None
+    waits: Any
+    names: Sequence[str] | None
     steps: Sequence[int] | np.ndarray | None
 
 
-def aligned_tables(times: Any, waits: Any) -> tuple[traces.WorkerTimes, np.ndarray]:
-    """Returns times and waits of DataFrames with equal steps.
-
-    Raises:
-      ValueError: If they have other workers or other steps.
-    """
-    busy = traces.times_of_frame(times)
-    idle = traces.times_of_frame(waits, waits=True)
-    if set(busy.workers) != set(idle.workers):
-        raise ValueError(
-            "waits must be of the workers of times; got "
-            f"{', '.join(idle.workers)} and {', '.join(busy.workers)}"
-        )
-    if not np.array_equal(busy.steps, idle.steps):
-        raise ValueError(
-            "waits must be of the steps of times; their steps, or the indices of their "
-            "rows, differ"
-        )
-    order = [idle.workers.index(worker) for worker in busy.workers]
-    return busy, idle.times[:, order]
-
-
-def report_times(
-    table: Any,
+def tables_of(
+    times: Any,
+    waits: Any,
     names: Sequence[str] | None,
     steps: Sequence[int] | np.ndarray | None,
-    waits: bool,
-) -> ReportTimes:
-    """Returns the array, the names and the steps of a table.
+) -> Tables:
+    """Returns arrays, names and steps of arguments that may be DataFrames or None.
 
     A DataFrame has names, and may have steps. Arguments replace both.
+
+    Raises:
+      ValueError: If two DataFrames have other workers or other steps.
     """
-    if not traces.is_frame(table):
-        return ReportTimes(table, names, steps)
-    frame = traces.times_of_frame(table, waits)
-    if names is None:
-        names = frame.workers
-    if steps is None and frame.has_steps:
-        steps = frame.steps
-    return ReportTimes(frame.times, names, steps)
+    frame = None
+    if traces.is_frame(times):
+        frame = traces.times_of_frame(times)
+        times = frame.times
+    if traces.is_frame(waits):
+        idle = traces.times_of_frame(waits, waits=True)
+        waits = idle.times
+        if frame is None:
+            frame = idle
+        elif set(frame.workers) != set(idle.workers):
+            raise ValueError(
+                "waits must be of the workers of times; got "
+                f"{', '.join(idle.workers)} and {', '.join(frame.workers)}"
+            )
+        elif not np.array_equal(frame.steps, idle.steps):
+            raise ValueError(
+                "waits must be of the steps of times; their steps, or the indices of "
+                "their rows, differ"
+            )
+        else:
+            waits = waits[:, [idle.workers.index(worker) for worker in frame.workers]]
+    if frame is not None:
+        if names is None:
+            names = frame.workers
+        if steps is None and frame.has_steps:
+            steps = frame.steps
+    return Tables(times=times, waits=waits, names=names, steps=steps)
 
 
-def without_waits(times: Any, waits: Any) -> np.ndarray:
-    """Returns times (rounds, workers) before workers wait, NaN for no response."""
-    table = measured_times(times, least_rounds=2)
-    waits = waiting_times(waits)
-    if waits.shape != table.shape:
-        raise ValueError(
-            f"waits must have the shape of times, {table.shape}; got {waits.shape}"
-        )
-    busy = np.where(np.isfinite(table), table, np.nan) - waits
-    if np.any(busy <= 0):
-        place = tuple(np.argwhere(busy <= 0)[0].tolist())
-        raise ValueError(
-            "waits must be shorter than times, which include them; got a wait of "
-            f"{waits[place]} in a time of {table[place]} at {list(place)}"
-        )
-    return busy
+def checked_times(times: Any, waits: Any) -> np.ndarray:
+    """Returns times (rounds, workers) before workers wait, NaN for no response.
+
+    Args:
+      times: (rounds, workers), or (rounds, workers, parts).
+      waits: Waits that the times include, (rounds, workers), or None.
+    """
+    table = traces.measured_times(times, least_rounds=2)
+    if waits is not None:
+        waits = checked_waits(waits)
+        if waits.shape != table.shape:
+            raise ValueError(
+                f"waits must have the shape of times, {table.shape}; got {waits.shape}"
+            )
+        busy = np.where(np.isfinite(table), table, np.nan) - waits
+        if np.any(busy <= 0):
+            place = tuple(np.argwhere(busy <= 0)[0].tolist())
+            raise ValueError(
+                "waits must be shorter than times, which include them; got a wait of "
+                f"{waits[place]} in a time of {table[place]} at {list(place)}"
+            )
+        table = busy
+    if table.ndim == 3:
+        table = table.sum(axis=2)
+    # The report uses the times later, so they are copied.
+    return np.where(np.isfinite(table), table, np.nan)
 
 
-def waiting_times(waits: Any) -> np.ndarray:
+def checked_waits(waits: Any) -> np.ndarray:
     """Checks waiting times (rounds, workers), and converts them to float64."""
-    table = as_seconds("waits", waits)
+    table = traces.as_seconds("waits", waits)
     if table.ndim != 2 or len(table) < 2 or not table.size:
         raise ValueError(
             "waits must have shape (rounds, workers), with at least 2 rounds; got "
@@ -96,7 +128,58 @@ def waiting_times(waits: Any) -> np.ndarray:
     return table
 
 
-def numbers_of_rounds(
+def checked_names(
+    names: Sequence[str] | None, table: np.ndarray, argument: str
+) -> np.ndarray:
+    """Returns the names of workers that can be compared, str (workers,).
+
+    Args:
+      names: (workers,), or None for 0, 1, ….
+      table: Times or waits, (rounds, workers), NaN for no response.
+      argument: Name of the table.
+
+    Raises:
+      ValueError: If there are fewer than 2 workers, another number of names, or groups
+        of workers that take turns, so that they share no round. A group that follows
+        another one, as if its workers were replaced, is no such case.
+    """
+    num_workers = table.shape[1]
+    if num_workers < 2:
+        raise ValueError(f"{argument} must have at least 2 workers; got {table.shape}")
+    numbered = range(num_workers) if names is None else names
+    labels = np.array([str(name) for name in numbered])
+    validation.check_shape("names", labels, "(num_workers,)", (num_workers,))
+    is_response = ~np.isnan(table)
+    is_response = is_response[is_response.any(axis=1)]
+    if not len(is_response):
+        noun = "response" if argument == "times" else "number"
+        raise ValueError(f"{argument} must have at least one {noun}; got none")
+    is_response = is_response[sampled_rounds(len(is_response))]
+    responses = is_response.astype(np.float32)
+    # Workers that respond in one round are of one group.
+    _, group_of_worker = scipy.sparse.csgraph.connected_components(
+        responses.T @ responses, directed=False
+    )
+    group_of_round = group_of_worker[is_response.argmax(axis=1)]
+    groups, num_rounds = np.unique(group_of_round, return_counts=True)
+    # Few rounds may have few responses by chance.
+    groups = groups[num_rounds >= LEAST_RESPONSES]
+    turns = group_of_round[np.isin(group_of_round, groups)]
+    num_changes = np.count_nonzero(np.diff(turns))
+    if len(groups) < 2 or num_changes < len(groups):
+        return labels
+    one, other = (labels[group_of_worker == group][0] for group in groups[:2])
+    raise ValueError(
+        f"{argument} must have several workers in each round; got {len(groups)} groups "
+        f"of workers that respond in turns, so that no round compares worker {one} "
+        f"with worker {other}. If each worker counts its own steps, number the times "
+        "of each from 0, with pandas by table['step'] = table.groupby('worker')."
+        "cumcount() for a row per time, or table.apply(lambda column: column.dropna()."
+        "reset_index(drop=True)) for a column per worker"
+    )
+
+
+def checked_steps(
     steps: Sequence[int] | np.ndarray | None, num_rounds: int
 ) -> np.ndarray:
     """Returns the steps of rounds, or 0, 1, ..., int (rounds,).
@@ -122,55 +205,43 @@ def numbers_of_rounds(
     return numbers.astype(np.int64)
 
 
-def check_rounds_are_shared(
-    argument: str, table: np.ndarray, names: np.ndarray
-) -> None:
-    """Raises ValueError if groups of workers take turns, so that they share no round.
-
-    Each worker of a log may count its own steps. A group that follows another one, as
-    if its workers were replaced, is no such case.
+def is_after_barrier(times: np.ndarray, medians: np.ndarray) -> bool:
+    """Returns whether times look as if all workers had waited for the slowest one.
 
     Args:
-      argument: Name of the table.
-      table: (rounds, workers), NaN for no response, with a response in each round.
-      names: Names of workers, str (workers,).
+      times: (rounds, workers), NaN for no response, with at least one response in each
+        round.
+      medians: Time of the median worker of each round, (rounds,).
     """
-    is_response = ~np.isnan(table)
-    first_of_group = _first_of_groups(is_response)
-    # All workers of a round are of one group.
-    group_of_round = first_of_group[is_response.argmax(axis=1)]
-    groups, num_rounds = np.unique(group_of_round, return_counts=True)
-    # Few rounds may have few responses by chance.
-    groups = groups[num_rounds >= LEAST_RESPONSES]
-    turns = group_of_round[np.isin(group_of_round, groups)]
-    num_changes = np.count_nonzero(np.diff(turns))
-    if len(groups) < 2 or num_changes < len(groups):
-        return
-    one, other = names[groups[:2]]
-    raise ValueError(
-        f"{argument} must have several workers in each round; got {len(groups)} groups "
-        f"of workers that respond in turns, so that no round compares worker {one} "
-        f"with worker {other}. If each worker counts its own steps, number the times "
-        "of each from 0, with pandas by table['step'] = table.groupby('worker')."
-        "cumcount() for a row per time, or table.apply(lambda column: column.dropna()."
-        "reset_index(drop=True)) for a column per worker"
+    # A round with one response shows nothing.
+    has_several = np.isfinite(times).sum(axis=1) > 1
+    if not has_several.any():
+        return False
+    times = times[has_several]
+    medians = medians[has_several]
+    longest = np.nanmax(times, axis=1)
+    ranges = 1 - np.nanmin(times, axis=1) / longest
+    largest_range = np.quantile(ranges, _NEARLY_ALL)
+    if largest_range < _RANGE_OF_JITTER:
+        return True
+    if not _are_last_in_turns(times, longest):
+        return False
+    if largest_range < _RANGE_IN_TURNS:
+        return True
+    spread_within = np.nanstd(np.log(times) - np.log(medians)[:, None])
+    spread_of_rounds = np.std(np.log(medians))
+    return bool(
+        largest_range < _RANGE_IN_UNEQUAL_ROUNDS
+        and spread_within < _FAR_BELOW * spread_of_rounds
     )
 
 
-def _first_of_groups(is_response: np.ndarray) -> np.ndarray:
-    """Returns the first worker of the group of each worker, int (workers,).
-
-    Workers that respond in one round are of one group.
-
-    Args:
-      is_response: Whether there is a response, bool (rounds, workers).
-    """
-    responses = is_response.astype(np.float32)
-    is_together = responses.T @ responses > 0
-    while True:
-        # Workers of which both are together with a third one.
-        links = is_together.astype(np.float32)
-        is_linked = links @ links > 0
-        if np.array_equal(is_linked, is_together):
-            return is_together.argmax(axis=1)
-        is_together = is_linked
+def _are_last_in_turns(times: np.ndarray, longest: np.ndarray) -> bool:
+    """Returns whether no worker is last in more rounds than chance explains."""
+    num_rounds, num_workers = times.shape
+    is_last = times == longest[:, None]
+    shares = np.mean(is_last / is_last.sum(axis=1, keepdims=True), axis=0)
+    equal_share = 1 / num_workers
+    standard_error = np.sqrt(equal_share / num_rounds)
+    margin = _NUM_STANDARD_ERRORS * standard_error
+    return bool(shares.max() <= _EQUAL_SHARES * equal_share + margin)

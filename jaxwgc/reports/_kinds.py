@@ -1,125 +1,97 @@
-"""Kinds of stragglers, from tests of log-slowdowns."""
+"""Kinds of workers, from tests of their log-slowdowns: levels, stalls and changes."""
 
 from typing import NamedTuple
 
 import numpy as np
 import scipy
 
-from jaxwgc.reports._changes import (
-    ends_of_slow_periods,
-    jump_p_values,
-    kinds_of_changes,
-    likeliest_change,
-    others_became_faster,
-)
-from jaxwgc.reports._correlation import correlation_scales
-from jaxwgc.reports._levels import (
+from jaxwgc.reports._statistics import (
     FALSE_ALARMS,
     LEAST_RESPONSES,
     MARGIN,
+    column_means,
     column_medians,
     column_order_statistic,
+    correlation_scales,
     level_deviations,
 )
+from jaxwgc.reports._workers import DIFFER_AFTER, DIFFER_BEFORE, Kind
 
 # Log-slowdown from which on a time is a stall, relative to the usual time of the
 # worker.
 _STALL = np.log(1.5)
+# Largest log-slowdown before a change of speed, as a fraction of the log-slowdown after
+# it.
+_SHARE_BEFORE = 1 / 3
 # Number of tests of each worker.
 _NUM_TESTS = 4
 
 
-def kinds_of(
-    logs: np.ndarray, log_references: np.ndarray, steps: np.ndarray, noun: str
-) -> dict[str, np.ndarray]:
+class Speeds(NamedTuple):
+    """Kinds of workers by their speed.
+
+    Attributes:
+      kinds: `Kind` of each worker, object (workers,).
+      change_round: Round of the change that the kind names, int (workers,). -1 if it
+        names none.
+      interval: Ends of the 95% interval of the median slowdown, (2, workers).
+    """
+
+    kinds: np.ndarray
+    change_round: np.ndarray
+    interval: np.ndarray
+
+
+def speeds_of(
+    logs: np.ndarray, log_references: np.ndarray, steps: np.ndarray
+) -> Speeds:
     """Classifies workers by log-slowdowns.
 
     Args:
       logs: (rounds, workers), NaN for no response.
       log_references: Logarithm of the time that slowdowns are relative to, (rounds,).
       steps: Number of each round, int (rounds,).
-      noun: What is counted, "round" or "step".
-
-    Returns:
-      Fields of a report, each with an entry per worker.
     """
-    count = np.isfinite(logs).sum(axis=0)
-    is_tested = count >= LEAST_RESPONSES
-    change = likeliest_change(logs)
-    scale = correlation_scales(change.residuals, is_tested)
-    interval = _median_interval(logs, scale)
-    p_values = [
-        jump_p_values(change, scale),
-        *_p_values_of_level(interval, is_tested),
-        _p_values_of_stalls(logs - interval.median),
-    ]
-    # Bonferroni's correction multiplies by the number of tests.
-    p_values = np.where(is_tested, p_values, 1) * np.size(p_values)
-    p_change, p_chronic, p_fast, p_stalls = np.minimum(p_values, 1)
-    kinds = np.full(logs.shape[1], "steady", dtype=object)
-    kinds[p_stalls < FALSE_ALARMS] = "intermittent"
-    kinds[p_fast < FALSE_ALARMS] = "fast"
-    kinds[p_chronic < FALSE_ALARMS] = "chronic"
-    changes = _changes(logs, log_references, change.place, p_change < FALSE_ALARMS)
-    places = change.place.copy()
-    for worker, change_of_worker in changes.items():
-        # This kind does not help with workers that are like others.
-        if change_of_worker.kind == "fast until" and kinds[worker] != "fast":
-            continue
-        place = change_of_worker.place
-        kinds[worker] = f"{change_of_worker.kind} {noun} {steps[place]}"
-        places[worker] = place
-    is_before = np.arange(len(logs))[:, None] < places
-    return {
-        "kinds": kinds.astype(str),
-        "slowdown_interval": np.exp([interval.low, interval.high]),
-        "change_round": steps[places],
-        "slowdown_before": np.exp(column_medians(np.where(is_before, logs, np.nan))),
-        "slowdown_after": np.exp(column_medians(np.where(is_before, np.nan, logs))),
-        "change_p_value": p_change,
-    }
-
-
-class _ChangeOfWorker(NamedTuple):
-    """Kind of a change, e.g. "since", and the first row after it."""
-
-    kind: str
-    place: int
-
-
-def _changes(
-    logs: np.ndarray,
-    log_references: np.ndarray,
-    place: np.ndarray,
-    is_changed: np.ndarray,
-) -> dict[int, _ChangeOfWorker]:
-    """Returns the changes of workers.
-
-    Args:
-      logs: (rows, workers), NaN for no response.
-      log_references: Logarithm of the time that slowdowns are relative to, (rows,).
-      place: First row after the likeliest change of each worker, int (workers,).
-      is_changed: Workers with a significant change, bool (workers,).
-    """
-    is_tested = np.isfinite(logs).sum(axis=0) >= LEAST_RESPONSES
-    kinds = kinds_of_changes(logs, place, is_changed, is_tested)
-    starts = {
-        worker: int(place[worker]) for worker, kind in kinds.items() if kind == "since"
-    }
-    num_tests = _NUM_TESTS * logs.shape[1]
-    ends = ends_of_slow_periods(logs, starts, num_tests)
-    changes = {}
-    for worker, kind in kinds.items():
-        start = int(place[worker])
+    changes = _changes_of_speed(logs)
+    interval = _median_interval(logs, changes.scale)
+    deviations = logs - interval.median
+    kinds = np.array([Kind.STEADY] * logs.shape[1], dtype=object)
+    kinds[_is_significant(_p_values_of_stalls(deviations), logs)] = Kind.INTERMITTENT
+    p_slow, p_fast = _p_values_of_level(interval, is_tested=_is_tested(logs))
+    kinds[_is_significant(p_fast, logs)] = Kind.FAST
+    kinds[_is_significant(p_slow, logs)] = Kind.CHRONIC
+    change_round = np.full(logs.shape[1], -1)
+    ends = _ends_of_slow_periods(logs, changes)
+    for worker, kind in changes.kinds.items():
+        place = changes.place[worker]
         if worker in ends:
-            changes[worker] = _ChangeOfWorker(kind="until", place=ends[worker])
-        elif kind == "since" and others_became_faster(
-            logs[:, worker], log_references, start
+            kind = Kind.UNTIL
+            place = ends[worker]
+        elif kind == Kind.SINCE and _others_became_faster(
+            logs[:, worker], log_references, start=place
         ):
-            changes[worker] = _ChangeOfWorker(kind="others faster since", place=start)
-        else:
-            changes[worker] = _ChangeOfWorker(kind=kind, place=start)
-    return changes
+            kind = Kind.OTHERS_FASTER_SINCE
+        elif kind == Kind.FAST_UNTIL and kinds[worker] != Kind.FAST:
+            # This kind does not help with workers that are like others.
+            continue
+        kinds[worker] = kind
+        change_round[worker] = steps[place]
+    return Speeds(
+        kinds=kinds,
+        change_round=change_round,
+        interval=np.exp([interval.low, interval.high]),
+    )
+
+
+def _is_tested(logs: np.ndarray) -> np.ndarray:
+    """Returns which workers have enough responses to be tested, bool (workers,)."""
+    return np.isfinite(logs).sum(axis=0) >= LEAST_RESPONSES
+
+
+def _is_significant(p_values: np.ndarray, logs: np.ndarray) -> np.ndarray:
+    """Returns which tested workers have a significant p-value, bool (workers,)."""
+    # Bonferroni's correction multiplies by the number of tests.
+    return _is_tested(logs) & (p_values * _NUM_TESTS * len(p_values) < FALSE_ALARMS)
 
 
 class _Interval(NamedTuple):
@@ -189,3 +161,187 @@ def _p_values_of_stalls(deviations: np.ndarray) -> np.ndarray:
     # Consecutive rounds with stalls count as one stall.
     num_stalls = is_stalled[0] + (is_stalled[1:] & ~is_stalled[:-1]).sum(axis=0)
     return scipy.special.bdtrc(num_stalls - 1, num_stalls.sum(), count / count.sum())
+
+
+class Change(NamedTuple):
+    """The likeliest change of the level of each column.
+
+    Attributes:
+      place: First row after it, (columns,).
+      jump: Largest cumulative sum of values minus their mean, in standard errors,
+        (columns,).
+      residuals: Clipped values minus their means before and after the change,
+        (rows, columns).
+    """
+
+    place: np.ndarray
+    jump: np.ndarray
+    residuals: np.ndarray
+
+
+def likeliest_change(logs: np.ndarray) -> Change:
+    """Finds the row at which the level of each column most likely changes."""
+    median = column_medians(logs)
+    # Values are clipped at 3 standard deviations. An outlier then does not look like a
+    # change.
+    bound = 3 * 1.4826 * column_medians(np.abs(logs - median))
+    low = median - bound
+    high = median + bound
+    clipped = np.clip(logs, low, high)
+    sums = np.nancumsum(clipped - column_means(clipped), axis=0)
+    # Least squares find the change, at least a twentieth of the rows away from both
+    # ends, if there are several rows.
+    length = len(logs)
+    edge = length // 20 + 1
+    places = np.arange(edge, max(length - edge, edge) + 1)
+    sizes = np.maximum(places * (length - places), 1)
+    squares = sums[places - 1] ** 2 / sizes[:, None]
+    place = squares.argmax(axis=0) + edge
+    is_before = np.arange(length)[:, None] < place
+    first = np.where(is_before, logs, np.nan)
+    second = np.where(is_before, np.nan, logs)
+    level_before = column_means(np.clip(first, low, high))
+    level_after = column_means(np.clip(second, low, high))
+    residuals = clipped - np.where(is_before, level_before, level_after)
+    square = np.maximum(np.nansum(residuals**2, axis=0), 1e-300)
+    # The fit has three parameters: two levels and a position.
+    degrees = max(length - 3, 1) / length
+    return Change(
+        place=place,
+        jump=np.abs(sums).max(axis=0) * np.sqrt(degrees / square),
+        residuals=residuals,
+    )
+
+
+class _SpeedChanges(NamedTuple):
+    """Significant changes of the speed of workers.
+
+    Attributes:
+      kinds: `Kind.SINCE`, `FAST_SINCE`, `UNTIL` or `FAST_UNTIL` of workers that have
+        changed.
+      place: First row after the likeliest change of each worker, int (workers,).
+      scale: Factor of standard errors for the correlation of rounds, (workers,).
+    """
+
+    kinds: dict[int, Kind]
+    place: np.ndarray
+    scale: np.ndarray
+
+
+def _changes_of_speed(logs: np.ndarray) -> _SpeedChanges:
+    """Finds the changes of workers from log-slowdowns (rows, workers)."""
+    is_tested = _is_tested(logs)
+    change = likeliest_change(logs)
+    scale = correlation_scales(change.residuals, is_tested)
+    # Without a change, the jump is distributed as the maximum of a Brownian bridge.
+    p_values = scipy.special.kolmogorov(change.jump / scale)
+    is_changed = _is_significant(p_values, logs)
+    unchanged = logs[:, is_tested & ~is_changed]
+    kinds = {}
+    for start in np.unique(change.place[is_changed]):
+        middle = (start + 1) // 2
+        before = level_deviations(column_medians(logs[:start]), is_tested)
+        after = level_deviations(column_medians(logs[start:]), is_tested)
+        first_half = level_deviations(column_medians(logs[:middle]), is_tested)
+        second_half = level_deviations(column_medians(logs[middle:start]), is_tested)
+        for worker in np.flatnonzero(is_changed & (change.place == start)):
+            kind = _kind_of_change(before[worker], after[worker])
+            jump = after[worker] - before[worker]
+            if kind in DIFFER_AFTER:
+                if not _is_spell(logs[start:, worker], jump, unchanged):
+                    kinds[int(worker)] = kind
+            elif kind in DIFFER_BEFORE:
+                # A spell in the middle is not the speed at the start.
+                halves = np.array([first_half[worker], second_half[worker]])
+                is_level = np.all(-np.sign(jump) * halves > MARGIN)
+                if is_level and not _is_spell(logs[:start, worker], -jump, unchanged):
+                    kinds[int(worker)] = kind
+    return _SpeedChanges(kinds=kinds, place=change.place, scale=scale)
+
+
+def _kind_of_change(before: float, after: float) -> Kind | None:
+    """Returns the kind of a change of the log-slowdown of a worker."""
+    if after > MARGIN and before < _SHARE_BEFORE * after:
+        return Kind.SINCE
+    if after < -MARGIN and before > _SHARE_BEFORE * after:
+        return Kind.FAST_SINCE
+    if before > MARGIN and after < min(MARGIN, _SHARE_BEFORE * before):
+        return Kind.UNTIL
+    if before < -MARGIN and after > max(-MARGIN, _SHARE_BEFORE * before):
+        return Kind.FAST_UNTIL
+    return None
+
+
+def _ends_of_slow_periods(logs: np.ndarray, changes: _SpeedChanges) -> dict[int, int]:
+    """Returns the first row after the slow rounds of workers that have recovered."""
+    slow = [worker for worker, kind in changes.kinds.items() if kind == Kind.SINCE]
+    ends = {}
+    for start in np.unique(changes.place[slow]):
+        later = _changes_of_speed(logs[start:])
+        for worker in slow:
+            is_over = later.kinds.get(worker) == Kind.UNTIL
+            if is_over and changes.place[worker] == start:
+                ends[worker] = start + later.place[worker]
+    return ends
+
+
+def _others_became_faster(
+    logs: np.ndarray, log_references: np.ndarray, start: int
+) -> bool:
+    """Returns whether a worker is slow since a change because others became faster.
+
+    Its own times did not get longer, and the times of the median worker got shorter by
+    more than their usual deviation.
+
+    Args:
+      logs: Log-slowdowns of the worker, (rows,), NaN for no response.
+      log_references: Logarithm of the time that slowdowns are relative to, (rows,).
+      start: First row after the change.
+    """
+    own_times = logs + log_references
+    before = np.median(log_references[:start])
+    after = np.median(log_references[start:])
+    level = np.where(np.arange(len(logs)) < start, before, after)
+    usual_deviation = 1.4826 * np.median(np.abs(log_references - level))
+    own_jump = np.nanmedian(own_times[start:]) - np.nanmedian(own_times[:start])
+    jump_of_others = after - before
+    jump = own_jump - jump_of_others
+    return bool(own_jump < min(MARGIN, jump / 2) and jump_of_others < -usual_deviation)
+
+
+def _is_spell(logs: np.ndarray, jump: float, others: np.ndarray) -> bool:
+    """Returns whether the speed since a change may be a spell.
+
+    A spell of other workers is a run of rounds in which their values are more than half
+    of the change away from their median. If lengths of spells are geometric, the
+    longest of them is as long as that of the worker with some probability.
+
+    Args:
+      logs: Log-slowdowns of a worker after the change, (rows,).
+      jump: Difference to its level before the change.
+      others: Log-slowdowns of workers without a change, (rows, workers).
+    """
+    direction = np.sign(jump)
+    is_spell_here = direction * (logs - np.nanmedian(logs) + jump / 2) > 0
+    is_spell_here = is_spell_here[~np.isnan(logs)]
+    # Noise may interrupt a spell for a round.
+    is_between = is_spell_here[:-2] & is_spell_here[2:]
+    is_spell_here[1:-1] |= is_between
+    length = _longest_run(is_spell_here)
+    is_away = direction * (others - column_medians(others) - jump / 2) > 0
+    for_two = is_away[1:] & is_away[:-1]
+    for_three = for_two[1:] & for_two[:-1]
+    num_spells = for_two.sum() - for_three.sum()
+    if not num_spells:
+        return False
+    # Spells of one round are left out, because they are mostly noise.
+    continuing = for_three.sum() / for_two.sum()
+    p_value = num_spells * continuing ** max(length - 2, 0)
+    # Spells at the beginning and at the end look like changes.
+    return bool(p_value > FALSE_ALARMS / 2)
+
+
+def _longest_run(values: np.ndarray) -> int:
+    """Returns the largest number of successive True values, bool (n,)."""
+    ends = np.flatnonzero(~np.concatenate([[False], values, [False]]))
+    return int(np.diff(ends).max() - 1)

@@ -1,14 +1,29 @@
-"""Workers that significantly more time is lost to than to others, and the rounds."""
+"""Rounds in which most of the time is lost, and workers that it is lost to."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxwgc.reports._changes import likeliest_change
-from jaxwgc.reports._correlation import common_variance_factor
-from jaxwgc.reports._levels import FALSE_ALARMS, LEAST_RESPONSES, MARGIN
-from jaxwgc.reports._statistics import sampled_rounds
+from jaxwgc.reports._kinds import likeliest_change
+from jaxwgc.reports._statistics import (
+    FALSE_ALARMS,
+    LEAST_RESPONSES,
+    MARGIN,
+    Rounds,
+    common_variance_factor,
+    sampled_rounds,
+)
 
+# Share of the round time from which on a sentence mentions it.
+WORTH = 0.02
+# Largest share of the rounds that are reported separately, if most of the time is lost
+# in them. Then the minimum number of rounds of the trace for a single such round: in
+# shorter traces, the longest round often loses most of the time by chance.
+_FEW_ROUNDS = 0.01
+_LEAST_ROUNDS = 10
+# A round also belongs to them if it loses at least this fraction of the time that the
+# smallest of them loses.
+_SIMILAR = 0.5
 # Workers are named if they cause more than this share of the time lost.
 _MOST = 0.5
 # Share of false alarms for lost times. Kinds have most of them. The sum is below
@@ -16,6 +31,33 @@ _MOST = 0.5
 _SHARE_OF_ALARMS = 0.1
 # Exponents in the bound of a tail probability, for weights of at most 1.
 _TILTS = np.geomspace(1e-3, 50, 100)
+
+
+def outlying_rounds(rounds: Rounds) -> np.ndarray:
+    """Returns the few rounds in which most of the time is lost, the worst one first.
+
+    Among the worst 1% of the rounds, these are the fewest after which the others lose
+    less than all further rounds. Rounds that lose nearly as much are added. The result
+    is empty if they matter little.
+    """
+    num_rounds = np.isfinite(rounds.medians).sum()
+    num_candidates = int(_FEW_ROUNDS * num_rounds)
+    if num_rounds >= _LEAST_ROUNDS:
+        num_candidates = max(num_candidates, 1)
+    relative = np.nan_to_num(rounds.longest) / np.nanmax(rounds.longest)
+    lost = np.nan_to_num(1 - rounds.medians / rounds.longest) * relative
+    order = np.argsort(-lost, kind="stable")
+    worst = lost[order[:num_candidates]]
+    lost_elsewhere = lost[order[num_candidates:]].sum()
+    # Time lost in the candidates without the 0, 1, ... worst ones.
+    remaining = np.append(np.cumsum(worst[::-1])[::-1], 0)
+    num_outliers = np.argmax(remaining <= lost_elsewhere)
+    if not num_outliers:
+        return order[:0]
+    outliers = order[lost[order] >= _SIMILAR * worst[num_outliers - 1]]
+    if lost[outliers].sum() <= WORTH * relative.sum():
+        return order[:0]
+    return outliers
 
 
 class LastWorkers(NamedTuple):
@@ -33,9 +75,9 @@ class LastWorkers(NamedTuple):
 
     is_last_often: np.ndarray
     is_costly: np.ndarray
-    lost_share: float
-    lost_time: float
-    rounds: np.ndarray
+    lost_share: float = 0.0
+    lost_time: float = 0.0
+    rounds: np.ndarray = np.array([], dtype=int)
 
 
 def last_workers(times: np.ndarray, medians: np.ndarray) -> LastWorkers:
@@ -61,27 +103,24 @@ def last_workers(times: np.ndarray, medians: np.ndarray) -> LastWorkers:
     turns = _Turns(
         last=np.nanargmax(times, axis=1),
         chances=1 / np.isfinite(times).sum(axis=1),
-        residuals=_residuals(times, medians),
+        residuals=likeliest_change(np.log(times) - np.log(medians)[:, None]).residuals,
     )
     is_last_often = _p_values(turns, weights=np.sign(gaps)) < FALSE_ALARMS
     is_costly = _p_values(turns, weights=lost) < _SHARE_OF_ALARMS * FALSE_ALARMS
     is_lost_here = is_costly[turns.last] & (lost > 0)
     lost_share = float(lost[is_lost_here].sum() / max(gaps.sum(), 1e-300))
     if lost_share <= _MOST:
-        return LastWorkers(
-            is_last_often=is_last_often,
-            is_costly=np.zeros_like(is_costly),
-            lost_share=0.0,
-            lost_time=0.0,
-            rounds=np.array([], dtype=int),
-        )
-    is_typical = excess > _typical(excess[is_lost_here]) / 2
+        return LastWorkers(is_last_often, is_costly=np.zeros_like(is_costly))
+    # Rounds that lose at least as much as this one have half of the lost time.
+    ordered_excess = np.sort(excess[is_lost_here])[::-1]
+    sums = np.cumsum(ordered_excess)
+    typical = ordered_excess[np.searchsorted(sums, sums[-1] / 2)]
     return LastWorkers(
         is_last_often=is_last_often,
         is_costly=is_costly,
         lost_share=lost_share,
         lost_time=float(longest.max() * lost[is_lost_here].sum() / len(lost)),
-        rounds=places[is_lost_here & is_typical],
+        rounds=places[is_lost_here & (excess > typical / 2)],
     )
 
 
@@ -91,26 +130,13 @@ class _Turns(NamedTuple):
     Attributes:
       last: Worker that is last, int (rounds,).
       chances: Probability of each worker that responds, (rounds,).
-      residuals: Log-slowdowns without a change, (rounds, workers). NaN for workers with
-        few responses.
+      residuals: Log-slowdowns minus their means before and after a change, (rounds,
+        workers). NaN for no response.
     """
 
     last: np.ndarray
     chances: np.ndarray
     residuals: np.ndarray
-
-
-def _residuals(times: np.ndarray, medians: np.ndarray) -> np.ndarray:
-    """Returns log-slowdowns minus their means before and after a change.
-
-    They are NaN for workers with few responses.
-    """
-    logs = np.log(times) - np.log(medians)[:, None]
-    is_tested = np.isfinite(logs).sum(axis=0) >= LEAST_RESPONSES
-    residuals = np.full_like(logs, np.nan)
-    if is_tested.any():
-        residuals[:, is_tested] = likeliest_change(logs[:, is_tested]).residuals
-    return residuals
 
 
 def _p_values(turns: _Turns, weights: np.ndarray) -> np.ndarray:
@@ -127,12 +153,12 @@ def _p_values(turns: _Turns, weights: np.ndarray) -> np.ndarray:
     Returns:
       (workers,), corrected for the number of workers.
     """
-    num_workers = turns.residuals.shape[1]
+    num_responses = np.isfinite(turns.residuals).sum(axis=0)
+    num_workers = len(num_responses)
     log_bounds = _log_bounds(turns, weights)
-    p_values = num_workers * np.exp(log_bounds)
-    is_tested = np.isfinite(turns.residuals).any(axis=0)
-    others = turns.residuals[:, is_tested & (p_values >= FALSE_ALARMS)]
-    factor = common_variance_factor(others)
+    is_other = num_workers * np.exp(log_bounds) >= FALSE_ALARMS
+    is_tested = num_responses >= LEAST_RESPONSES
+    factor = common_variance_factor(turns.residuals[:, is_other & is_tested])
     return np.minimum(num_workers * np.exp(log_bounds / factor), 1.0)
 
 
@@ -152,10 +178,3 @@ def _log_bounds(turns: _Turns, weights: np.ndarray) -> np.ndarray:
     log_moments = np.log1p(growth).sum(axis=1)
     bounds = log_moments[:, None] - _TILTS[:, None] * sums
     return np.minimum(bounds.min(axis=0), 0.0)
-
-
-def _typical(values: np.ndarray) -> float:
-    """Returns the value for which values at least as large have half of the sum."""
-    ordered = np.sort(values)[::-1]
-    sums = np.cumsum(ordered)
-    return float(ordered[np.searchsorted(sums, sums[-1] / 2)])

@@ -1,24 +1,31 @@
 """Reports of waiting times: the worker that waits least is the slow one."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy
 
-from jaxwgc._common.text import aligned, workers_named
+from jaxwgc._common.text import workers_named
 from jaxwgc.reports import _figures
-from jaxwgc.reports._inputs import check_rounds_are_shared, waiting_times
-from jaxwgc.reports._levels import FALSE_ALARMS
-from jaxwgc.reports._missing import (
-    kinds_with_missing,
-    missing_responses,
-    stopped_responding,
+from jaxwgc.reports._inputs import checked_names, checked_waits
+from jaxwgc.reports._statistics import (
+    FALSE_ALARMS,
+    batches_of_rounds,
+    errors_of_batches,
+    lost_times,
+    sampled_rounds,
+)
+from jaxwgc.reports._workers import (
+    Kind,
+    Workers,
+    kind_texts,
+    report_dict,
+    report_text,
+    table_text,
+    with_errors,
     workers_to_check,
 )
-from jaxwgc.reports._statistics import batch_errors, batch_means, sampled_rounds
-from jaxwgc.reports._text import for_json, worker_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,9 +45,11 @@ class WaitReport(NamedTuple):
 
     Attributes:
       names: Name of each worker, str (workers,).
-      kinds: `"late"` if the worker is last in significantly more rounds than an equal
-        share, `"steady"`, `"missing since round 151"` or, if it took part in no round,
-        `"missing"`, str (workers,).
+      kinds: `Kind` of each worker, object (workers,): `LATE` if it is last in
+        significantly more rounds than an equal share, `STEADY`, `MISSING_SINCE` or, if
+        it took part in no round, `MISSING`.
+      change_round: Round since which a worker is missing, int (workers,). -1 for other
+        kinds.
       last: Share of rounds in which the worker waits least, (workers,).
       last_p_value: Significance of `last`, corrected for the number of workers,
         (workers,).
@@ -54,7 +63,8 @@ class WaitReport(NamedTuple):
       num_rounds: Number of rounds.
       round_wait: Mean over rounds and workers of the time that a worker waits.
       time_saved: Mean time by which a round would be shorter if all workers of kind
-        `"late"` arrived with the last of the others.
+        `LATE` arrived with the last of the others.
+      advice: Recommended action: workers to check, and the time that this saves.
       sampled_waits: Waits in the rounds that the picture shows, (sampled, workers).
 
     Example:
@@ -77,6 +87,7 @@ class WaitReport(NamedTuple):
 
     names: np.ndarray
     kinds: np.ndarray
+    change_round: np.ndarray
     last: np.ndarray
     last_p_value: np.ndarray
     mean_wait: np.ndarray
@@ -87,87 +98,45 @@ class WaitReport(NamedTuple):
     num_rounds: int
     round_wait: float
     time_saved: float
+    advice: str
     sampled_waits: np.ndarray
 
     @property
-    def advice(self) -> str:
-        """Recommended action: workers to check, and the time that this saves."""
-        return " ".join([*workers_to_check(self), self._advice_on_late_workers])
-
-    @property
-    def _advice_on_late_workers(self) -> str:
-        """Names late workers, and the time that a round would be shorter."""
-        is_late = self.kinds == "late"
-        if not is_late.any():
-            return self._advice_without_late_workers
-        late_wait = np.nanmean(self.mean_wait[is_late])
-        other_wait = np.nanmean(self.mean_wait[~is_late])
-        return (
-            f"Check or replace {workers_named(self.names[is_late])}: last in "
-            f"{self.last[is_late].sum():.0%} of the rounds, with a mean wait of "
-            f"{late_wait:.3g}, while the others wait {other_wait:.3g}. A round would "
-            f"be {self.time_saved:.3g} shorter."
-        )
-
-    @property
-    def _advice_without_late_workers(self) -> str:
-        """Says which workers need more rounds, or that none is last too often."""
-        equal_share = 1 / len(self.names)
-        margin = _NUM_STANDARD_ERRORS * np.sqrt(equal_share / self.num_rounds)
-        is_often_last = self.last > _OFTEN_LAST * equal_share + margin
-        if not is_often_last.any():
-            return (
-                "No worker is last in more rounds than chance explains: a worker waits "
-                f"{self.round_wait:.3g} per round, for another worker each time."
-            )
-        shares = ", ".join(f"{share:.0%}" for share in self.last[is_often_last])
-        return (
-            f"Measure more rounds to judge {workers_named(self.names[is_often_last])}: "
-            f"last in {shares} of the rounds, which a spell or chance may explain. A "
-            f"worker waits {self.round_wait:.3g} per round."
-        )
-
-    @property
-    def noun(self) -> str:
-        """Name of what is counted, "round"."""
-        return "round"
+    def kind_texts(self) -> list[str]:
+        """Kinds as text, with their rounds: "steady" and "missing since round 151"."""
+        return kind_texts(self.kinds, self.change_round, "round")
 
     def __str__(self) -> str:
         num_workers = len(self.names)
-        order = np.lexsort((-self.last, self.kinds == "steady"))[:_NUM_ROWS]
-        rows = [("worker", "kind", "last in", "mean wait", "time lost", "missing")]
-        for worker in order:
-            lost = f"{self.time_lost[worker]:.3g} ± {self.time_lost_error[worker]:.2g}"
-            rows.append(
-                (
-                    str(self.names[worker]),
-                    str(self.kinds[worker]),
-                    f"{self.last[worker]:.0%}",
-                    f"{self.mean_wait[worker]:.3g}",
-                    lost,
-                    str(self.missing[worker]),
-                )
-            )
+        order = np.lexsort((-self.last, self.kinds == Kind.STEADY))[:_NUM_ROWS]
+        table = table_text(
+            {
+                "worker": self.names,
+                "kind": self.kind_texts,
+                "last in": [f"{share:.0%}" for share in self.last],
+                "mean wait": [f"{wait:.3g}" for wait in self.mean_wait],
+                "time lost": with_errors(self.time_lost, self.time_lost_error),
+                "missing": self.missing,
+            },
+            order,
+        )
         shown = f" ({len(order)} shown)" if len(order) < num_workers else ""
         totals = (
             f"{self.num_rounds} rounds of {num_workers} workers{shown}, waiting times. "
             f"Mean wait: {self.round_wait:.3g}."
         )
         advice = self.advice
-        if stopped_responding(self).any():
+        if Kind.MISSING_SINCE in self.kinds:
             advice += " Rounds count from 0."
-        paragraphs = [
-            textwrap.fill(totals, 80),
-            aligned(rows),
-            textwrap.fill(advice, 80),
-        ]
-        return "\n\n".join(paragraphs)
+        return report_text(totals, table, advice)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns fields as lists, numbers and None for JSON, without sampled waits."""
-        fields = self._asdict() | {"advice": self.advice}
-        del fields["sampled_waits"]
-        return for_json(fields)
+        """Returns fields as lists, numbers and None for JSON, without sampled waits.
+
+        `kinds` are the texts, such as "missing since round 151", and `kind_values` the
+        kinds alone.
+        """
+        return report_dict(self, without="sampled_waits")
 
     def plot(self) -> "Figure":
         """Draws waits by round and worker, and the mean wait of each worker.
@@ -179,12 +148,11 @@ class WaitReport(NamedTuple):
           ImportError: If matplotlib (extra `plot`) is not installed.
         """
         limit = float(np.nanquantile(self.sampled_waits, 0.99)) or 1.0
-        ticks = np.linspace(0, limit, 5)
         return _figures.draw(
             heat=_figures.Heat(
                 values=self.sampled_waits,
                 limits=(0.0, limit),
-                ticks={f"{tick:.2g}": tick for tick in ticks},
+                label="{:.2g}".format,
                 colors="Blues",
                 title="wait for the last worker",
             ),
@@ -195,66 +163,97 @@ class WaitReport(NamedTuple):
             ),
             names=self.names,
             steps=np.arange(self.num_rounds),
-            noun=self.noun,
+            noun="round",
         )
 
 
 def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
     """Returns the report of waiting times (rounds, workers); see `straggler_report`."""
-    table = waiting_times(waits)
+    table = checked_waits(waits)
     num_rounds, num_workers = table.shape
-    labels = worker_labels(names, table, argument="waits")
-    num_missing = np.isnan(table).sum(axis=0)
-    rounds = np.flatnonzero(~np.isnan(table).all(axis=1))
-    if not len(rounds):
-        raise ValueError("waits must have at least one number; got none")
-    table = table[rounds]
-    check_rounds_are_shared("waits", table[sampled_rounds(len(table))], labels)
+    labels = checked_names(names, table, argument="waits")
+    is_response = ~np.isnan(table)
+    has_response = is_response.any(axis=1)
+    takes_part = is_response[has_response]
     # A worker that does not take part is not last.
-    filled = np.where(np.isnan(table), np.inf, table)
-    ordered = np.sort(filled, axis=1)
-    shortest = ordered[:, :1]
-    second_shortest = ordered[:, 1:2]
-    # A worker that takes part alone causes no lost time.
-    second_shortest = np.where(np.isinf(second_shortest), shortest, second_shortest)
-    is_last = filled == shortest
+    filled = np.where(takes_part, table[has_response], np.inf)
+    shortest, second_shortest = np.sort(filled, axis=1)[:, :2].T
+    is_last = filled == shortest[:, None]
     turns = is_last / is_last.sum(axis=1, keepdims=True)
-    # If several workers are last, no time is lost to any of them.
-    lost, lost_error = batch_means(is_last * (second_shortest - shortest))
-    takes_part = ~np.isnan(table)
+    # A worker that takes part alone causes no lost time. If several workers are last,
+    # no time is lost to any of them.
+    lost, lost_error = lost_times(
+        last_worker=is_last.argmax(axis=1),
+        gaps=np.where(np.isinf(second_shortest), 0.0, second_shortest - shortest),
+        num_workers=num_workers,
+    )
     chances = 1 / takes_part.sum(axis=1)
     p_values = np.ones(num_workers)
     for worker in np.flatnonzero(takes_part.any(axis=0)):
         is_here = takes_part[:, worker]
         p_values[worker] = _p_value(turns[is_here, worker], chances[is_here])
     p_values = np.minimum(p_values * num_workers, 1)
-    missing = missing_responses(takes_part)
-    is_late = (p_values < FALSE_ALARMS) & ~missing.is_gone
-    kinds = kinds_with_missing(
-        np.where(is_late, "late", "steady"),
-        missing,
-        first_missing=rounds[missing.first_at_end],
-        noun="round",
-    )
-    shortest_of_others = np.min(filled, axis=1, where=~is_late, initial=np.inf)
-    has_others = np.isfinite(shortest_of_others)
-    saved = np.where(has_others, shortest_of_others - shortest[:, 0], 0)
-    num_rounds_of_worker = np.maximum(takes_part.sum(axis=0), 1)
-    means = np.sum(table, axis=0, where=takes_part) / num_rounds_of_worker
-    return WaitReport(
+    kinds = np.array([Kind.STEADY] * num_workers, dtype=object)
+    kinds[p_values < FALSE_ALARMS] = Kind.LATE
+    workers = Workers.of(
         names=labels,
         kinds=kinds,
+        change_round=np.full(num_workers, -1),
+        is_response=is_response,
+        steps=np.arange(num_rounds),
+    )
+    is_other = workers.kinds != Kind.LATE
+    shortest_of_others = np.min(filled, axis=1, where=is_other, initial=np.inf)
+    has_others = np.isfinite(shortest_of_others)
+    saved = np.where(has_others, shortest_of_others - shortest, 0)
+    num_responses = is_response.sum(axis=0)
+    means = np.nansum(table, axis=0) / np.maximum(num_responses, 1)
+    report = WaitReport(
+        names=labels,
+        kinds=workers.kinds,
+        change_round=workers.change_round,
         last=turns.mean(axis=0),
         last_p_value=p_values,
-        mean_wait=np.where(num_missing < num_rounds, means, np.nan),
+        mean_wait=np.where(num_responses > 0, means, np.nan),
         time_lost=lost,
         time_lost_error=lost_error,
-        missing=num_missing,
-        missing_p_value=missing.p_value,
+        missing=workers.missing,
+        missing_p_value=workers.missing_p_value,
         num_rounds=num_rounds,
         round_wait=float(np.nanmean(table)),
         time_saved=float(saved.mean()),
-        sampled_waits=table[sampled_rounds(len(table))],
+        advice="",
+        sampled_waits=table[has_response][sampled_rounds(len(filled))],
+    )
+    sentences = [*workers_to_check(workers), _about_late_workers(report)]
+    return report._replace(advice=" ".join(sentences))
+
+
+def _about_late_workers(report: WaitReport) -> str:
+    """Names late workers and the time that they cost, or says that there are none."""
+    is_late = report.kinds == Kind.LATE
+    if is_late.any():
+        late_wait = np.nanmean(report.mean_wait[is_late])
+        other_wait = np.nanmean(report.mean_wait[~is_late])
+        return (
+            f"Check or replace {workers_named(report.names[is_late])}: last in "
+            f"{report.last[is_late].sum():.0%} of the rounds, with a mean wait of "
+            f"{late_wait:.3g}, while the others wait {other_wait:.3g}. A round would "
+            f"be {report.time_saved:.3g} shorter."
+        )
+    equal_share = 1 / len(report.names)
+    margin = _NUM_STANDARD_ERRORS * np.sqrt(equal_share / report.num_rounds)
+    is_often_last = report.last > _OFTEN_LAST * equal_share + margin
+    if not is_often_last.any():
+        return (
+            "No worker is last in more rounds than chance explains: a worker waits "
+            f"{report.round_wait:.3g} per round, for another worker each time."
+        )
+    shares = ", ".join(f"{share:.0%}" for share in report.last[is_often_last])
+    return (
+        f"Measure more rounds to judge {workers_named(report.names[is_often_last])}: "
+        f"last in {shares} of the rounds, which a spell or chance may explain. A "
+        f"worker waits {report.round_wait:.3g} per round."
     )
 
 
@@ -278,9 +277,13 @@ def _p_value(is_last: np.ndarray, chances: np.ndarray) -> float:
     num_last = share * num_effective
     # Binomial tail: at least `num_last` of the rounds.
     p_binomial = scipy.special.betainc(num_last, num_effective - num_last + 1, chance)
-    (excess,), (standard_error,), degrees = batch_errors((is_last - chances)[:, None])
-    p_batches = scipy.special.stdtr(degrees, -excess / max(standard_error, 1e-300))
-    return float(max(p_binomial, p_batches))
+    batches = batches_of_rounds(len(is_last))
+    sums = np.array([np.sum((is_last - chances)[rounds]) for rounds in batches])
+    excess, standard_error, degrees = errors_of_batches(sums[:, None], batches)
+    p_batches = scipy.special.stdtr(
+        degrees, -excess / np.maximum(standard_error, 1e-300)
+    )
+    return float(max(p_binomial, p_batches[0]))
 
 
 def _correlation_factor(values: np.ndarray) -> float:

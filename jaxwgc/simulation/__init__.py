@@ -1,31 +1,23 @@
 """Simulation of codes under stragglers: comparison, trials, diagnosis, learning."""
 
-from jaxwgc.simulation._compare._compare import compare
-from jaxwgc.simulation._compare._comparison import Comparison
+from jaxwgc.simulation._compare import compare
+from jaxwgc.simulation._comparison import Comparison
 from jaxwgc.simulation._diagnosis import Diagnosis, diagnose
 from jaxwgc.simulation._expected_error import ExpectedError, expected_error
 from jaxwgc.simulation._learned_entries import learn_entries
-from jaxwgc.simulation._masks import decode_bits as decode_bits
-from jaxwgc.simulation._masks import distinct_rows as distinct_rows
-from jaxwgc.simulation._masks import in_batches as in_batches
+from jaxwgc.simulation._masks import DecodedRounds as DecodedRounds
+from jaxwgc.simulation._masks import decode_rounds as decode_rounds
 from jaxwgc.simulation._monte_carlo import (
     Summary,
     monte_carlo,
     straggler_probabilities,
     summarize,
 )
-from jaxwgc.simulation._program_arguments import QUICKLY_COMPILED as QUICKLY_COMPILED
 from jaxwgc.simulation._program_arguments import as_argument as as_argument
 from jaxwgc.simulation._program_arguments import from_argument as from_argument
-from jaxwgc.simulation._program_arguments import with_one_decoder as with_one_decoder
-from jaxwgc.simulation._rounds import ENDS_OF_FEW as ENDS_OF_FEW
-from jaxwgc.simulation._rounds import ENDS_OF_MANY as ENDS_OF_MANY
-from jaxwgc.simulation._rounds import FEW_TIMES as FEW_TIMES
 from jaxwgc.simulation._rounds import Drawn as Drawn
 from jaxwgc.simulation._rounds import Loads as Loads
-from jaxwgc.simulation._rounds import Waiting as Waiting
-from jaxwgc.simulation._rounds import draw_few_times as draw_few_times
-from jaxwgc.simulation._rounds import draw_times as draw_times
+from jaxwgc.simulation._rounds import draw_rounds as draw_rounds
 from jaxwgc.simulation._rounds import end_rounds as end_rounds
 from jaxwgc.simulation._rules import rule_of_code as rule_of_code
 from jaxwgc.simulation._worst_pattern import adversarial, worst_pattern

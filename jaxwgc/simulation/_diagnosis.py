@@ -21,7 +21,7 @@ _REASON = "patterns are enumerated on the host"
 class Diagnosis(NamedTuple):
     """Costs and errors of a code in NumPy arrays, printed as a table by `print`.
 
-    Errors are `jaxwgc.decoding_error` over the squared norm of the target: 0 for exact
+    Errors are `jaxwgc.Decoding.error` over the squared norm of the target: 0 for exact
     decoding, 1 for no gradient. Rows are numbers of stragglers.
 
     Attributes:
@@ -196,27 +196,9 @@ def diagnose(
         min_replication=int(copies.min()),
         message_length=code.messages_per_worker / code.num_segments,
         num_stragglers=np.array(numbers),
-        is_exhaustive=np.array([row.is_exhaustive for row in rows]),
-        mean_error=np.array([row.mean_error for row in rows]),
-        standard_error=np.array([row.standard_error for row in rows]),
         quantile_levels=levels,
-        error_quantiles=np.array([row.error_quantiles for row in rows]),
-        worst_error=np.array([row.worst_error for row in rows]),
-        worst_received=np.array([row.worst_received for row in rows]),
-        noise_amplification=np.array([row.noise_amplification for row in rows]),
+        **{name: np.array([row[name] for row in rows]) for name in rows[0]},
     )
-
-
-class _Row(NamedTuple):
-    """Row of a `Diagnosis`, for one number of stragglers."""
-
-    is_exhaustive: bool
-    mean_error: float
-    standard_error: float
-    error_quantiles: np.ndarray
-    worst_error: float
-    worst_received: np.ndarray
-    noise_amplification: float
 
 
 def _row(
@@ -225,8 +207,8 @@ def _row(
     worst: np.ndarray,
     is_exhaustive: bool,
     levels: np.ndarray,
-) -> _Row:
-    """Decodes the patterns of one number of stragglers.
+) -> dict[str, Any]:
+    """Returns attributes of a `Diagnosis` for one number of stragglers, by name.
 
     Args:
       code: Gradient code.
@@ -244,15 +226,15 @@ def _row(
     spread = 0.0 if is_exhaustive else errors_of_patterns.std(ddof=1)
     # A random pattern may be worse than the result of a search that was not exhaustive.
     hardest = errors.argmax()
-    return _Row(
-        is_exhaustive=is_exhaustive,
-        mean_error=errors_of_patterns.mean(),
-        standard_error=spread / math.sqrt(len(patterns)),
-        error_quantiles=np.quantile(errors_of_patterns, levels),
-        worst_error=errors[hardest],
-        worst_received=masks[hardest],
-        noise_amplification=math.sqrt(noise[1:].mean()),
-    )
+    return {
+        "is_exhaustive": is_exhaustive,
+        "mean_error": errors_of_patterns.mean(),
+        "standard_error": spread / math.sqrt(len(patterns)),
+        "error_quantiles": np.quantile(errors_of_patterns, levels),
+        "worst_error": errors[hardest],
+        "worst_received": masks[hardest],
+        "noise_amplification": math.sqrt(noise[1:].mean()),
+    }
 
 
 def _numbers_of_stragglers(numbers: Any, num_workers: int) -> list[int]:

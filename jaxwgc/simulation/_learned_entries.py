@@ -10,7 +10,7 @@ import optax
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import decoding_error
+from jaxwgc.coding import decoding
 from jaxwgc.decoders import LeastSquares
 from jaxwgc.stragglers import StragglerModel
 
@@ -124,7 +124,7 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
 
     def errors(entries, masks):
         matrix = jnp.where(assignment, entries, 0)
-        return decoding_error(dataclasses.replace(code, encoding_matrix=matrix), masks)
+        return decoding(dataclasses.replace(code, encoding_matrix=matrix), masks).error
 
     def step(carry, key):
         relative, optimizer_state, states = carry

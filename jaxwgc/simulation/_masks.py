@@ -2,15 +2,17 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc._common.tolerances import ROUNDING
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived, Decoding
-from jaxwgc.decoders import ROUNDING
+from jaxwgc.simulation._program_arguments import QUICKLY_COMPILED, with_one_decoder
 
 # Number of masks in each call, so that studies of all sizes share compiled programs.
 _BATCH = 1024
@@ -31,15 +33,6 @@ class DecodedMasks(NamedTuple):
     share: np.ndarray
     messages: np.ndarray
 
-    def take(self, places: np.ndarray) -> "DecodedMasks":
-        """Returns the results of the masks at some indices."""
-        return DecodedMasks(
-            residual=self.residual[places],
-            error=self.error[places],
-            share=self.share[places],
-            messages=self.messages[places],
-        )
-
 
 def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
     """Decodes masks by the first decoder of a code.
@@ -49,7 +42,7 @@ def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
       packed: Masks of messages as packed bits, uint8 (masks, bytes).
     """
     weight = _equal_weight(code)
-    batches = [_decode(weight, code, batch) for batch in in_batches(packed)]
+    batches = [_decode(weight, code, batch) for batch in _in_batches(packed)]
     residuals, shares = zip(*jax.device_get(batches), strict=True)
     residual = np.concatenate(residuals, dtype=np.float64)[: len(packed)]
     share = np.concatenate(shares, dtype=np.float64)[: len(packed)]
@@ -63,7 +56,7 @@ def decode_packed(code: GradientCode, packed: np.ndarray) -> DecodedMasks:
     )
 
 
-def in_batches(packed: np.ndarray) -> np.ndarray:
+def _in_batches(packed: np.ndarray) -> np.ndarray:
     """Returns masks in batches of equal size, padded by masks of all messages."""
     padding = [(0, -len(packed) % _BATCH), (0, 0)]
     padded = np.pad(packed, padding, constant_values=255)
@@ -91,11 +84,64 @@ def _decode(
     if weight is not None:
         target = np.full(code.num_parts, weight)
         code = dataclasses.replace(code, target=target)
-    decoded = decode_bits(code, packed)
+    decoded = _decode_bits(code, packed)
     return decoded.relative_residual, decoded.share
 
 
-def decode_bits(code: GradientCode, packed: jax.Array) -> Decoding:
+class DecodedRounds(NamedTuple):
+    """Decoded rounds.
+
+    Attributes:
+      error_of_masks: Decoding error over the squared norm of the target, by mask.
+      weights_of_masks: Weights of the parts in the gradient, (masks, num_parts).
+      masks: Index of the mask of each round, (rounds,).
+    """
+
+    error_of_masks: np.ndarray
+    weights_of_masks: np.ndarray
+    masks: np.ndarray
+
+
+def decode_rounds(
+    code: GradientCode, masks: Sequence[np.ndarray], *, is_few: bool
+) -> list[DecodedRounds]:
+    """Decodes rounds by the default decoder of a code, distinct masks once.
+
+    Args:
+      code: Gradient code.
+      masks: Masks of the messages of several series of rounds, as packed bits, uint8
+        (rounds, bytes) each, and equally many rounds in all.
+      is_few: Whether to compile quickly, for few rounds of many codes.
+
+    Returns:
+      The decoded rounds of each series.
+    """
+    decode = _WEIGHTS_OF_FEW if is_few else _WEIGHTS_OF_MANY
+    code = with_one_decoder(code)
+    distinct, places = distinct_rows(np.concatenate(masks))
+    batches = jax.device_get([decode(code, batch) for batch in _in_batches(distinct)])
+    errors, weights = zip(*batches, strict=True)
+    error_of_masks = np.concatenate(errors, dtype=np.float64)
+    weights_of_masks = np.concatenate(weights, dtype=np.float64)
+    return [
+        DecodedRounds(error_of_masks, weights_of_masks, places_of_series)
+        for places_of_series in np.split(places, len(masks))
+    ]
+
+
+def _weights(code: GradientCode, packed: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns relative errors and effective weights of packed masks."""
+    decoded = _decode_bits(code, packed)
+    residual = decoded.relative_residual
+    is_rounding = residual <= ROUNDING[jnp.finfo(residual.dtype).bits]
+    return jnp.where(is_rounding, 0, residual**2), decoded.effective_weights
+
+
+_WEIGHTS_OF_MANY = jax.jit(_weights)
+_WEIGHTS_OF_FEW = jax.jit(_weights, compiler_options=QUICKLY_COMPILED)
+
+
+def _decode_bits(code: GradientCode, packed: jax.Array) -> Decoding:
     """Decodes packed masks of messages, uint8 (masks, bytes)."""
     bits = jnp.unpackbits(packed, axis=-1, count=code.num_messages)
     return Arrived(bits.astype(bool)).decode(code, code.choose_decoder())

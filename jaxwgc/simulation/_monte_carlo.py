@@ -2,18 +2,17 @@
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy
-from jax.sharding import Mesh, PartitionSpec
 
 from jaxwgc._common import array_validation, arrays, validation
 from jaxwgc._common.progress import Progress
-from jaxwgc.decoders import in_batches
+from jaxwgc._common.some_rows import in_batches
 
 _DEFAULT_BATCH_SIZE = 256
 # Minimum number of nonnegative results at which intervals are clipped at 0.
@@ -32,7 +31,6 @@ def monte_carlo(
     num_trials: int,
     batch_size: int | None = None,
     progress: Callable[[int, int], object] | None = None,
-    devices: Sequence[Any] | None = None,
 ) -> Any:
     """Runs a trial many times, vmapped in batches of one compiled program.
 
@@ -40,7 +38,7 @@ def monte_carlo(
     same function ignore changes of global variables that the function reads. Calls with
     other numbers of trials compile nothing, since the last batch is padded. (Fewer
     trials than a batch are padded to a power of two, which compiles once for each
-    power.) Calls with `devices` compile once each.
+    power.)
 
     Trial i uses the key fold_in(key, i), so that results do not depend on the batch
     size, and a larger num_trials extends a study. If no result can depend on the key,
@@ -57,17 +55,13 @@ def monte_carlo(
       progress: Called as `progress(done, num_trials)` after each batch. By default, a
         bar appears after two seconds in a terminal, if rich is installed, and in a
         notebook, if rich and ipywidgets are.
-      devices: Devices of this process that share the trials, e.g. `jax.devices()`. Each
-        runs its own batches, so that results do not change. Defaults to JAX's default
-        device.
 
     Returns:
       The pytree returned by trial, with NumPy leaves (num_trials, ...). Inside a traced
-      function: JAX arrays, without progress or other devices.
+      function: JAX arrays, without progress.
 
     Raises:
-      ValueError: If num_trials or batch_size is below 1, or devices are empty,
-        repeated, or of another process.
+      ValueError: If num_trials or batch_size is below 1.
       TypeError: If num_trials or batch_size is not an int, key is not a PRNG key, trial
         or progress is not a function, or trial returns anything but numbers and bools
         (for a key, return `jax.random.key_data(key)`).
@@ -80,7 +74,7 @@ def monte_carlo(
       >>> def trial(key):
       ...     model = jaxwgc.stragglers.uniform(3)
       ...     arrivals, _ = model.sample(key, model.init(10), code.loads)
-      ...     return jaxwgc.decoding_error(code, arrivals)
+      ...     return jaxwgc.decoding(code, arrivals).error
       >>> errors = jaxwgc.monte_carlo(trial, jax.random.key(0), num_trials=1000)
       >>> errors.shape, bool(abs(errors.mean() - 2 / 3) < 0.1)
       ((1000,), True)
@@ -90,17 +84,13 @@ def monte_carlo(
     if batch_size is None:
         batch_size = _DEFAULT_BATCH_SIZE
     batch_size = validation.check_int("batch_size", batch_size, minimum=1)
-    mesh = None if devices is None else _mesh_of(devices)
-    num_devices = 1 if mesh is None else mesh.size
     # Few sizes, so that studies with other numbers of trials share compiled programs.
-    num_per_device = -(-num_trials // num_devices)
-    batch_size = min(batch_size, arrays.next_power_of_two(num_per_device))
-    at_once = batch_size * num_devices
+    batch_size = min(batch_size, arrays.next_power_of_two(num_trials))
 
     # JAX keeps the compiled program as long as `trial` exists, also under vmap.
     run = jax.vmap(jax.jit(trial))
 
-    def batch_of(numbers, run=run):
+    def batch_of(numbers):
         batch = run(_trial_keys(key, numbers))
         array_validation.check_dtypes("trial's result", batch, "numbers or bools")
         return batch
@@ -113,23 +103,15 @@ def monte_carlo(
 
     if array_validation.is_traced(key):
         return run_traced()
-    if mesh is not None:
-        # Each device has its own loop, so that a trial with loops does not wait for
-        # other devices.
-        by_device = PartitionSpec("trials")
-        sharded = jax.shard_map(
-            run, mesh=mesh, in_specs=by_device, out_specs=by_device, check_vma=False
-        )
-        run = jax.jit(sharded)
     batches = []
     with Progress(progress, num_trials) as shown:
-        for start in range(0, num_trials, at_once):
-            batch = batch_of(start + np.arange(at_once), run)
+        for start in range(0, num_trials, batch_size):
+            batch = batch_of(start + np.arange(batch_size))
             if array_validation.is_traced(batch):
                 # This call is under jit, or the trial reads a traced value.
                 return run_traced()
             batches.append(jax.device_get(batch))
-            shown.update(min(start + at_once, num_trials))
+            shown.update(min(start + batch_size, num_trials))
     results = jax.tree.map(
         lambda *leaves: np.concatenate(leaves)[:num_trials], *batches
     )
@@ -154,21 +136,6 @@ def _ignores_key(trial: Callable[[jax.Array], Any], key: jax.Array) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _mesh_of(devices: Sequence[Any]) -> Mesh:
-    """Checks devices, and returns a mesh of them with the axis "trials"."""
-    listed = list(devices)
-    if not all(isinstance(device, jax.Device) for device in listed):
-        raise TypeError(f"devices must be from jax.devices(); got {listed}")
-    process = jax.process_index()
-    are_local = all(device.process_index == process for device in listed)
-    are_distinct = len(set(listed)) == len(listed)
-    if not listed or not are_local or not are_distinct:
-        raise ValueError(
-            f"devices must be distinct devices of this process; got {listed}"
-        )
-    return Mesh(listed, "trials")
 
 
 class Summary(NamedTuple):

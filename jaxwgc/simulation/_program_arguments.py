@@ -5,14 +5,10 @@ its own, since nothing tells what its methods compute with.
 """
 
 import dataclasses
-from collections.abc import Hashable
 from typing import Any
 
 import jax
-import numpy as np
 
-from jaxwgc import stragglers
-from jaxwgc._common.arrays import dtype_of
 from jaxwgc._common.pytrees import ByIdentity, Static, register
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import DecoderLike
@@ -69,25 +65,3 @@ def with_one_decoder(code: GradientCode, decoder: DecoderLike = None) -> Gradien
     Codes of equal shapes with equal decoders share compiled programs.
     """
     return dataclasses.replace(code, decoders=(code.choose_decoder(decoder),))
-
-
-def signature(arguments: Any) -> Hashable:
-    """Returns a value that is equal for pytrees with the same compiled programs."""
-    leaves, structure = jax.tree.flatten(arguments)
-    shapes = tuple((np.shape(leaf), dtype_of(leaf)) for leaf in leaves)
-    return structure, shapes
-
-
-class DrawnTimes(stragglers.DelayModel):
-    """Delay model that returns its state as times of parts, (num_workers, parts).
-
-    With it, `delayed` applies a waiting rule to times that were drawn before.
-    """
-
-    def sample(self, key, state, loads):
-        """Returns the finish times of the round."""
-        return state[:, -1], state
-
-    def part_times(self, key, state, loads, shares):
-        """Returns the times of parts of the round."""
-        return state, state

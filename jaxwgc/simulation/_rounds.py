@@ -1,8 +1,7 @@
 """Drawn times of rounds, and waiting rules that end the rounds."""
 
 import dataclasses
-import operator
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -13,77 +12,23 @@ from jaxwgc._common import validation
 from jaxwgc._common.arrays import array_module, is_kind, promoted
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
-from jaxwgc.decoders import Decoder
+from jaxwgc.simulation._masks import decode_packed, distinct_rows
 from jaxwgc.simulation._program_arguments import (
     QUICKLY_COMPILED,
-    DrawnTimes,
     as_argument,
     from_argument,
-    signature,
     with_one_decoder,
 )
-from jaxwgc.simulation._search import can_search, ends_of_rounds
-from jaxwgc.stragglers import UntilDecodable, WaitingRule, delayed
+from jaxwgc.stragglers import (
+    DelayModel,
+    UntilDecodable,
+    WaitingRule,
+    check_part_times,
+    delayed,
+)
 
 # NumPy arrays on the host, JAX arrays in compiled programs.
 Array: TypeAlias = jax.Array | np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Waiting:
-    """A waiting rule, with what late workers do, and the code of the messages.
-
-    Attributes:
-      rule: Waiting rule.
-      late: What late workers do: `"cancelled"` or `"busy"`.
-      code: Code of the rule, or code with several messages per worker. None for any
-        other code: rounds are then equal for equal loads.
-    """
-
-    rule: WaitingRule
-    late: str
-    code: GradientCode | None
-
-    @classmethod
-    def of(cls, code: GradientCode, rule: WaitingRule, late: str) -> "Waiting":
-        """Returns the waiting rule of a code."""
-        if isinstance(rule, UntilDecodable):
-            return cls(rule=rule, late=late, code=rule.code)
-        has_several_messages = code.messages_per_worker > 1
-        return cls(rule=rule, late=late, code=code if has_several_messages else None)
-
-    @property
-    def decoder(self) -> Decoder | None:
-        """Decoder of `until_decodable`; None for the default, and for other rules."""
-        if isinstance(self.rule, UntilDecodable):
-            return self.rule.decoder
-        return None
-
-    @property
-    def program(self) -> Hashable:
-        """Value that is equal for rules that differ only in numbers."""
-        rule_signature = signature(self.rule_without_code)
-        return self.late, id(self.code), id(self.decoder), rule_signature
-
-    @property
-    def rule_without_code(self) -> Any:
-        """The rule as an argument of compiled programs; its code is another one."""
-        if isinstance(self.rule, UntilDecodable):
-            return dataclasses.replace(self.rule, code=None, decoder=None)
-        return as_argument(self.rule)
-
-    @property
-    def code_argument(self) -> GradientCode | None:
-        """The code as an argument, with the decoder of the rule."""
-        if self.code is None:
-            return None
-        return with_one_decoder(self.code, self.decoder)
-
-    @property
-    def identity(self) -> Hashable:
-        """Value that is equal for the same rule and code, while both exist."""
-        code = None if self.code is None else id(self.code)
-        return id(self.rule), self.late, code
 
 
 class Loads(NamedTuple):
@@ -151,27 +96,38 @@ class Rounds(NamedTuple):
     masks: Array
 
 
-# Number of simulated times up to which quick compilation saves time. More times need
-# faster programs.
-FEW_TIMES = 100_000
-
-
-def _draw(delay: Any, keys: jax.Array, loads: Loads) -> tuple[jax.Array, jax.Array]:
-    """Draws finish times and times of parts of consecutive rounds.
+def draw_rounds(
+    delay: DelayModel,
+    keys: jax.Array,
+    loads: Loads,
+    *,
+    delay_keys: jax.Array | None = None,
+    is_few: bool = False,
+) -> Drawn:
+    """Draws the times of parts of consecutive rounds.
 
     Args:
-      delay: Delay model, from `as_argument`.
+      delay: Delay model.
       keys: PRNG key of each round, (clusters, rounds).
       loads: Loads and parts of the workers.
-
-    Returns:
-      Finish times, (clusters, rounds, num_workers), and times of parts, with another
-      axis of parts.
+      delay_keys: PRNG keys by which the times are drawn; by default `keys`.
+      is_few: Whether to compile quickly, for few rounds.
 
     Raises:
       TypeError: If the delay model does not return times of all workers and a state
         like that of `init`.
+      ValueError: If times of parts decrease, or do not end with the finish times.
     """
+    draw = _DRAW_FEW if is_few else _DRAW_MANY
+    delay_keys = keys if delay_keys is None else delay_keys
+    times, part_times = draw(as_argument(delay), delay_keys, loads)
+    name = type(delay).__name__
+    check_part_times(name, np.asarray(part_times), np.asarray(times))
+    return Drawn(keys=keys, times=part_times, loads=loads.loads)
+
+
+def _draw(delay: Any, keys: jax.Array, loads: Loads) -> tuple[jax.Array, jax.Array]:
+    """Returns finish times (clusters, rounds, num_workers), and times of parts."""
     delay = from_argument(delay)
     num_workers, num_parts = loads.shares.shape
 
@@ -197,10 +153,8 @@ def _draw(delay: Any, keys: jax.Array, loads: Loads) -> tuple[jax.Array, jax.Arr
     return jax.vmap(run)(keys)
 
 
-# For times in batches of thousands of rounds.
-draw_times = jax.jit(_draw)
-# For at most `FEW_TIMES`.
-draw_few_times = jax.jit(_draw, compiler_options=QUICKLY_COMPILED)
+_DRAW_MANY = jax.jit(_draw)
+_DRAW_FEW = jax.jit(_draw, compiler_options=QUICKLY_COMPILED)
 
 
 def _check_drawn(drawn: Any, state: Any, num_workers: int) -> None:
@@ -249,145 +203,137 @@ def _is_carried(state: Any, after: Any) -> bool:
     return True
 
 
-def end_rounds(
-    waiting: Sequence[Waiting],
-    drawn: Sequence[Drawn],
-    program: Callable[..., Rounds] | None = None,
-) -> list[Rounds]:
-    """Applies waiting rules, and returns the rounds of each rule on the host.
+def code_of_ends(rule: WaitingRule, code: GradientCode) -> GradientCode | None:
+    """Returns the code on which the ends of rounds depend.
 
-    The rules of `until_decodable` are applied on the host if rounds are independent.
-    The others are applied by compiled functions, with one call for all rules that
-    differ only in numbers.
+    It is the code of the rule, or a code with several messages per worker. With any
+    other code, rounds are equal for equal loads, and the result is None.
+    """
+    if isinstance(rule, UntilDecodable):
+        return rule.code
+    return code if code.messages_per_worker > 1 else None
+
+
+def end_rounds(
+    rule: WaitingRule,
+    late: str,
+    code: GradientCode,
+    drawn: Drawn,
+    *,
+    num_clusters: int | None = None,
+    is_few: bool = False,
+) -> Rounds:
+    """Applies a waiting rule to drawn times.
+
+    The host finds the ends of rounds of `until_decodable` by a search over distinct
+    masks, if rounds are independent and workers send one message. Otherwise a compiled
+    program returns the rounds without waiting for their values.
+
+    One program is for one value of `late`, one kind of rule and one shape of the times.
+    It is also for one shape and decoder of the code, if the ends of rounds depend on
+    it. Numbers of the rule, the entries of the code, the times and the loads are its
+    arguments.
 
     Args:
-      waiting: Waiting rules.
-      drawn: Drawn times for each rule, equally many for all.
-      program: `ENDS_OF_MANY` (default) or `ENDS_OF_FEW` rounds.
+      rule: Waiting rule.
+      late: What late workers do: `"cancelled"` or `"busy"`.
+      code: Code of the messages.
+      drawn: Drawn times.
+      num_clusters: Number of clusters that count; the host leaves out the others.
+      is_few: Whether to compile quickly, for few rounds of many codes and rules.
     """
-    if program is None:
-        program = ENDS_OF_MANY
-    searched: list[int] = []
-    groups: dict[Hashable, list[int]] = {}
-    for place, one in enumerate(waiting):
-        if can_search(one.rule, one.late):
-            searched.append(place)
-        else:
-            groups.setdefault(one.program, []).append(place)
-    # All programs are started before the host waits for the first.
-    started = []
-    for places in groups.values():
-        waiting_of_group = [waiting[place] for place in places]
-        drawn_of_group = [drawn[place] for place in places]
-        started.append(_start(program, waiting_of_group, drawn_of_group))
-    rounds: dict[int, Rounds] = {}
-    for place in searched:
-        rounds[place] = _searched_rounds(waiting[place].rule, drawn[place])
-    for places, results in zip(groups.values(), started, strict=True):
-        stacked = jax.device_get(results)
-        for index, place in enumerate(places):
-            rounds[place] = jax.tree.map(operator.itemgetter(index), stacked)
-    return [rounds[place] for place in range(len(waiting))]
+    code_argument = code_of_ends(rule, code)
+    rule_argument = as_argument(rule)
+    decoder = None
+    if isinstance(rule, UntilDecodable):
+        if late == "cancelled" and rule.code.messages_per_worker == 1:
+            times = np.asarray(drawn.times)[:num_clusters]
+            return _searched_rounds(rule, drawn._replace(times=times))
+        rule_argument = dataclasses.replace(rule, code=None, decoder=None)
+        decoder = rule.decoder
+    if code_argument is not None:
+        code_argument = with_one_decoder(code_argument, decoder)
+    end = _END_FEW if is_few else _END_MANY
+    return end(late, code_argument, rule_argument, drawn)
 
 
-def _start(
-    program: Callable[..., Rounds], waiting: Sequence[Waiting], drawn: Sequence[Drawn]
-) -> Rounds:
-    """Starts the rounds of rules that differ only in numbers, asynchronously."""
-    # Rules with the same drawn times share one array.
-    different: dict[int, Drawn] = {id(times): times for times in drawn}
-    identities = list(different)
-    rules = [one.rule_without_code for one in waiting]
-    return program(
-        waiting[0].late,
-        waiting[0].code_argument,
-        rules=jax.tree.map(lambda *leaves: np.stack(leaves), *rules),
-        places=np.array([identities.index(id(times)) for times in drawn]),
-        keys=drawn[0].keys,
-        times=np.stack([times.times for times in different.values()]),
-        loads=np.stack([times.loads for times in different.values()]),
-    )
+class _DrawnTimes(DelayModel):
+    """Delay model that returns its state as times of parts, (num_workers, parts).
+
+    With it, `delayed` applies a waiting rule to times that were drawn before.
+    """
+
+    def sample(self, key, state, loads):
+        """Returns the finish times of the round."""
+        return state[:, -1], state
+
+    def part_times(self, key, state, loads, shares):
+        """Returns the times of parts of the round."""
+        return state, state
 
 
-def _ends(
-    late: str,
-    code: GradientCode | None,
-    rules: Any,
-    places: jax.Array,
-    keys: jax.Array,
-    times: jax.Array,
-    loads: jax.Array,
-) -> Rounds:
-    """Applies stacked rules to drawn times; results have axes of rules and rounds.
+def _ends(late: str, code: GradientCode | None, rule: Any, drawn: Drawn) -> Rounds:
+    """Applies a rule to drawn times.
 
     Args:
       late: What late workers do: `"cancelled"` or `"busy"`.
-      code: Code of the rules, or code with several messages per worker; else None.
-      rules: Waiting rules without their codes, with an axis of rules.
-      places: Index of the times and loads of each rule.
-      keys: PRNG keys, (clusters, rounds).
-      times: Times of parts, (number, clusters, rounds, num_workers, parts).
-      loads: Loads, (number, num_workers).
+      code: Code of the rule, or code with several messages per worker; else None.
+      rule: Waiting rule, from `as_argument` or without its code.
+      drawn: Drawn times.
     """
     is_busy = late == "busy"
+    rule = from_argument(rule)
+    if isinstance(rule, UntilDecodable):
+        rule = dataclasses.replace(rule, code=code)
+    model = delayed(_DrawnTimes(), rule, late)
+    loads = jnp.asarray(drawn.loads)
 
-    def of_rule(rule, place):
-        rule = from_argument(rule)
-        if isinstance(rule, UntilDecodable):
-            rule = dataclasses.replace(rule, code=code)
-        model = delayed(DrawnTimes(), rule, late)
+    def of_round(remaining, this_round):
+        key, part_times = this_round
+        state = (part_times, remaining) if is_busy else part_times
+        # The shares are those of the times, which are drawn.
+        shares = jnp.ones_like(part_times)
+        arrivals, state = model.sample_parts(key, state, loads, shares)
+        if code is not None and code.messages_per_worker > 1:
+            finished = arrivals.finished(code.parts_per_worker)
+            mask = Arrived.of(code, finished=finished).mask
+            share = finished / jnp.maximum(code.parts_per_worker, 1)
+            work = (loads * share).sum() / len(loads)
+        else:
+            mask = arrivals.received
+            times = part_times[:, -1]
+            work = _work(arrivals.elapsed, arrivals.joined, times, loads)
+        rounds = Rounds(
+            time=arrivals.elapsed,
+            work=work,
+            num_late=0 if arrivals.late is None else arrivals.late.sum(),
+            masks=jnp.packbits(mask),
+        )
+        if is_busy:
+            _, remaining = state
+        return remaining, rounds
 
-        def of_round(remaining, this_round):
-            key, part_times = this_round
-            state = (part_times, remaining) if is_busy else part_times
-            # The shares are those of the times, which are drawn.
-            shares = jnp.ones_like(part_times)
-            arrivals, state = model.sample_parts(key, state, loads[place], shares)
-            if code is not None and code.messages_per_worker > 1:
-                finished = arrivals.finished(code.parts_per_worker)
-                mask = Arrived.of(code, finished=finished).mask
-                work = _work_of_parts(code, finished, loads[place])
-            else:
-                mask = arrivals.received
-                times = part_times[:, -1]
-                work = _work(arrivals.elapsed, arrivals.joined, times, loads[place])
-            rounds = Rounds(
-                time=arrivals.elapsed,
-                work=work,
-                num_late=0 if arrivals.late is None else arrivals.late.sum(),
-                masks=jnp.packbits(mask),
-            )
-            if is_busy:
-                _, remaining = state
-            return remaining, rounds
+    def of_cluster(keys, times):
+        idle = jnp.zeros(len(loads), jnp.result_type(float))
+        if is_busy:
+            _, rounds = jax.lax.scan(of_round, idle, (keys, times))
+        else:
+            _, rounds = jax.vmap(of_round, in_axes=(None, 0))(idle, (keys, times))
+        return rounds
 
-        def of_cluster(keys, times):
-            idle = jnp.zeros(loads.shape[1], jnp.result_type(float))
-            if is_busy:
-                _, rounds = jax.lax.scan(of_round, idle, (keys, times))
-            else:
-                of_rounds = jax.vmap(of_round, in_axes=(None, 0))
-                _, rounds = of_rounds(idle, (keys, times))
-            return rounds
-
-        rounds = jax.vmap(of_cluster)(keys, times[place])
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rounds)
-
-    return jax.vmap(of_rule)(rules, places)
+    rounds = jax.vmap(of_cluster)(drawn.keys, drawn.times)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rounds)
 
 
-# For rounds in batches of thousands.
-ENDS_OF_MANY = jax.jit(_ends, static_argnums=0)
-# For few rounds of many codes and rules.
-ENDS_OF_FEW = jax.jit(_ends, static_argnums=0, compiler_options=QUICKLY_COMPILED)
+_END_MANY = jax.jit(_ends, static_argnums=0)
+_END_FEW = jax.jit(_ends, static_argnums=0, compiler_options=QUICKLY_COMPILED)
 
 
-def _searched_rounds(rule: WaitingRule, drawn: Drawn) -> Rounds:
+def _searched_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
     """Returns the rounds of `until_decodable` on the host."""
-    assert isinstance(rule, UntilDecodable)
     loads = np.asarray(drawn.loads)
     times = np.asarray(drawn.times).reshape(-1, len(loads))
-    elapsed = ends_of_rounds(rule, times)
+    elapsed = _searched_ends(rule, times)
     received = (times <= elapsed[:, None]) & np.isfinite(times)
     # The share of work of a lost worker is NaN before it is replaced below.
     with np.errstate(invalid="ignore"):
@@ -400,12 +346,47 @@ def _searched_rounds(rule: WaitingRule, drawn: Drawn) -> Rounds:
     )
 
 
-def _work_of_parts(
-    code: GradientCode, finished: jax.Array, loads: jax.Array
-) -> jax.Array:
-    """Returns the work of a round by its finished parts, in passes over the data."""
-    share = finished / jnp.maximum(code.parts_per_worker, 1)
-    return (loads * share).sum() / len(loads)
+def _searched_ends(rule: UntilDecodable, times: np.ndarray) -> np.ndarray:
+    """Returns when the rounds of `stragglers.until_decodable` end, (trials,).
+
+    Responses are counted in the order of their times. The smallest number of responses
+    that decodes is found for all trials together, by bisection: each step decodes the
+    distinct masks of one number per trial.
+
+    Args:
+      rule: Waiting rule for a code with one message per worker.
+      times: Finish times, (trials, num_workers).
+    """
+    code = with_one_decoder(rule.code, rule.decoder)
+    num_trials, num_workers = times.shape
+    in_order = np.sort(times, axis=1)
+    trials = np.arange(num_trials)
+    # `low` responses do not decode, and `high` responses decode. num_workers + 1 stands
+    # for rounds that never decode.
+    low = np.zeros(num_trials, int)
+    high = np.full(num_trials, num_workers + 1)
+    # Exact codes decode from this number of responses. Most of them need all of these.
+    num_enough = num_workers - int(np.asarray(code.num_stragglers))
+    first_guesses = [num_enough, num_enough - 1]
+    while np.any(high - low > 1):
+        middle = (low + high) // 2
+        if first_guesses:
+            guess = first_guesses.pop(0)
+            middle = np.where((low < guess) & (guess < high), guess, middle)
+        open_trials = trials[high - low > 1]
+        now = in_order[open_trials, middle[open_trials] - 1]
+        received = (times[open_trials] <= now[:, None]) & np.isfinite(
+            times[open_trials]
+        )
+        masks, places = distinct_rows(np.packbits(received, axis=1))
+        decodes = (decode_packed(code, masks).residual <= rule.tolerance)[places]
+        decoded = open_trials[decodes]
+        undecoded = open_trials[~decodes]
+        high[decoded] = middle[decoded]
+        low[undecoded] = middle[undecoded]
+    # A round that does not decode lasts until all workers have responded.
+    num_awaited = np.minimum(high, num_workers)
+    return in_order[trials, num_awaited - 1]
 
 
 def _work(elapsed: Array, joined: Array | None, times: Array, loads: Array) -> Array:

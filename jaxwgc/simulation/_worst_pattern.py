@@ -77,7 +77,7 @@ def worst_pattern(
       >>> received = jaxwgc.simulation.worst_pattern(code, 2)
       >>> received
       array([False,  True,  True, False,  True,  True])
-      >>> float(jaxwgc.decoding_error(code, received).round(3))
+      >>> float(jaxwgc.decoding(code, received).error.round(3))
       2.0
 
     References:

@@ -25,9 +25,12 @@ from jaxwgc.sketching._embeddings._sparse_matrices import (
 from jaxwgc.sketching._linalg.blocks import Blocks
 from jaxwgc.sketching._linalg.factors import NumericalRank
 from jaxwgc.sketching._linalg.linear_operator import LinearOperator
-from jaxwgc.sketching._samplers._row_probabilities import row_probabilities
 from jaxwgc.sketching._samplers._row_sampling import row_sampling
-from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
+from jaxwgc.sketching._samplers._sample_rows import (
+    RowSample,
+    row_probabilities,
+    sample_rows,
+)
 from jaxwgc.sketching._samplers._spatial_order import spatial_order
 from jaxwgc.sketching._scores._approximate_scores import approximate_leverage_scores
 from jaxwgc.sketching._scores._bless import BlessSample, bless

@@ -1,6 +1,6 @@
 """A solver for lineax, of the extra `lineax`.
 
-It is imported on request: `from jaxwgc.sketching.lineax import SketchPreconditioned`.
+It is imported on request: `
 """
 
 import dataclasses
@@ -12,15 +12,17 @@ from jax import Array
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import inverse_power_of_two, promoted
 from jaxwgc._common.pytrees import Static, register
-from jaxwgc.sketching import _solver_arguments
+from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._embeddings._embedding import EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
-from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import solver_cutoff
-from jaxwgc.sketching._linalg.linear_operator import Operator
-from jaxwgc.sketching._linalg.lineax_operators import check_real, operator_from_lineax
-from jaxwgc.sketching._linalg.matrix import Matrix
-from jaxwgc.sketching._linalg.refinement import Refinement
+from jaxwgc.sketching._linalg.linear_operator import (
+    Operator,
+    check_real,
+    operator_from_lineax,
+)
+from jaxwgc.sketching._linalg.matrix import Dense, Matrix
+from jaxwgc.sketching._linalg.refinement import Problem, Refinement
 from jaxwgc.sketching._linalg.rows import scaled
 from jaxwgc.sketching._solvers._preconditioned import (
     MAX_ITERATIONS,
@@ -29,7 +31,6 @@ from jaxwgc.sketching._solvers._preconditioned import (
 )
 from jaxwgc.sketching._solvers._preconditioners import (
     Preconditioner,
-    Problem,
     preconditioner_of,
     refined,
 )
@@ -149,14 +150,14 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
         if sketch_size is None:
             sketch_size = SKETCH_ROWS_PER_COLUMN * tall.in_size()
         matrix = _matrix_of(tall, sketch_size)
-        sketch_size = _solver_arguments.sketch_size(sketch_size, matrix.shape)
+        sketch_size = _arguments.sketch_size(sketch_size, matrix.shape)
         method = self._method_for(matrix, sketch_size)
         embedding = None
         if method == "sketch":
             num_rows = matrix.shape[0]
             embedding = embed(self.embedding, self.key, sketch_size, num_rows)
         default_rcond = solver_cutoff(matrix.shape, matrix.dtype)
-        matrix, rcond = _solver_arguments.with_cutoff(matrix, self.rcond, default_rcond)
+        matrix, rcond = _arguments.with_cutoff(matrix, self.rcond, default_rcond)
         preconditioner = preconditioner_of(
             matrix, embedding, rcond, method, root_ridge=None
         )
@@ -168,7 +169,7 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
         dtype = state.matrix.dtype
         flat = ravel_vector(vector, state.structures).astype(dtype)
         default = 4 * float(jnp.finfo(dtype).eps)
-        tolerance = _solver_arguments.stopping_tolerance(self.tolerance, default, dtype)
+        tolerance = _arguments.stopping_tolerance(self.tolerance, default, dtype)
         solve = _minimum_norm if state.is_transposed else _least_squares
         solved = solve(state, flat, tolerance, self.max_iterations)
         failure = lx.RESULTS.where(
@@ -258,13 +259,13 @@ def _minimum_norm(
     in_row_space = factors.in_row_space(vector, factors.row_space())
     required_gradient = scaled(factors.scale, in_row_space)
     to_unit = inverse_power_of_two(jnp.max(jnp.abs(required_gradient)))
-    refinement = Refinement(
+    problem = Problem(
         matrix=matrix,
-        factors=factors,
-        tolerance=tolerance,
         target=jnp.zeros(matrix.shape[0], matrix.dtype),
-        required_gradient=required_gradient * to_unit,
+        root_ridge=None,
+        tolerance=tolerance,
     )
+    refinement = Refinement(problem, factors, required_gradient * to_unit)
     solved = refinement.solve(max_iterations)
     is_finite = jnp.isfinite(solved.point.squared) & factors.finite
     solution = -matrix.mv(scaled(factors.scale, solved.point.x)) / to_unit

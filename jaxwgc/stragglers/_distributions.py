@@ -4,7 +4,6 @@ import abc
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
 
 import numpy as np
 import scipy
@@ -18,36 +17,6 @@ _LOG_ODDS = np.linspace(36.75, -41.5, 8001)
 _NODES = 0.5 + np.array([[-0.5], [0.5]]) / math.sqrt(3)
 # Probability per round below which an event is ignored.
 _NEVER = 1e-9
-# Weight below which a time is ignored in fits.
-NO_WEIGHT = 1e-9
-
-
-class Sample(NamedTuple):
-    """Times to which a distribution is fitted.
-
-    Attributes:
-      times: Values of the times.
-      weights: Weights of the times.
-      is_whole: Whether the time is complete; otherwise it is a lower bound (censored).
-      kept: Fraction of the degrees of freedom that is not used up by the speeds of the
-        workers, which are estimated from these times, too.
-    """
-
-    times: np.ndarray
-    weights: np.ndarray
-    is_whole: np.ndarray
-    kept: float = 1.0
-
-    @property
-    def counts(self) -> np.ndarray:
-        """Mask of the times with a weight above `NO_WEIGHT`."""
-        return self.weights > NO_WEIGHT
-
-    @property
-    def least_time(self) -> float:
-        """Minimum of the complete times with a weight; infinity if there is none."""
-        used = self.is_whole & self.counts
-        return float(np.min(self.times, where=used, initial=np.inf))
 
 
 class Distribution(abc.ABC):

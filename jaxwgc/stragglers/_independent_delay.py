@@ -3,21 +3,50 @@
 import abc
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._common import array_validation
-from jaxwgc.stragglers._distributions import Distribution, Moved, Sample
-from jaxwgc.stragglers._maximum_likelihood import maximum_likelihood
+from jaxwgc.stragglers._distributions import Distribution, Moved
 from jaxwgc.stragglers._models import DelayModel, loads_of
 from jaxwgc.stragglers._part_times import at_constant_speed
 
 # Rules of the numbers in fields: keyword arguments of
 # `array_validation.check_number`, by name of the field.
 Rules = Mapping[str, Mapping[str, float]]
+# Weight below which a time is ignored in fits.
+NO_WEIGHT = 1e-9
+
+
+class Sample(NamedTuple):
+    """Times to which a distribution is fitted.
+
+    Attributes:
+      times: Values of the times.
+      weights: Weights of the times.
+      is_whole: Whether the time is complete; otherwise it is a lower bound (censored).
+      kept: Fraction of the degrees of freedom that is not used up by the speeds of the
+        workers, which are estimated from these times, too.
+    """
+
+    times: np.ndarray
+    weights: np.ndarray
+    is_whole: np.ndarray
+    kept: float = 1.0
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Mask of the times with a weight above `NO_WEIGHT`."""
+        return self.weights > NO_WEIGHT
+
+    @property
+    def least_time(self) -> float:
+        """Minimum of the complete times with a weight; infinity if there is none."""
+        used = self.is_whole & self.counts
+        return float(np.min(self.times, where=used, initial=np.inf))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +61,6 @@ class IndependentDelay(DelayModel, Distribution):
     Attributes:
       rules: What each number in a field must be, by the name of the field, e.g.
         `{"scale": {"positive": True}, "probability": {"minimum": 0, "maximum": 1}}`.
-      fitted: Names of the fields that `fit_delays` estimates, all by default. The
-        others keep their defaults.
       least_time: Name of the field that is the lower end of the distribution, if its
         estimate is the minimum time, e.g. the shift of an exponential time. None by
         default.
@@ -70,7 +97,6 @@ class IndependentDelay(DelayModel, Distribution):
     """
 
     rules: ClassVar[Rules] = {}
-    fitted: ClassVar[tuple[str, ...] | None] = None
     least_time: ClassVar[str | None] = None
 
     def __post_init__(self):
@@ -105,24 +131,18 @@ class IndependentDelay(DelayModel, Distribution):
         return np.exp(self.logsf(np.asarray(x)))
 
     @classmethod
-    def fitted_fields(cls) -> tuple[str, ...]:
-        """Returns the names of the fields that `fit_delays` estimates."""
-        if cls.fitted is not None:
-            return cls.fitted
+    def field_names(cls) -> tuple[str, ...]:
+        """Returns the names of the fields, which `fit_delays` estimates."""
         return tuple(field.name for field in dataclasses.fields(cls))
 
     @classmethod
-    def estimate(
-        cls, sample: Sample, start: tuple[float, ...] | None = None
-    ) -> tuple[float, ...]:
-        """Returns maximum-likelihood estimates of the fitted fields, in their order.
+    def estimate(cls, sample: Sample) -> tuple[float, ...] | None:
+        """Returns maximum-likelihood estimates of the fields, in their order.
 
-        By default, they are found by a numerical search with `logpdf` and `logsf`. A
-        subclass may use a closed form.
+        By default None: `fit_delays` searches with `logpdf` and `logsf`. A subclass may
+        use a closed form.
 
         Args:
           sample: Times, weights, and which times are complete.
-          start: Estimates for similar times, where the search begins. By default,
-            several points are tried.
         """
-        return maximum_likelihood(cls, sample, start)
+        return None

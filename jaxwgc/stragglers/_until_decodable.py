@@ -11,8 +11,9 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation
 from jaxwgc._common.pytrees import register
+from jaxwgc._common.tolerances import DECODES
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import DECODES, Decoder, DecoderLike
+from jaxwgc.decoders import Decoder, DecoderLike
 from jaxwgc.stragglers._models import Arrivals, times_of
 from jaxwgc.stragglers._part_times import at_constant_speed
 from jaxwgc.stragglers._waiting_rules import WaitingRule

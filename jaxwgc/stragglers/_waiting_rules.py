@@ -10,9 +10,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
+from jaxwgc._common.bisection import first_time
 from jaxwgc._common.pytrees import ByIdentity
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import first_time
 from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._models import Arrivals, times_of
 from jaxwgc.stragglers._selection import fastest_workers

@@ -9,7 +9,18 @@ from jaxwgc.traces._frames import is_frame, times_of_frame
 
 def as_seconds(name: str, values: Any) -> np.ndarray:
     """Converts real numbers and timedelta64 to seconds, float64."""
-    seconds = np.asarray(values)
+    if hasattr(values, "to_frame"):
+        raise TypeError(
+            f"{name} must be an array or a DataFrame; got a Series. Pass "
+            "series.to_frame('seconds') if its index has steps and workers"
+        )
+    try:
+        seconds = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must have equally many rounds at each load, and equally many "
+            f"workers in each round; {error}"
+        ) from error
     if seconds.dtype.kind == "m":
         seconds = seconds / np.timedelta64(1, "s")
     if seconds.dtype.kind not in "iuf":

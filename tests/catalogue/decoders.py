@@ -33,7 +33,9 @@ class DecoderRow(Row):
         """Decodes the first code: arguments are checked when the code is known."""
         code = CODES[next(iter(self.codes))]
         received = np.ones(code.num_workers, bool)
-        return jaxwgc.decoding_weights(code, received, self.make(**arguments))
+        return jaxwgc.decoding(code, received, self.make(**arguments)).weights[
+            ..., 0, :
+        ]
 
     def decoder_for(self, code) -> Any:
         """The class if the code has such a decoder, or else that of the arguments."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from jaxwgc import codes, coding, simulation, stragglers
+from jaxwgc import codes, coding, planning, simulation, stragglers
 from jaxwgc.decoders import LeastSquares
 from tests.catalogue.row import Row
 
@@ -56,7 +56,7 @@ ROWS = (
         },
     ),
     Row(
-        make=jaxwgc.decoding_error,
+        make=jaxwgc.decoding,
         arguments={"code": SIX, "received": ALL, "decoder": LEAST},
     ),
     Row(make=jaxwgc.encode, arguments={"code": SIX, "partial_gradients": MANY}),
@@ -145,11 +145,8 @@ ROWS = (
     # Stragglers.
     Row(
         make=stragglers.fit_delays,
-        arguments={"times": TIMES, "loads": 1.0, "in_order": True, "held_out": 0.5},
-        rules={
-            "loads": "at least 0, finite and not all 0",
-            "held_out": "between 0 and 1",
-        },
+        arguments={"times": TIMES, "loads": 1.0},
+        rules={"loads": "at least 0, finite and not all 0"},
     ),
     # Studies.
     Row(
@@ -168,26 +165,26 @@ ROWS = (
             "delay": PARETO,
             "num_workers": 4,
             "key": KEY,
-            "late": "busy",
-            "memory": False,
-            "exact": False,
             "num_rounds": 40,
-            "target": 0.1,
-            "condition": 10.0,
-            "heterogeneity": 0.1,
             "tail": 1.0,
-            "num_parameters": 1.0,
-            "bytes_per_number": 4.0,
         },
         rules={
             "num_workers": "at least 1",
             "num_rounds": "at least 40",
+            "tail": "at least 0",
+        },
+    ),
+    Row(
+        make=planning.Candidates,
+        arguments={"late": "busy", "memory": False, "exact": False},
+    ),
+    Row(
+        make=planning.Goal,
+        arguments={"target": 0.1, "condition": 10.0, "heterogeneity": 0.1},
+        rules={
             "target": "between 0 and 1",
             "condition": "at least 1",
             "heterogeneity": "at least 0",
-            "tail": "at least 0",
-            "num_parameters": "positive",
-            "bytes_per_number": "positive",
         },
     ),
     Row(make=jaxwgc.straggler_report, arguments={"times": TIMES}),

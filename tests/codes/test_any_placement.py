@@ -15,7 +15,7 @@ from tests.oracles import worst_miss
 from tests.zoo import KEY, patterns_within
 
 METHODS = ("polynomials", "random_rows")
-decoding_error = jax.jit(jaxwgc.decoding_error)
+decode = jax.jit(jaxwgc.decoding)
 
 
 def random_assignment(generator, num_workers, num_parts, num_stragglers):
@@ -53,7 +53,7 @@ def test_weights_of_the_decoders_are_exact_for_every_pattern(method, with_x64):
         held = random_assignment(generator, 9, 12, 3)
         code = any_placement(jax.random.key(number), held, 3, method)
         assert isinstance(code.decoders[0], {"polynomials": Lagrange}.get(method, Dual))
-        assert np.sqrt(decoding_error(code, masks).max()) < 1e-9
+        assert np.sqrt(decode(code, masks).error.max()) < 1e-9
 
 
 def test_columns_that_repeat_have_smaller_weights_than_lagrange():
@@ -62,7 +62,7 @@ def test_columns_that_repeat_have_smaller_weights_than_lagrange():
     held = held[:, [0, 0, 0, 3, 3, 3]]
     code = any_placement(KEY, held, 2, "polynomials")
     masks = patterns_within(6, 2)
-    weights = np.asarray(jaxwgc.decoding_weights(code, masks))
+    weights = np.asarray(jaxwgc.decoding(code, masks).weights[..., 0, :])
     for mask, weights_of_mask in zip(masks, weights, strict=True):
         minimum_norm = np.linalg.pinv(code.encoding_matrix[mask].T) @ np.ones(6)
         np.testing.assert_allclose(weights_of_mask[mask], minimum_norm, atol=1e-5)
@@ -155,7 +155,9 @@ def test_speeds_of_any_size():
     np.testing.assert_array_equal(held.sum(1), [4, 4, 0])
     code = any_placement(KEY, held, 1)
     received = ~np.eye(3, dtype=bool)
-    np.testing.assert_allclose(jaxwgc.effective_weights(code, received), 1, atol=1e-5)
+    np.testing.assert_allclose(
+        jaxwgc.decoding(code, received).effective_weights, 1, atol=1e-5
+    )
 
 
 def test_one_copy_of_each_part_needs_no_code():
@@ -171,7 +173,7 @@ def test_fifty_workers_decode_accurately_in_float32(method):
     """No worse than the prototypes of random placements with nine stragglers."""
     held = ~random_patterns(50, 10, 50).T
     code = any_placement(KEY, held, 9, method)
-    errors = np.sqrt(decoding_error(code, random_patterns(50, 9, 1000)) / 50)
+    errors = np.sqrt(decode(code, random_patterns(50, 9, 1000)).error / 50)
     assert np.median(errors) < 2e-6
     assert np.quantile(errors, 0.99) < 1e-4
 

@@ -27,7 +27,8 @@ class TestClustered:
         np.testing.assert_array_equal(code.encoding_matrix, flat.encoding_matrix)
         masks = np.random.default_rng(0).random((20, 12)) < 0.7
         result, expected = (
-            jaxwgc.decoding_weights(clustered, masks) for clustered in (code, flat)
+            jaxwgc.decoding(clustered, masks).weights[..., 0, :]
+            for clustered in (code, flat)
         )
         np.testing.assert_array_equal(result, expected)
 
@@ -50,7 +51,7 @@ class TestClustered:
         weights = np.array([1.0, 2.0, 3.0, 1.0, 4.0, 5.0])
         code = jaxwgc.weighted(codes.clustered(codes.cyclic_mds(3, 1), 2), weights)
         received = np.array([True, True, False, False, True, True])
-        effective = jaxwgc.effective_weights(code, received)
+        effective = jaxwgc.decoding(code, received).effective_weights
         np.testing.assert_allclose(effective, weights, rtol=1e-5)
 
 
@@ -161,7 +162,7 @@ class TestFromMatrix:
 
         def error(scale):
             scaled = dataclasses.replace(code, encoding_matrix=scale * ROWS)
-            return jaxwgc.decoding_error(scaled, np.arange(3) > 0)
+            return jaxwgc.decoding(scaled, np.arange(3) > 0).error
 
         result = jax.jit(jax.vmap(error))(np.array([1.0, 2.0]))
         np.testing.assert_allclose(result, 0, atol=1e-6)

@@ -68,7 +68,7 @@ class TestCommunicationEfficient:
         assert math.gcd(_best_step(100, 10, 4), 100) == 1
         assert np.abs(code.encoding_matrix).max() < 20
         received = random_patterns(100, 10, 32)
-        weights = np.asarray(jaxwgc.decoding_weights(code, received))
+        weights = np.asarray(jaxwgc.decoding(code, received).weights)
         # The product in float64 leaves the error of the weights themselves.
         reached = weights.astype(np.float64) @ code.encoding_matrix
         misses = np.abs(reached - targets(code)).max((1, 2))

@@ -36,7 +36,7 @@ class TestEdgeGraph:
             graph_key, answers_key = jax.random.split(key)
             code = edge_graph(graph_key, 6, 3)
             arrivals, _ = model.sample(answers_key, model.init(9), code.loads)
-            return jaxwgc.effective_weights(code, arrivals.received)
+            return jaxwgc.decoding(code, arrivals.received).effective_weights
 
         weights = jaxwgc.monte_carlo(effective_weights, KEY, 4000)
         means = np.mean(weights, axis=0)

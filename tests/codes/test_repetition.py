@@ -30,7 +30,7 @@ def test_uncoded_assigns_parts_in_proportion_to_loads():
     code = codes.uncoded(3, 8, loads=[2, 1, 1])
     np.testing.assert_array_equal(code.parts_per_worker, [4, 2, 2])
     np.testing.assert_array_equal(code.encoding_matrix.sum(0), np.ones(8))
-    weights = jaxwgc.effective_weights(code, np.array([True, False, True]))
+    weights = jaxwgc.decoding(code, np.array([True, False, True])).effective_weights
     np.testing.assert_array_equal(weights, np.arange(8) // 2 != 2)
 
 
@@ -48,7 +48,7 @@ class TestCyclicRepetition:
         """Tandon's matrices: their rows differ by orders of magnitude."""
         code = codes.cyclic_repetition(KEY, 40, 5)
         received = random_patterns(40, 5, 200)
-        weights = np.asarray(jaxwgc.decoding_weights(code, received), float)
+        weights = np.asarray(jaxwgc.decoding(code, received).weights[..., 0, :], float)
         matrix = np.asarray(code.encoding_matrix, np.float32)
         norms = np.linalg.norm(weights @ matrix.astype(float) - 1, axis=1)
         residuals = [least_miss(matrix, np.ones((1, 40)), mask) for mask in received]

@@ -51,7 +51,9 @@ class TestFill:
         probabilities = probabilities_at(tau)
         code = codes.unequal(probabilities, 10)
         draws = np.random.default_rng(1).random((NUM_DRAWS, 10))
-        weights = np.asarray(jaxwgc.effective_weights(code, draws >= probabilities))
+        weights = np.asarray(
+            jaxwgc.decoding(code, draws >= probabilities).effective_weights
+        )
         misses = weights - 1
         check_mean(misses, 0)
         for rho, errors in ((0.0, np.sum(misses**2, 1)), (1.0, misses.sum(1) ** 2)):
@@ -175,7 +177,7 @@ def test_estimated_probabilities_cause_the_predicted_bias(with_x64):
     formula = (1 - probabilities) / (1 - estimates) @ shares_of(code, estimates) - 1
     received = ((np.arange(8)[:, None] >> np.arange(3)) & 1).astype(bool)
     chance = np.prod(np.where(received, 1 - probabilities, probabilities), 1)
-    weights = np.asarray(jaxwgc.effective_weights(code, received))
+    weights = np.asarray(jaxwgc.decoding(code, received).effective_weights)
     prediction = expected_error(code, probabilities)
     np.testing.assert_allclose(prediction.bias, formula)
     np.testing.assert_allclose(chance @ weights - 1, formula)

@@ -70,7 +70,7 @@ class TestOneFromOutside:
 
         def weights(limit, mask):
             decoder = Clipped(decoders.LeastSquares(), limit)
-            return jaxwgc.decoding_weights(CODE, mask, decoder)
+            return jaxwgc.decoding(CODE, mask, decoder).weights[..., 0, :]
 
         over_masks = jax.vmap(weights, (None, 0))
         result = jax.jit(jax.vmap(over_masks, (0, None)))(limits, MASKS)
@@ -105,14 +105,16 @@ class TestOneFromOutside:
     def test_among_the_decoders_of_a_code(self):
         code = dataclasses.replace(CODE, decoders=(CLIPPED,))
         for decoder in (None, Clipped):
-            result = jaxwgc.decoding_weights(code, MASKS, decoder)
+            result = jaxwgc.decoding(code, MASKS, decoder).weights[..., 0, :]
             np.testing.assert_allclose(result, by_hand(MASKS), atol=3e-5)
         clusters = codes.clustered(code, 2)
-        weights = jaxwgc.decoding_weights(clusters, np.tile(MASKS, 2), Clipped)
+        weights = jaxwgc.decoding(clusters, np.tile(MASKS, 2), Clipped).weights[
+            ..., 0, :
+        ]
         np.testing.assert_allclose(weights, np.tile(result, 2), atol=1e-6)
 
     def test_weights_of_stragglers_are_set_to_zero(self):
-        weights = jaxwgc.decoding_weights(CODE, MASKS, Garbled)
+        weights = jaxwgc.decoding(CODE, MASKS, Garbled).weights[..., 0, :]
         assert weights.dtype == jnp.float32
         np.testing.assert_array_equal(weights, MASKS)
 
@@ -137,15 +139,15 @@ class Named(decoders.Decoder):
 def test_optimal_weights_are_not_inherited():
     assert decoders.LeastSquares.is_optimal and decoders.Lagrange.is_optimal
     assert not Doubled.is_optimal
-    errors = np.asarray(jaxwgc.decoding_error(CODE, MASKS, Doubled))
+    errors = np.asarray(jaxwgc.decoding(CODE, MASKS, Doubled).error)
     worst = jaxwgc.simulation.worst_pattern(CODE, 2, Doubled(), max_patterns=0)
     [error] = errors[(worst == MASKS).all(1)]
     np.testing.assert_allclose(error, errors[MASKS.sum(1) == 4].max(), rtol=1e-5)
 
 
 def test_static_fields_may_be_annotated_by_strings():
-    result = jax.jit(jaxwgc.decoding_weights)(CODE, MASKS, Named(2.0))
-    np.testing.assert_array_equal(result, 2 * MASKS)
+    result = jax.jit(jaxwgc.decoding)(CODE, MASKS, Named(2.0))
+    np.testing.assert_array_equal(result.weights[..., 0, :], 2 * MASKS)
 
 
 class TestStructures:
@@ -158,9 +160,10 @@ class TestStructures:
 
         kinds = Other(), Garbled(), decoders.LeastSquares()
         assert len({jax.tree.structure(decoder) for decoder in kinds}) == 3
-        weights = jax.jit(jaxwgc.decoding_weights)
+        decode = jax.jit(jaxwgc.decoding)
+        doubled = decode(CODE, MASKS, Other())
         np.testing.assert_array_equal(
-            weights(CODE, MASKS, Other()), 2 * weights(CODE, MASKS, Garbled())
+            doubled.weights, 2 * decode(CODE, MASKS, Garbled()).weights
         )
 
     def test_decoders_are_frozen(self):
@@ -170,7 +173,9 @@ class TestStructures:
 
 def test_a_code_without_decoders():
     code = dataclasses.replace(CODE, decoders=())
-    weights = jaxwgc.decoding_weights(code, np.ones(6, bool), decoders.LeastSquares())
+    weights = jaxwgc.decoding(code, np.ones(6, bool), decoders.LeastSquares()).weights[
+        ..., 0, :
+    ]
     np.testing.assert_allclose(weights @ CODE.encoding_matrix, 1, rtol=1e-5)
 
 
@@ -210,7 +215,7 @@ def test_classes_of_decoders_that_a_code_does_not_have(name, decoder):
     code = CODES[name]
     received = np.ones(code.num_workers, bool)
     with pytest.raises(ValueError, match=f"decoder {decoder.__name__} needs a code"):
-        jaxwgc.decoding_weights(code, received, decoder)
+        jaxwgc.decoding(code, received, decoder)
 
 
 @pytest.mark.parametrize(
@@ -231,12 +236,12 @@ def test_classes_of_decoders_that_a_code_does_not_have(name, decoder):
 )
 def test_decoders_of_other_codes_are_rejected(decoder, message):
     with pytest.raises(ValueError, match=message):
-        jaxwgc.decoding_weights(CODE, np.ones(6, bool), decoder)
+        jaxwgc.decoding(CODE, np.ones(6, bool), decoder)
 
 
 def test_copies_of_another_code_are_rejected():
     with pytest.raises(ValueError, match="copies must"):
-        jaxwgc.decoding_weights(
+        jaxwgc.decoding(
             codes.uncoded(6), np.ones(6, bool), OneCopy(np.zeros((5, 2), int), 3)
         )
 
@@ -245,20 +250,20 @@ def test_peeling_is_rejected_for_segments():
     code = CODES["communication_efficient"]
     decoder = Peeling(np.ones((6, 6), bool))
     with pytest.raises(ValueError, match="num_segments"):
-        jaxwgc.decoding_weights(code, np.ones(code.num_workers, bool), decoder)
+        jaxwgc.decoding(code, np.ones(code.num_workers, bool), decoder)
 
 
 def test_a_code_without_decoders_needs_one():
     code = dataclasses.replace(CODE, decoders=())
     with pytest.raises(ValueError, match="be given"):
-        jaxwgc.decoding_weights(code, np.ones(6, bool))
+        jaxwgc.decoding(code, np.ones(6, bool))
 
 
 def test_weights_of_clusters_are_checked():
     code = codes.clustered(codes.uncoded(3, 9), 2)
     decoder = Clustered(Returning("short"), 2)
     with pytest.raises(ValueError, match=r"Returning .*; got \(3,\)"):
-        jaxwgc.decoding_weights(code, np.ones(6, bool), decoder)
+        jaxwgc.decoding(code, np.ones(6, bool), decoder)
 
 
 @pytest.mark.parametrize(
@@ -271,4 +276,4 @@ def test_weights_of_clusters_are_checked():
 )
 def test_arrays_of_another_dtype_are_rejected(code, decoder, message):
     with pytest.raises(TypeError, match=message):
-        jaxwgc.decoding_weights(code, np.ones(6, bool), decoder)
+        jaxwgc.decoding(code, np.ones(6, bool), decoder)

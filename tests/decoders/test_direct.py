@@ -112,7 +112,7 @@ class TestGroup:
         heavy = jaxwgc.weighted(code, np.array([1.0, 1, 1, 1, 9]))
         received = np.array([True, False, True, True, False])
         for own, expected in ((code, [1, 0, 1, 0, 0]), (heavy, [0, 0, 0, 1, 0])):
-            found = jaxwgc.decoding_weights(own, received, Group)
+            found = jaxwgc.decoding(own, received, Group).weights[..., 0, :]
             np.testing.assert_array_equal(found, expected)
 
 
@@ -140,7 +140,7 @@ class TestOneStep:
     def test_each_cluster_is_scaled_by_its_own_responses(self):
         code = codes.clustered(codes.uncoded(3), 2)
         masks = np.array([[1, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]], bool)
-        weights = jaxwgc.decoding_weights(code, masks, decoder=OneStep)
+        weights = jaxwgc.decoding(code, masks, decoder=OneStep).weights[..., 0, :]
         np.testing.assert_allclose(
             weights, [[3, 0, 0, 1.5, 1.5, 0], [0, 0, 0, 1, 1, 1]]
         )
@@ -213,7 +213,7 @@ class TestComponents:
 
         def decode(key):
             code = codes.edge_graph(key, 6, degree=3)
-            return code.encoding_matrix, jaxwgc.effective_weights(code, masks)
+            return code.encoding_matrix, jaxwgc.decoding(code, masks).effective_weights
 
         matrix, result = jax.jit(decode)(KEY)
         rows = np.asarray(matrix, float) * masks[..., None]
@@ -233,4 +233,4 @@ class TestComponents:
         components = Components(np.array([[0, 1], [0, 1]]))
         code = dataclasses.replace(code, decoders=(components,))
         masks = np.array([[True, True], [True, False], [False, False]])
-        np.testing.assert_array_equal(jaxwgc.decoding_error(code, masks), [0, 0, 2])
+        np.testing.assert_array_equal(jaxwgc.decoding(code, masks).error, [0, 0, 2])

@@ -87,7 +87,7 @@ def test_one_step_decoder_of_a_code_is_not_counted_in_every_round():
     masks = np.random.default_rng(0).random((20, 12)) < 0.9
     decoding = DecodingOptions(decoder=decoders.OneStep)
     failed = num_undecodable(BERNOULLI, masks, PARAMS, decoding=decoding)
-    error = jaxwgc.decoding_error(BERNOULLI, masks, decoders.OneStep)
+    error = jaxwgc.decoding(BERNOULLI, masks, decoders.OneStep).error
     relative = np.sqrt(error / 12)
     assert np.all(np.abs(relative - 0.999) > 0.01)
     assert failed == (relative > 0.999).astype(int).tolist()
@@ -103,4 +103,4 @@ def test_rounds_until_decodable_are_exact_with_every_decoder():
 def test_a_decoder_class_without_its_arguments_raises_an_error_that_lists_them():
     message = r"decoder Ridge needs a code .*, or its arguments: .* Ridge\(noise\)"
     with pytest.raises(ValueError, match=message):
-        jaxwgc.decoding_weights(CODE, np.ones(4, bool), decoders.Ridge)
+        jaxwgc.decoding(CODE, np.ones(4, bool), decoders.Ridge)

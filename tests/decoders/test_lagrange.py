@@ -9,7 +9,12 @@ from jaxwgc.decoders._lagrange import interpolate
 from tests.conftest import every_pattern, random_patterns
 from tests.oracles import least_miss
 
-decoding_weights = jax.jit(jaxwgc.decoding_weights)
+
+@jax.jit
+def decoding_weights(code, masks):
+    return jaxwgc.decoding(code, masks).weights[..., 0, :]
+
+
 lagrange = jax.jit(interpolate)
 
 
@@ -143,4 +148,4 @@ def test_a_lagrange_decoder_may_be_given_to_a_weighted_code(weight):
     """The weights of all parts may be zero."""
     code = jaxwgc.weighted(jaxwgc.codes.reed_solomon(6, 6, 3), np.full(6, weight))
     decoder = jaxwgc.decoders.Lagrange(code.decoders[0].positions, 2)
-    assert jaxwgc.decoding_error(code, np.arange(6) > 0, decoder) <= 1e-9 * weight
+    assert jaxwgc.decoding(code, np.arange(6) > 0, decoder).error <= 1e-9 * weight

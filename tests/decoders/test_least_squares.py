@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as hnp
 from jax.tree_util import Partial
 
 import jaxwgc
+from jaxwgc._common.some_rows import masked_map
 from jaxwgc.decoders import _least_squares, _systems
-from jaxwgc.decoders._some_masks import masked_map
 from jaxwgc.decoders._systems import System, scaled_rows
 from tests.conftest import every_pattern, random_patterns
 from tests.oracles import row_scales
@@ -209,7 +209,7 @@ def test_large_bernoulli_code():
     expected = miss(weights, code.encoding_matrix, target).mean()
     assert 0.1 < expected < 20
     decoder = jaxwgc.decoders.LeastSquares
-    error = jax.jit(lambda received: jaxwgc.decoding_error(code, received, decoder))(
+    error = jax.jit(lambda received: jaxwgc.decoding(code, received, decoder).error)(
         masks
     )
     np.testing.assert_allclose(np.mean(error, dtype=float), expected, rtol=1e-6)
@@ -284,9 +284,9 @@ class TestDecodingError:
         def error(step):
             matrix = code.encoding_matrix + step * direction
             scaled = dataclasses.replace(code, encoding_matrix=matrix)
-            return jaxwgc.decoding_error(
+            return jaxwgc.decoding(
                 scaled, masks, jaxwgc.decoders.LeastSquares
-            ).mean()
+            ).error.mean()
 
         step = 1e-5
         difference = (error(step)[0] - error(-step)[0]) / (2 * step)
@@ -297,7 +297,7 @@ class TestDecodingError:
 def test_rows_whose_squares_leave_the_range_of_float32():
     sizes = np.array([1e-30, 1, 1e30])
     code = jaxwgc.GradientCode.from_matrix(np.diag(sizes))
-    weights = jaxwgc.decoding_weights(code, np.ones(3, bool))
+    weights = jaxwgc.decoding(code, np.ones(3, bool)).weights[..., 0, :]
     np.testing.assert_allclose(weights, 1 / sizes, rtol=1e-5)
 
 

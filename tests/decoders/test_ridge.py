@@ -41,7 +41,9 @@ def best_weights(code, mask, noise):
 def test_the_expected_error_is_minimal(name, noise):
     code = CODES[name]
     decoder = decoders.Ridge(noise)
-    weights = np.asarray(jaxwgc.decoding_weights(code, MASKS, decoder), complex)
+    weights = np.asarray(
+        jaxwgc.decoding(code, MASKS, decoder).weights[..., 0, :], complex
+    )
     for mask, found in zip(MASKS, weights[:, 0] if weights.ndim == 3 else weights):
         minimum = expected_error(code, best_weights(code, mask, noise), noise)
         error = expected_error(code, found, noise)
@@ -53,12 +55,12 @@ def test_the_size_of_messages_does_not_matter(size):
     code = CODES["bernoulli"]
     matrix = np.asarray(code.encoding_matrix, np.float64)
     decoder = decoders.Ridge(0.1)
-    weights = jaxwgc.decoding_weights(
+    weights = jaxwgc.decoding(
         codes.GradientCode.from_matrix(matrix), MASKS, decoder
-    )
-    resized = jaxwgc.decoding_weights(
+    ).weights[..., 0, :]
+    resized = jaxwgc.decoding(
         codes.GradientCode.from_matrix(size * matrix), MASKS, decoder
-    )
+    ).weights[..., 0, :]
     np.testing.assert_allclose(size * np.asarray(resized), weights, atol=1e-4)
 
 
@@ -66,7 +68,7 @@ def test_too_little_noise_is_rejected_with_advice():
     decoder = decoders.Ridge(0.005)
     message = "noise must be at least 0.01; got 0.005. With less, use another decoder"
     with pytest.raises(ValueError, match=message):
-        jaxwgc.decoding_weights(CODES["bernoulli"], MASKS[0], decoder)
+        jaxwgc.decoding(CODES["bernoulli"], MASKS[0], decoder)
 
 
 def test_a_decoder_in_place_of_params_is_rejected():

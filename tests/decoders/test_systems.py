@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import jaxwgc
+from jaxwgc._common.tolerances import ROUNDING
 from jaxwgc.decoders import _systems
 from jaxwgc.decoders._systems import solve_in_turn, systems_of
-from jaxwgc.decoders._targets import ROUNDING
 from tests.conftest import every_pattern
 from tests.oracles import row_scales
 
@@ -38,7 +38,7 @@ def by_lstsq(code, masks):
 def test_all_short_masks_as_by_numpy(name, with_x64):
     code = CODES[name]
     expected = by_lstsq(code, SHORT)
-    weights = jaxwgc.decoding_weights(code, SHORT)
+    weights = jaxwgc.decoding(code, SHORT).weights[..., 0, :]
     size = np.abs(expected).max()
     np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-11 * size)
 
@@ -49,7 +49,7 @@ def test_batches_lanes_and_single_masks(name, x64):
     code = CODES[name]
 
     def decode(mask):
-        return jaxwgc.decoding_weights(code, mask)
+        return jaxwgc.decoding(code, mask).weights[..., 0, :]
 
     batch = decode(SHORT)
     assert np.finfo(batch.dtype).bits == (64 if x64 else 32)
@@ -102,7 +102,7 @@ def test_masks_that_are_not_factorised_are_decomposed(x64):
 def test_the_first_decoding_compiles_no_decomposition():
     """Outside of jit, the fallback is compiled only if a mask needs it."""
     _systems._solve_poor.clear_cache()
-    jaxwgc.decoding_weights(CODE, every_pattern(8, 2))
+    jaxwgc.decoding(CODE, every_pattern(8, 2))
     assert _systems._solve_poor._cache_size() == 0
-    jaxwgc.decoding_weights(CODE, SHORT)
+    jaxwgc.decoding(CODE, SHORT)
     assert _systems._solve_poor._cache_size() == 1

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
 
-import jaxwgc
 from jaxwgc import codes, distributed
 from tests.conftest import printed_by, start_on_devices
 
@@ -83,29 +82,12 @@ needed = jax.jit(step).lower(like, parts, mask).compile().memory_analysis()
 gradients = needed.temp_size_in_bytes / (4 * 10_000_000)
 assert 0.1 < gradients < 6, gradients
 print("done, of gradients:", gradients)
-
-
-def trial(key):
-    times = jax.random.uniform(key, (4,))
-    error = jaxwgc.decoding_error(codes.fractional_repetition(4, 1), times > 0.4)
-    return {"times": times, "error": error}
-
-
-key = jax.random.key(0)
-seen = []
-one = jaxwgc.monte_carlo(trial, key, 37, 3)
-many = jaxwgc.monte_carlo(
-    trial, key, 37, 3, lambda *own: seen.append(own), devices=jax.devices()[1:]
-)
-jax.tree.map(np.testing.assert_array_equal, one, many)
-assert seen[-1] == (37, 37)
-print("done, studies")
 """
 
 
 def test_four_devices():
     printed = printed_by(start_on_devices(4, PROGRAM))
-    assert printed.count("done") == 4
+    assert printed.count("done") == 3
     assert printed.count("'model'") == 1
 
 
@@ -246,10 +228,6 @@ def test_half_precision_is_kept():
     np.testing.assert_allclose(np.float32(gradient["w"]), expected, rtol=0.1)
 
 
-def study(devices):
-    return jaxwgc.monte_carlo(jax.random.normal, jax.random.key(0), 5, devices=devices)
-
-
 DEVICE = jax.devices()[0]
 TYPES = {"axis_types": (AxisType.Auto, AxisType.Explicit)}
 EXPLICIT = jax.make_mesh((1, 1), ("workers", "model"), **TYPES)
@@ -270,7 +248,6 @@ VECTOR = {"loss": lambda params, part: part @ params["w"], "received": MASK}
         (compute, TypeError, {"received": np.ones(4)}, "received must be a bool mask"),
         (compute, TypeError, INTS, "params.* must be real or complex floats"),
         (compute, TypeError, VECTOR, "loss must return a scalar; got an array"),
-        (study, TypeError, {"devices": [0]}, "devices must be from jax.devices"),
         (place, ValueError, {"axis": "rows"}, "axis must be one of 'workers'"),
         (place, ValueError, {"mesh": EXPLICIT}, "type Auto for axes other than"),
         (make, ValueError, {"mesh": EXPLICIT}, "type Auto for axes other than"),
@@ -280,8 +257,6 @@ VECTOR = {"loss": lambda params, part: part @ params["w"], "received": MASK}
         (compute, ValueError, {"received": MASK[None]}, "received must have shape"),
         (compute, ValueError, {"received": MASK[1:]}, "received must have shape"),
         (compute, ValueError, {}, "received or finished must be given"),
-        (study, ValueError, {"devices": []}, "devices must be distinct devices"),
-        (study, ValueError, {"devices": [DEVICE] * 2}, "must be distinct devices"),
     ],
 )
 def test_bad_arguments(call, error, options, rule):

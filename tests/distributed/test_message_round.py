@@ -252,7 +252,7 @@ def test_worker_that_has_stopped_has_no_times_of_its_own_past():
     assert np.isfinite(trace[:, [0, 2]]).all()
     np.testing.assert_array_equal(trace[:, 1], rows[:, 1])
     report = straggler_report(trace)
-    assert report.kinds[1] == "missing since round 30"
+    assert report.kind_texts[1] == "missing since round 30"
     assert "worker 1: no response since round 30" in report.advice
     # On request, a worker that responds leaves parts to others.
     in_turns = np.stack([rows, np.full_like(rows, np.nan)], axis=2)

@@ -144,8 +144,11 @@ DELAYS = {
     "delays.planning.TARGETS": (0.01,),
     "delays.planning.HETEROGENEITIES": (1.0,),
     "delays.planning.NUM_PAIRS": 1,
-    "delays.planning.GOALS": {"default goal": {}},
-    "delays.planning.OPTIONS": {"replications": (1,), "num_rounds": 40},
+    "delays.planning.GOALS": {"default goal": planning.Goal()},
+    "delays.planning.OPTIONS": {
+        "candidates": planning.Candidates(replications=(1,)),
+        "num_rounds": 40,
+    },
     "delays.planning.LAWS": only(planning.LAWS, "one in 500 stalls"),
     "delays.planning.NUM_WORKERS": 4,
     "delays.models.DATA_SETS": 1,

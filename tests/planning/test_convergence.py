@@ -6,12 +6,13 @@ import pytest
 from jaxwgc.planning._convergence import (
     MOVES,
     Goal,
+    Quadratic,
     StaleDescent,
     Weights,
     leave_one_out,
 )
 
-GOAL = Goal.checked(target=0.01, condition=10.0, heterogeneity=0.0, num_workers=4)
+PROBLEM = Quadratic.of(Goal(condition=10.0, heterogeneity=0.0), num_workers=4)
 
 
 @pytest.mark.parametrize("step", [1.5, 1.99, 2.01, 2.2, 3.0])
@@ -21,11 +22,11 @@ def test_descent_diverges_if_the_step_exceeds_2_over_the_curvature(step):
     exact = Weights(
         noise=zero, bias=zero, scale_variance=zero, lasting=zero, correlation=zero
     )
-    loss = exact.loss(step, GOAL)(5)
+    loss = exact.loss(step, PROBLEM)(5)
     if step > 2:
         assert loss == np.inf
         return
-    curvature, _ = GOAL.quadratic()
+    curvature = PROBLEM.curvature
     np.testing.assert_allclose(loss, np.mean((1 - step * curvature) ** 10))
 
 
@@ -36,19 +37,19 @@ def test_stale_descent_keeps_its_pace_after_the_simulated_steps(num_steps):
     descent = StaleDescent(
         left=remainder, displaced=2 * remainder, unknown=np.zeros(())
     )
-    goal = Goal.checked(target=0.01, condition=1.0, heterogeneity=0.5, num_workers=4)
-    _, size = goal.quadratic()
+    problem = Quadratic.of(Goal(condition=1.0, heterogeneity=0.5), num_workers=4)
+    size = problem.parts
     step = MOVES[3]
     expected = np.exp(-rates[3] * num_steps) * (1 + 2 * size * step**2)
-    np.testing.assert_allclose(descent.loss(step, goal)(num_steps), expected)
+    np.testing.assert_allclose(descent.loss(step, problem)(num_steps), expected)
 
 
 def test_messages_that_are_unknown_after_the_simulated_steps_displace_the_limit():
     remainder = np.exp(-np.outer(np.ones(len(MOVES)), np.arange(17)))
     descent = StaleDescent(left=remainder, displaced=remainder, unknown=np.array(0.3))
-    goal = Goal.checked(target=0.01, condition=1.0, heterogeneity=0.5, num_workers=4)
-    _, size = goal.quadratic()
-    loss = descent.loss(MOVES[3], goal)
+    problem = Quadratic.of(Goal(condition=1.0, heterogeneity=0.5), num_workers=4)
+    size = problem.parts
+    loss = descent.loss(MOVES[3], problem)
     np.testing.assert_allclose(loss(np.inf), 0.3 * size)
     # Half of the exponent, because distances and not their squares decay.
     at_20 = np.exp(-20) * (1 + size * MOVES[3] ** 2)

@@ -7,9 +7,8 @@ import scipy.stats
 
 import jaxwgc
 from jaxwgc import codes, planning, stragglers
-from jaxwgc.planning._clusters import Clusters
-from jaxwgc.planning._noise_and_bias import moments_of_weights
-from jaxwgc.simulation._rounds import Loads
+from jaxwgc.planning._judging import moments_of_weights
+from jaxwgc.planning._rounds import Clusters
 
 CODE = codes.uncoded(4)
 NUM_MEASURED = 30
@@ -17,15 +16,16 @@ NUM_MEASURED = 30
 
 def clusters_of(shape, *, has_stalls=False, has_state=False):
     """Eight clusters whose times are all one, as `jaxwgc.plan` simulates them."""
-    times = np.ones(shape, np.float32)
+    delay = stragglers.bernoulli_slowdown(0.0, 1.0)
+    if has_state:
+        delay = stragglers.unequal_speeds(delay, np.ones(shape[2]))
     return Clusters(
-        delay=stragglers.shifted_exponential(0.0, 1.0),
+        delay=delay,
+        key=jax.random.key(0),
+        num_clusters=shape[0],
+        num_rounds=shape[1],
         num_measured=NUM_MEASURED,
         has_stalls=has_stalls,
-        has_state=has_state,
-        key=jax.random.key(0),
-        by_loads={Loads.of(CODE, np.float32).identity: times},
-        drawn={},
     )
 
 

@@ -1,7 +1,6 @@
 """Plans against closed forms, and what is plainly best."""
 
 import dataclasses
-import functools
 import inspect
 import json
 import math
@@ -14,10 +13,22 @@ from scipy import special
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
-from jaxwgc.planning import Candidate
+from jaxwgc.planning import Candidate, Candidates, Goal
 
 KEY = jax.random.key(0)
-plan = functools.partial(jaxwgc.plan, key=KEY)
+GOALS = {field.name for field in dataclasses.fields(Goal)}
+CANDIDATES = {field.name for field in dataclasses.fields(Candidates)}
+
+
+def plan(delay, num_workers, **options):
+    """Plans with numbers of the goal and options of the candidates among others."""
+    goal = {name: options.pop(name) for name in GOALS & options.keys()}
+    candidates = {name: options.pop(name) for name in CANDIDATES & options.keys()}
+    if candidates:
+        options["candidates"] = Candidates(**candidates)
+    return jaxwgc.plan(delay, num_workers, KEY, goal=Goal(**goal), **options)
+
+
 EXPONENTIAL = stragglers.shifted_exponential(shift=1.0, rate=0.5)
 
 
@@ -60,7 +71,8 @@ def test_work_by_speed_is_among_the_choices():
     endless_choices = [
         dataclasses.replace(choice, step_time=endless) for choice in result.choices[1:]
     ]
-    assert "nan" not in result._replace(choices=(result.best, *endless_choices)).answer
+    changed = dataclasses.replace(result, choices=(result.best, *endless_choices))
+    assert "nan" not in changed.answer
     # Machines that only seem to differ are not told apart.
     times = 1 + np.random.default_rng(2).pareto(1.5, (15, 32))
     result = plan(stragglers.empirical(times), 32, replications=[1])
@@ -150,7 +162,7 @@ def test_same_rounds_for_the_same_choices(measured):
     delay, result = measured
     chosen = [other for other in result.choices if other.name == "uncoded"][:3]
     # The same twice is no harm.
-    again = plan(delay, 6, choices=[*chosen, *chosen])
+    again = plan(delay, 6, candidates=[*chosen, *chosen])
     assert "takes" in str(again)
     by_wait = {other.waits_for: other for other in again.choices}
     for choice in chosen:
@@ -162,15 +174,15 @@ def test_same_rounds_for_the_same_choices(measured):
 def test_another_goal_from_the_same_rounds(measured):
     delay, result = measured
     goal = {"target": 1e-3, "condition": 30.0, "heterogeneity": 0.5}
-    other = result.replan(**goal)
-    fresh = plan(delay, 6, choices=result.choices, tail=0, **goal)
+    other = result.replan(Goal(**goal))
+    fresh = plan(delay, 6, candidates=result.choices, tail=0, **goal)
     assert [choice.time for choice in other.choices] == [
         choice.time for choice in fresh.choices
     ]
-    assert (other.target, other.num_rounds) == (1e-3, result.num_rounds)
-    assert result.replan().choices == result.choices
-    with pytest.raises(ValueError, match="target must be between 0 and 1"):
-        result.replan(target=2)
+    assert (other.goal.target, other.num_rounds) == (1e-3, result.num_rounds)
+    assert result.replan(result.goal).choices == result.choices
+    with pytest.raises(TypeError, match="goal must be a Goal"):
+        result.replan(1e-3)
 
 
 def test_equal_workers_are_not_coded(x64):
@@ -203,9 +215,9 @@ def test_one_slow_worker_is_coded_for():
         if not choice.is_coded and choice.waits_for == "first 7"
     )
     assert ignoring.time.value == math.inf
-    assert ignoring.lowest_loss > result.target
+    assert ignoring.lowest_loss > result.goal.target
     # Where all parts agree, nothing is lost with it.
-    agreeing = plan(delay, 8, choices=result.choices, heterogeneity=0.0)
+    agreeing = plan(delay, 8, candidates=result.choices, heterogeneity=0.0)
     assert not agreeing.best.is_coded
     assert agreeing.best.waits_for != "all"
 
@@ -238,7 +250,7 @@ def test_target_that_no_choice_reaches():
     assert coded.best.name == "fractional_repetition"
     # An old message is not exact.
     assert not any(choice.memory for choice in coded.choices)
-    assert "has no finite mean time" in str(coded._replace(without=None))
+    assert "has no finite mean time" in str(dataclasses.replace(coded, without=None))
 
 
 def test_stalls_that_a_trace_does_not_show():
@@ -247,7 +259,7 @@ def test_stalls_that_a_trace_does_not_show():
     delay = stragglers.empirical(times)
     options = {"replications": [1], "target": 1e-3, "late": "cancelled"}
     careless = plan(delay, 8, tail=0, heterogeneity=1.0, **options)
-    assert careless.best.waits_for == "all" and not careless.has_stalls
+    assert careless.best.waits_for == "all" and careless.stalls is None
     assert careless.best.stalled_step_time == careless.best.step_time
     result = plan(delay, 8, tail=20.0, heterogeneity=1.0, **options)
     by_wait = {choice.waits_for: choice for choice in result.choices}
@@ -354,7 +366,7 @@ def test_waiting_for_all_is_reported_under_any_name():
         Candidate("mine", codes.uncoded(4), stragglers.fastest(3)),
         Candidate("mine", codes.binary(4, 1), stragglers.fastest(3)),
     ]
-    result = plan(EXPONENTIAL, 4, choices=chosen, num_rounds=40)
+    result = plan(EXPONENTIAL, 4, candidates=chosen, num_rounds=40)
     assert "mine, waiting for all 4 workers" in result.answer.replace("\n", " ")
 
 
@@ -385,7 +397,9 @@ def test_a_part_that_hardly_ever_arrives_is_a_bias():
     times = 1 + np.random.default_rng(0).exponential(0.1, (200, 8))
     times[:-1, 3] = np.nan
     choice = Candidate("own", codes.uncoded(8), stragglers.deadline(1.02), "cancelled")
-    result = plan(stragglers.empirical(times), 8, choices=[choice], tail=0, target=1e-4)
+    result = plan(
+        stragglers.empirical(times), 8, candidates=[choice], tail=0, target=1e-4
+    )
     assert result.lost == {}
     assert math.isinf(result.best.num_steps)
     assert result.best.rounds[0].weights.bias[0] == pytest.approx(1 / 7, abs=0.07)
@@ -419,7 +433,7 @@ def test_one_worker_of_eight_is_left():
     assert "Workers 0, 1, 2, 3, 4, 5, 6 never respond. Leave them out" in text
     assert "waiting for the only worker" in text
     assert "with each of them, some rounds never end" in text
-    table = " ".join(str(result._replace(without=None)).split())
+    table = " ".join(str(dataclasses.replace(result, without=None)).split())
     assert not any(word in table for word in ("inf", "nan", "0.0%", "fastest with"))
 
 
@@ -434,8 +448,8 @@ def test_lost_workers_of_own_codes_are_named():
 
 def test_without_is_replanned_for_another_goal():
     result = plan(one_dead(), 8, replications=[1], tail=0)
-    harder = result.replan(target=1e-4)
-    assert harder.without.target == 1e-4
+    harder = result.replan(Goal(target=1e-4))
+    assert harder.without.goal.target == 1e-4
     assert harder.without.best.num_steps > result.without.best.num_steps
 
 
@@ -556,10 +570,10 @@ def test_units_in_which_float32_is_not_enough_are_rejected(unit):
     [
         ({"replications": 2}, "replications must be a list; got 2"),
         (
-            {"choices": Candidate("a", codes.uncoded(4), stragglers.fastest(4))},
+            {"candidates": Candidate("a", codes.uncoded(4), stragglers.fastest(4))},
             "a list",
         ),
-        ({"choices": [1]}, "choices must be a Candidate"),
+        ({"candidates": [1]}, "candidates must be a Candidate"),
         ({"codes": [codes.uncoded(4)]}, "codes must be a dict with names; got a list"),
         ({"codes": {}}, "codes must have at least one entry"),
         ({"codes": {"a": codes.uncoded(5)}}, "code 'a' must have num_workers = 4"),
@@ -574,7 +588,7 @@ def test_wrong_lists_are_rejected(options, message):
 def test_choices_of_a_plan_for_other_workers_are_rejected():
     result = plan(EXPONENTIAL, 4, replications=[1], exact=True)
     with pytest.raises(ValueError, match="'uncoded' must have num_workers = 5; got 4"):
-        plan(EXPONENTIAL, 5, choices=result.choices)
+        plan(EXPONENTIAL, 5, candidates=result.choices)
 
 
 def test_the_only_worker_is_awaited():
@@ -676,8 +690,8 @@ def test_rules_of_other_codes_are_rejected():
     with pytest.raises(ValueError, match="waiting for code 'uncoded' must wait for"):
         plan(EXPONENTIAL, 4, codes={"mine": mine}, waiting=[rule])
     chosen = Candidate("other", codes.binary(4, 1), rule)
-    with pytest.raises(ValueError, match="wait of choice 'other' must wait for"):
-        plan(EXPONENTIAL, 4, choices=[chosen])
+    with pytest.raises(ValueError, match="wait of candidate 'other' must wait for"):
+        plan(EXPONENTIAL, 4, candidates=[chosen])
 
 
 def test_a_picture_with_lost_workers_is_that_of_the_advice():
@@ -762,49 +776,33 @@ def test_an_endless_deadline_waits_for_all():
     ("candidate", "message"),
     [
         (Candidate("a", "binary", stragglers.fastest(4)), "code 'a' must be a Grad"),
-        (Candidate("a", codes.uncoded(4), "all"), "wait of choice 'a' must be a Wait"),
+        (
+            Candidate("a", codes.uncoded(4), "all"),
+            "wait of candidate 'a' must be a Wait",
+        ),
         (
             Candidate("a", codes.uncoded(4), stragglers.fastest(9)),
-            "wait of choice 'a' does not fit the code",
+            "wait of candidate 'a' does not fit the code",
         ),
         (
             Candidate("a", codes.uncoded(4), stragglers.fastest(3), memory=True),
-            "late of choice 'a' must be 'busy' with memory=True",
+            "late of candidate 'a' must be 'busy' with memory=True",
         ),
         (
             Candidate("a", codes.uncoded(4), stragglers.fastest(3), memory="yes"),
-            "memory of choice 'a' must be True or False",
+            "memory of candidate 'a' must be True or False",
         ),
     ],
 )
 def test_wrong_candidates_are_rejected_by_name(candidate, message):
     with pytest.raises((TypeError, ValueError), match=message):
-        plan(EXPONENTIAL, 4, choices=[candidate])
+        plan(EXPONENTIAL, 4, candidates=[candidate])
 
 
 def test_a_plan_is_no_list_of_choices():
     result = plan(EXPONENTIAL, 4, replications=[1], exact=True)
     with pytest.raises(TypeError, match="Pass its choices: plan.choices"):
-        plan(EXPONENTIAL, 4, choices=result)
-
-
-@pytest.mark.parametrize(
-    "others",
-    [
-        {"codes": {"own": codes.uncoded(4)}},
-        {"waiting": [stragglers.fastest(3)]},
-    ],
-)
-def test_choices_exclude_codes_and_waiting_rules(others):
-    candidate = Candidate("a", codes.uncoded(4), stragglers.fastest(2))
-    with pytest.raises(ValueError, match="codes and waiting must be None with choices"):
-        plan(EXPONENTIAL, 4, choices=[candidate], **others)
-
-
-def test_exact_leaves_a_choice_or_says_so():
-    candidate = Candidate("a", codes.uncoded(4), stragglers.fastest(2))
-    with pytest.raises(ValueError, match="of which none is exact in every round"):
-        plan(EXPONENTIAL, 4, choices=[candidate], exact=True)
+        plan(EXPONENTIAL, 4, candidates=result)
 
 
 class Negative(stragglers.DelayModel):
@@ -831,7 +829,7 @@ class NoArrivals(stragglers.WaitingRule):
         ({"replications": [5]}, "replications must be at most num_workers"),
         ({"codes": {"own": codes.uncoded(6)}}, "code 'own'.*= 4; got 6"),
         ({"codes": {}, "replications": [1]}, "replications must be None with codes"),
-        ({"choices": []}, "choices must have at least one entry"),
+        ({"candidates": []}, "candidates must have at least one entry"),
         ({"waiting": []}, "waiting must have at least one entry"),
         ({"waiting": [stragglers.fastest(5)]}, "num_required must be at most"),
         ({"memory": True, "late": "cancelled"}, "memory must be False with late"),
@@ -846,7 +844,7 @@ def test_options_out_of_range_are_rejected(options, message):
     ("options", "message"),
     [
         ({"codes": {"own": "mds"}}, "code 'own' must be a GradientCode"),
-        ({"choices": ["all"]}, "choices must be a Candidate"),
+        ({"candidates": ["all"]}, "candidates must be a Candidate"),
         ({"waiting": ["patience"]}, "waiting must be a WaitingRule, or a"),
         ({"waiting": [repr]}, "waiting for code 'uncoded' must be a waiting rule"),
         ({"waiting": [NoArrivals()]}, "NoArrivals.arrivals must return .arrivals"),
@@ -880,7 +878,7 @@ def test_busy_workers_cannot_have_several_messages():
     several_messages = codes.replicated(4, 8, 2)
     choice = dataclasses.replace(result.best, code=several_messages, late="busy")
     with pytest.raises(ValueError, match="late of .* must be one of 'cancelled'"):
-        plan(EXPONENTIAL, 4, choices=[choice])
+        plan(EXPONENTIAL, 4, candidates=[choice])
 
 
 def test_late_messages_are_received_too_with_memory():
@@ -890,7 +888,7 @@ def test_late_messages_are_received_too_with_memory():
         for memory in (False, True)
     ]
     delay = stragglers.empirical(np.tile([1.0, 1.5], (40, 1)))
-    found = plan(delay, 2, choices=chosen, tail=0)
+    found = plan(delay, 2, candidates=chosen, tail=0)
     num_answers = {own.memory: own.num_answers for own in found.choices}
     assert num_answers[False] == 1
     assert num_answers[True] > 1.3

@@ -6,9 +6,9 @@ import pytest
 
 import jaxwgc
 from jaxwgc import stragglers
+from jaxwgc.planning import Candidates, Goal
 
 TIMES = 1 + np.random.default_rng(0).random((30, 4))
-OPTIONS = {"replications": [1, 2], "num_rounds": 1000}
 
 
 def step_times(choices):
@@ -27,9 +27,12 @@ def at_one_load():
         delay,
         4,
         jax.random.key(0),
-        waiting=[stragglers.until_decodable],
-        late="cancelled",
-        **OPTIONS,
+        candidates=Candidates(
+            replications=[1, 2],
+            waiting=[stragglers.until_decodable],
+            late="cancelled",
+        ),
+        num_rounds=1000,
     )
 
 
@@ -63,13 +66,14 @@ def test_a_plan_says_that_times_are_taken_to_be_proportional(at_one_load):
     assert "If all of each time did not depend on the load, " in text
     # A law is what it is.
     law = stragglers.shifted_exponential(1.0, 1.0)
-    plan = jaxwgc.plan(law, 4, jax.random.key(0), **OPTIONS)
+    few = Candidates(replications=[1, 2])
+    plan = jaxwgc.plan(law, 4, jax.random.key(0), candidates=few, num_rounds=1000)
     assert not plan.overheads
     assert "one load" not in plan.answer
 
 
 def test_overheads_are_ranked_for_other_goals(at_one_load):
-    plan = at_one_load.replan(target=1e-4)
+    plan = at_one_load.replan(Goal(target=1e-4))
     for share, choices in plan.overheads.items():
         assert {id(choice.code) for choice in choices} == {
             id(choice.code) for choice in at_one_load.overheads[share]
@@ -81,9 +85,8 @@ def test_a_plan_names_choices_beyond_the_measured_loads():
     """A load of 2 is measured, one of 3 is not."""
     table = np.stack([TIMES, 1.5 * TIMES])
     delay = stragglers.empirical(table, measured_at=[1.0, 2.0])
-    plan = jaxwgc.plan(
-        delay, 4, jax.random.key(0), replications=[1, 2, 3], num_rounds=1000
-    )
+    few = Candidates(replications=[1, 2, 3])
+    plan = jaxwgc.plan(delay, 4, jax.random.key(0), candidates=few, num_rounds=1000)
     text = words(plan.answer)
     assert "Extrapolated beyond the largest measured load, 2, " in text
     sentence = text.split("Extrapolated", 1)[1].split(".")[0]

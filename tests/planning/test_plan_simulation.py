@@ -15,7 +15,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
-from jaxwgc.planning import Candidate, Estimate
+from jaxwgc.planning import Candidate, Candidates, Estimate, Goal
 
 NUM_WORKERS = 6
 # Independent clusters, and consecutive rounds of each.
@@ -41,7 +41,7 @@ MODEL = 1.1
 # Length of a stall, over the longest time in the trace.
 TAIL = 5.0
 # Goal with a noise that matters, and that exact descent reaches in few steps.
-GOAL = {"target": 0.01, "condition": 10.0, "heterogeneity": 2.0}
+GOAL = Goal(target=0.01, condition=10.0, heterogeneity=2.0)
 
 UNCODED = codes.uncoded(NUM_WORKERS)
 REPETITION = codes.fractional_repetition(NUM_WORKERS, 1)
@@ -237,7 +237,7 @@ def simulate(choice, unit_times, decoder):
 
 def curvatures():
     """Returns the curvatures, as a column."""
-    return np.geomspace(1 / GOAL["condition"], 1, 8)[:, None]
+    return np.geomspace(1 / GOAL.condition, 1, 8)[:, None]
 
 
 def gradients_at_optimum(num_parts, result):
@@ -246,7 +246,7 @@ def gradients_at_optimum(num_parts, result):
     For data split into n parts, their mean square is `heterogeneity` times the mean
     square of the initial gradient. They are independent, apart from a sum of zero.
     """
-    square = result.heterogeneity * curvatures().mean()
+    square = result.goal.heterogeneity * curvatures().mean()
     # The mean over all parts is removed, and parts of fewer data differ more.
     square *= num_parts / (NUM_WORKERS - 1)
     deviations = np.eye(num_parts) - 1 / num_parts
@@ -416,7 +416,7 @@ def assert_steps(choice, rounds, result):
         return np.interp(choice.num_steps, np.arange(len(logarithms)), logarithms)
 
     losses = losses_for(choice.step_size)
-    target = math.log(result.target)
+    target = math.log(result.goal.target)
     at_target = losses[:, round(choice.num_steps)]
     tolerance = relative_tolerance(at_target, rounds, result)
     assert reached(losses) == pytest.approx(target, abs=tolerance)
@@ -426,8 +426,8 @@ def assert_steps(choice, rounds, result):
         assert reached(other) > reached(losses) - math.log(MODEL)
     # If descent has converged, its loss is the lowest one. Errors in few rounds are not
     # compared.
-    left = (1 - choice.step_size / result.condition) ** NUM_ROUNDS
-    if left < ROUNDING and choice.lowest_loss > result.target / 10:
+    left = (1 - choice.step_size / result.goal.condition) ** NUM_ROUNDS
+    if left < ROUNDING and choice.lowest_loss > result.goal.target / 10:
         last = losses[:, -NUM_ROUNDS // 4 :].mean(axis=1)
         tolerance = relative_tolerance(last, rounds, result)
         lowest = pytest.approx(math.log(choice.lowest_loss), abs=tolerance)
@@ -447,7 +447,7 @@ def assert_lowest_loss(choice, rounds, result):
     # Changes of the squares with the weights of each cluster, to first order.
     changes = 2 * gradients @ gradient / num_parts - np.sum(gradient**2)
     tolerance = relative_tolerance(changes, rounds, result)
-    assert lowest > result.target * math.exp(-tolerance)
+    assert lowest > result.goal.target * math.exp(-tolerance)
     expected = pytest.approx(math.log(lowest), abs=tolerance)
     assert math.log(choice.lowest_loss) == expected
 
@@ -479,8 +479,10 @@ DECODERS = {
 @functools.cache
 def standard_plan(late):
     """Returns a plan of the standard codes and rules, for workers of unequal speed."""
-    options = {"replications": [2, 4], "late": late, "memory": late == "busy"}
-    return jaxwgc.plan(UNEQUAL, NUM_WORKERS, jax.random.key(0), **options, **GOAL)
+    candidates = Candidates(replications=[2, 4], late=late, memory=late == "busy")
+    return jaxwgc.plan(
+        UNEQUAL, NUM_WORKERS, jax.random.key(0), candidates=candidates, goal=GOAL
+    )
 
 
 @pytest.mark.parametrize("late", ["busy", "cancelled"])
@@ -504,8 +506,10 @@ def test_standard_choices(name, late):
 @functools.cache
 def exact_plan():
     """Returns a plan of the standard codes and rules that are exact."""
-    options = {"replications": [2, 4], "late": "busy", "exact": True}
-    return jaxwgc.plan(UNEQUAL, NUM_WORKERS, jax.random.key(1), **options, **GOAL)
+    candidates = Candidates(replications=[2, 4], late="busy", exact=True)
+    return jaxwgc.plan(
+        UNEQUAL, NUM_WORKERS, jax.random.key(1), candidates=candidates, goal=GOAL
+    )
 
 
 @pytest.mark.parametrize("name", DECODERS)
@@ -526,15 +530,17 @@ def test_exact_choices(name):
 def test_choices_that_are_not_exact_are_left_out():
     waiting = [stragglers.fastest(number) for number in (3, 4, 5)]
     own_codes = {"fractional_repetition": REPETITION, "binary": BINARY}
-    options = {"codes": own_codes, "waiting": waiting, "late": "cancelled", **GOAL}
-    key = jax.random.key(6)
-    all_choices = jaxwgc.plan(UNEQUAL, NUM_WORKERS, key, **options).choices
+    candidates = Candidates(codes=own_codes, waiting=waiting, late="cancelled")
+    plan = functools.partial(
+        jaxwgc.plan, UNEQUAL, NUM_WORKERS, jax.random.key(6), goal=GOAL
+    )
+    all_choices = plan(candidates=candidates).choices
     expected = set()
     for choice in all_choices:
         rounds = simulate(choice, times_of_unequal_workers(), DECODERS[choice.name])
         if squared_errors(choice.code, rounds.weights).max() < ROUNDING:
             expected.add((choice.name, choice.wait))
-    result = jaxwgc.plan(UNEQUAL, NUM_WORKERS, key, exact=True, **options)
+    result = plan(candidates=dataclasses.replace(candidates, exact=True))
     assert {(choice.name, choice.wait) for choice in result.choices} == expected
     assert 0 < len(expected) < len(all_choices)
 
@@ -549,13 +555,15 @@ def plan_of_equal_workers(late):
         stragglers.shifted_exponential(SHIFT, RATE),
         NUM_WORKERS,
         jax.random.key(2),
-        codes={"fractional_repetition": REPETITION},
-        waiting=[
-            *(stragglers.fastest(number) for number in (2, 5)),
-            *(stragglers.deadline(seconds) for seconds in (2.5, 4.0)),
-        ],
-        late=late,
-        **GOAL,
+        candidates=Candidates(
+            codes={"fractional_repetition": REPETITION},
+            waiting=[
+                *(stragglers.fastest(number) for number in (2, 5)),
+                *(stragglers.deadline(seconds) for seconds in (2.5, 4.0)),
+            ],
+            late=late,
+        ),
+        goal=GOAL,
     )
 
 
@@ -670,7 +678,7 @@ def named_choices(names):
 @functools.cache
 def plan_of_own_choices():
     """Returns a plan of own choices for workers of unequal speed."""
-    options = {"choices": named_choices(OWN), **GOAL}
+    options = {"candidates": named_choices(OWN), "goal": GOAL}
     return jaxwgc.plan(UNEQUAL, NUM_WORKERS, jax.random.key(4), **options)
 
 
@@ -693,7 +701,8 @@ def test_choices_of_the_user_are_simulated_as_by_numpy(name):
     ],
 )
 def test_steps_for_another_goal(name, heterogeneity):
-    result = plan_of_own_choices().replan(heterogeneity=heterogeneity)
+    goal = dataclasses.replace(GOAL, heterogeneity=heterogeneity)
+    result = plan_of_own_choices().replan(goal)
     [choice] = [choice for choice in result.choices if choice.name == name]
     rounds = simulate(choice, times_of_unequal_workers(), OWN[name][1])
     assert choice.num_steps <= NUM_ROUNDS
@@ -710,7 +719,7 @@ def test_classes_of_a_binary_code_that_do_not_combine():
     delay = stragglers.unequal_speeds(
         stragglers.shifted_exponential(SHIFT, RATE), SPEEDS[:5]
     )
-    result = jaxwgc.plan(delay, 5, jax.random.key(7), choices=chosen, **GOAL)
+    result = jaxwgc.plan(delay, 5, jax.random.key(7), candidates=chosen, goal=GOAL)
     for choice in result.choices:
         unit_times = times_of_unequal_workers()[..., :5]
         assert_rounds(choice, simulate(choice, unit_times, from_classes), result)
@@ -757,7 +766,7 @@ def times_by_history(measured):
 def plan_for_trace():
     """Returns a plan of own choices for a trace."""
     delay = stragglers.empirical(trace_with_a_lost_response(), "workers")
-    options = {"choices": named_choices(TRACED), "tail": 0, **GOAL}
+    options = {"candidates": named_choices(TRACED), "tail": 0, "goal": GOAL}
     return jaxwgc.plan(delay, NUM_WORKERS, jax.random.key(5), **options)
 
 
@@ -777,7 +786,7 @@ def test_stalls_that_a_trace_does_not_show():
         Candidate("", REPETITION, stragglers.fastest(5), "busy"),
     ]
     delay = stragglers.empirical(trace(), "workers")
-    options = {"choices": chosen, "tail": TAIL, "num_rounds": 8000, **GOAL}
+    options = {"candidates": chosen, "tail": TAIL, "num_rounds": 8000, "goal": GOAL}
     result = jaxwgc.plan(delay, NUM_WORKERS, jax.random.key(8), **options)
     unit_times = times_by_history(trace())
     random = np.random.default_rng(6)

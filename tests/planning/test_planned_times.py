@@ -12,6 +12,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import stragglers
+from jaxwgc.planning import Candidates
 
 NUM_WORKERS = 6
 NUM_ROUNDS = 4000
@@ -140,10 +141,9 @@ def test_planned_steps_take_the_time_of_a_simulation_part_by_part(kind):
         kind.model,
         NUM_WORKERS,
         jax.random.key(0),
-        replications=[1, 2, 3],
+        candidates=Candidates(replications=[1, 2, 3], late="cancelled"),
         tail=0.0,
         num_rounds=4000,
-        late="cancelled",
     )
     ratios = {}
     for choice in found.choices:

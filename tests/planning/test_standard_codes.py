@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxwgc.planning._standard_candidates import standard_codes
+from jaxwgc.planning._candidates import standard_codes
 
 
 @pytest.mark.parametrize(

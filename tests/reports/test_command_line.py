@@ -1,6 +1,8 @@
 """`python -m jaxwgc report FILE` and `python -m jaxwgc plan FILE`."""
 
 import json
+import subprocess
+import sys
 import types
 
 import jax
@@ -32,6 +34,18 @@ def test_report_is_printed_as_text_and_as_json(csv, capsys):
     expected = jaxwgc.straggler_report(TIMES, names=NAMES, steps=[1, 2, 3])
     assert shown(capsys, csv) == f"{expected}\n"
     assert json.loads(shown(capsys, csv, "--json")) == expected.to_dict()
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--waits"]])
+def test_a_report_needs_no_jax(csv, options):
+    """JAX takes most of a second to import."""
+    program = (
+        "import sys; from jaxwgc.__main__ import main; main(sys.argv[1:]); "
+        "print('jax' in sys.modules, 'pandas' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, "report", str(csv), *options]
+    ended = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert ended.stdout.splitlines()[-1] == "False True"
 
 
 def test_numpy_files_need_no_pandas(tmp_path, capsys):
@@ -66,8 +80,8 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
     asked = []
     answer = types.SimpleNamespace(answer="uncoded, waiting for all")
 
-    def plan(*arguments, names, memory):
-        asked.append((*arguments, names, memory))
+    def plan(*arguments, names, candidates):
+        asked.append((*arguments, names, candidates.memory))
         return answer
 
     monkeypatch.setattr(jaxwgc, "plan", plan)
@@ -108,7 +122,7 @@ def test_times_after_a_barrier_are_not_planned_with(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(
         jaxwgc,
         "plan",
-        lambda *arguments, names, memory: types.SimpleNamespace(answer="uncoded"),
+        lambda *arguments, names, candidates: types.SimpleNamespace(answer="uncoded"),
     )
     printed = shown(capsys, path, "--plan", "--before-collective")
     assert "Nothing to gain" in printed
@@ -190,9 +204,8 @@ def test_a_plan_is_printed_as_text_and_as_json(tmp_path, capsys):
         jaxwgc.stragglers.empirical(times),
         3,
         jax.random.key(0),
-        exact=True,
-        replications=[1, 2],
-        target=0.001,
+        candidates=jaxwgc.planning.Candidates(exact=True, replications=[1, 2]),
+        goal=jaxwgc.planning.Goal(target=0.001),
     )
     assert printed == f"{expected}\n"
     main(["plan", str(path), "--json", *options])
@@ -238,6 +251,118 @@ def test_a_plan_takes_a_file_for_each_load(at_loads, capsys, monkeypatch):
         [[[1.0, 5.0], [2.0, 6.0]], [[3.0, 8.0], [4.0, 9.0]]], measured_at=[1.0, 2.0]
     )
     np.testing.assert_array_equal(delay.table, expected.table)
+
+
+LOADS = {
+    "long.csv": (
+        "load,step,rank,seconds\n2,0,host1,8\n2,0,host0,3\n2,1,host0,4\n2,1,host1,9\n"
+        "2,2,host0,4\n2,2,host1,9\n1,0,host0,1\n1,0,host1,5\n1,1,host0,2\n1,1,host1,6\n"
+    ),
+    "wide.csv": "Load,host0,host1\n1,1,5\n2,3,8\n1,2,6\n2,4,9\n2,4,9\n",
+    "wide.jsonl": "".join(
+        json.dumps({"load": load, "step": step, "host1": last, "host0": first}) + "\n"
+        for load, step, first, last in [
+            (1, 1, 2, 6),
+            (1, 0, 1, 5),
+            (2, 0, 3, 8),
+            (2, 1, 4, 9),
+            (2, 2, 4, 9),
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOADS)
+def test_a_plan_takes_a_file_with_a_column_of_loads(
+    name, tmp_path, capsys, monkeypatch
+):
+    plans = []
+
+    def plan(delay, num_workers, key, *, names, **options):
+        plans.append((delay, names))
+        return types.SimpleNamespace(to_dict=dict, plot=None)
+
+    monkeypatch.setattr(jaxwgc, "plan", plan)
+    path = tmp_path / name
+    path.write_text(LOADS[name])
+    main(["plan", "--before-collective", str(path)])
+    assert f"{name} at load 2: uses the first 2 rounds" in capsys.readouterr().err
+    ((delay, names),) = plans
+    assert sorted(names) == ["host0", "host1"]
+    assert delay.measured_loads() == (1.0, 2.0)
+    times = np.array([[[1.0, 5.0], [2.0, 6.0]], [[3.0, 8.0], [4.0, 9.0]]])
+    order = [("host0", "host1").index(name) for name in names]
+    expected = jaxwgc.stragglers.empirical(times[:, :, order], measured_at=[1.0, 2.0])
+    np.testing.assert_array_equal(delay.table, expected.table)
+
+
+@pytest.mark.parametrize("option", [[], ["--workers", "*"]])
+def test_a_column_of_loads_is_no_worker(option, tmp_path, monkeypatch):
+    """One load is that of all rows."""
+    plans = []
+
+    def plan(delay, num_workers, key, *, names, **options):
+        plans.append((delay.measured_loads(), names))
+        return types.SimpleNamespace(to_dict=dict, plot=None)
+
+    monkeypatch.setattr(jaxwgc, "plan", plan)
+    path = tmp_path / "a.csv"
+    path.write_text("load,host0,host1\n2,1,5\n2,2,6\n")
+    main(["plan", "--before-collective", str(path), *option])
+    assert plans == [((2.0,), ["host0", "host1"])]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("0,1,5\n0,2,6\n", "must have a load above 0; got 0 alone"),
+        ("1,1,5\n-2,2,6\n", "row 3, column load must be a load of at least 0; got"),
+        ("1,1,5\n,2,6\n", "row 3, column load must be a load of at least 0; got nan"),
+        ("1,1,5\ntwo,2,6\n", "column load must be a load of at least 0; got two"),
+        ("1,1,5\ninf,2,6\n", "column load must be a load of at least 0; got"),
+        ("1,1,5\n1,2,6\n2,3,7\n", "at least 2 rounds; got (1, 2)"),
+    ],
+)
+def test_wrong_columns_of_loads_are_told(rows, message, tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("load,host0,host1\n" + rows)
+    with pytest.raises(SystemExit, match="2"):
+        main(["plan", "--before-collective", str(path)])
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_loads_have_the_same_workers(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    rows = ["1,0,a,1", "1,0,b,2", "1,1,a,1", "1,1,b,2", "2,0,a,2", "2,0,c,3"]
+    text = "load,step,rank,seconds\n" + "\n".join([*rows, "2,1,a,2", "2,1,c,3"])
+    path.write_text(text)
+    with pytest.raises(SystemExit, match="2"):
+        main(["plan", "--before-collective", str(path)])
+    error = " ".join(capsys.readouterr().err.split())
+    assert "at load 2 must have the workers of" in error
+    assert "at load 1, a, b; got a, c" in error
+
+
+def test_a_load_is_given_once(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text("load,host0,host1\n1,1,5\n1,2,6\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["plan", "--before-collective", "--at", "2", str(path)])
+    error = " ".join(capsys.readouterr().err.split())
+    assert "--at gives the load of all rows of a file" in error
+    assert "a.csv has a column 'load'" in error
+
+
+def test_a_report_is_of_one_load(tmp_path, capsys):
+    path = tmp_path / "a.csv"
+    path.write_text(LOADS["wide.csv"])
+    with pytest.raises(SystemExit, match="2"):
+        shown(capsys, path)
+    error = " ".join(capsys.readouterr().err.split())
+    assert "must have times at one load; its column of loads has 1, 2." in error
+    assert "python -m jaxwgc plan" in error
+    path.write_text("load,host0,host1\n2,1,5\n2,2,6\n")
+    assert json.loads(shown(capsys, path, "--json"))["names"] == ["host0", "host1"]
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
-from jaxwgc.planning import Candidate
+from jaxwgc.planning import Candidate, Candidates, Goal
 from tests.conftest import every_pattern
 
 KEY = jax.random.key(0)
 NUM_WORKERS = 6
 NUM_DIMENSIONS = 24
-GOAL = {"target": 0.02, "condition": 20.0, "heterogeneity": 1.0}
-CURVATURE = np.geomspace(1 / GOAL["condition"], 1, 8)
+GOAL = Goal(target=0.02, condition=20.0, heterogeneity=1.0)
+CURVATURE = np.geomspace(1 / GOAL.condition, 1, 8)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "memory", "num_steps"))
@@ -97,12 +97,14 @@ def test_descent_takes_as_many_steps(case):
     memory = share == 1
     late = "busy" if memory else "cancelled"
     choice = Candidate("own", code, wait, late, memory)
-    goal = {**GOAL, "heterogeneity": heterogeneity}
-    plan = jaxwgc.plan(delay, code.num_workers, KEY, choices=[choice], tail=0, **goal)
+    goal = dataclasses.replace(GOAL, heterogeneity=heterogeneity)
+    plan = jaxwgc.plan(
+        delay, code.num_workers, KEY, candidates=[choice], goal=goal, tail=0
+    )
     length = math.ceil(plan.best.num_steps)
     assert 5 < length < 200
-    for target in (GOAL["target"], 0.2):
-        best = plan.replan(target=target).best
+    for target in (GOAL.target, 0.2):
+        best = plan.replan(dataclasses.replace(goal, target=target)).best
         number = math.ceil(best.num_steps)
         size = heterogeneity * CURVATURE.mean()
         losses, clock = descend(
@@ -119,7 +121,7 @@ def test_exact_gradients_need_the_steps_of_gradient_descent():
         FAST,
         4,
         KEY,
-        choices=[Candidate("own", codes.uncoded(4), stragglers.fastest(4))],
+        candidates=[Candidate("own", codes.uncoded(4), stragglers.fastest(4))],
     ).choices
     curvature = np.geomspace(1 / 100, 1, 8)
     loss = np.mean(
@@ -135,14 +137,19 @@ def test_chance_differences_in_few_rounds_are_no_bias(is_biased):
     is_late[:, 0] |= is_biased
     delay = stragglers.empirical(np.where(is_late, 3.0, 1.0))
     choice = Candidate("own", codes.uncoded(12), stragglers.deadline(2.0))
-    result = jaxwgc.plan(delay, 12, KEY, choices=[choice], tail=0, target=1e-5)
+    goal = Goal(target=1e-5)
+    result = jaxwgc.plan(delay, 12, KEY, candidates=[choice], goal=goal, tail=0)
     assert math.isinf(result.best.num_steps) == is_biased
 
 
 def test_stored_messages_of_a_slow_worker_reach_the_goal():
     """Waiting for the first takes little less time, and never reaches the target."""
     result = jaxwgc.plan(
-        slow_one(), NUM_WORKERS, KEY, replications=[1], memory=True, **GOAL
+        slow_one(),
+        NUM_WORKERS,
+        KEY,
+        candidates=Candidates(replications=[1], memory=True),
+        goal=GOAL,
     )
     by_kind = {(choice.waits_for, choice.memory): choice for choice in result.choices}
     remembering = by_kind["first 5 + late", True]
@@ -154,5 +161,5 @@ def test_stored_messages_of_a_slow_worker_reach_the_goal():
     assert "late messages stored" in answer and "+ late" in str(result)
     # Late answers are sent, too: one in three rounds or so.
     assert 5.2 < remembering.num_answers < 5.5
-    harder = result.replan(target=1e-4)
+    harder = result.replan(dataclasses.replace(GOAL, target=1e-4))
     assert harder.best.memory and harder.best.num_steps > result.best.num_steps

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 import jaxwgc
+from jaxwgc.reports import Kind
 
 TIMES = np.exp(0.1 * np.random.default_rng(0).standard_normal((300, 10)))
 
@@ -116,16 +117,20 @@ def test_simulated_stragglers_are_named_by_their_kind(
     kind, num_rounds, slowdown, share
 ):
     """In this share of 40 traces, the straggler alone is named."""
-    expected = np.full(10, "steady", "<U12")
+    expected = [Kind.STEADY] * 10
     expected[3] = kind
-    result = [
-        jaxwgc.straggler_report(simulated(kind, num_rounds, slowdown, key)).kinds
+    reports = [
+        jaxwgc.straggler_report(simulated(kind, num_rounds, slowdown, key))
         for key in range(40)
     ]
-    firsts = [[name.split()[0] for name in kinds] for kinds in result]
-    assert np.mean([names == expected.tolist() for names in firsts]) >= share
-    if kind == "since":
-        onsets = [int(kinds[3].split()[-1]) for kinds in result if kinds[3] != "steady"]
+    is_right = [report.kinds.tolist() == expected for report in reports]
+    assert np.mean(is_right) >= share
+    if kind == Kind.SINCE:
+        onsets = [
+            report.change_round[3]
+            for report in reports
+            if report.kinds[3] != Kind.STEADY
+        ]
         assert abs(np.median(onsets) - num_rounds // 2) <= 1
 
 
@@ -133,22 +138,24 @@ ROUNDS = np.arange(300)
 
 
 @pytest.mark.parametrize(
-    ("start", "before", "after", "outlier", "kind"),
+    ("start", "before", "after", "outlier", "kind", "rounds"),
     [
-        (270, 1.0, 1.3, 1.0, "since round 270"),
+        (270, 1.0, 1.3, 1.0, Kind.SINCE, [270]),
         # Outliers hide no change.
-        (100, 1.0, 1.2, 1000.0, "since round"),
+        (100, 1.0, 1.2, 1000.0, Kind.SINCE, range(300)),
         # It has been slow before.
-        (150, 1.5, 2.0, 1.0, "chronic"),
-        (150, 1.3, 1.0, 1.0, "until round 1"),
+        (150, 1.5, 2.0, 1.0, Kind.CHRONIC, [-1]),
+        (150, 1.3, 1.0, 1.0, Kind.UNTIL, range(100, 200)),
     ],
 )
-def test_a_change_of_speed_is_named(start, before, after, outlier, kind):
+def test_a_change_of_speed_is_named(start, before, after, outlier, kind, rounds):
     """Worker 3 changes its speed in a round, and each fortieth is an outlier."""
     times = np.exp(0.05 * np.random.default_rng(0).standard_normal((300, 10)))
     times[:, 3] *= np.where(start > ROUNDS, before, after)
     times[::40, 3] *= outlier
-    assert jaxwgc.straggler_report(times).kinds[3].startswith(kind)
+    report = jaxwgc.straggler_report(times)
+    assert report.kinds[3] == kind
+    assert report.change_round[3] in rounds
 
 
 def correlated(generator, num_rounds, num_workers, correlation):
@@ -221,11 +228,13 @@ def test_times_without_slow_workers():
     """Work in proportion, or workers replaced by the median one of the round."""
     times = np.array([[1.0, 1.0, 4.0], [1.0, 2.0, 4.0]] * 10)
     report = jaxwgc.straggler_report(times)
-    assert report.replaced_time(np.array([False, False, True])) == pytest.approx(1.5)
+    assert report.rounds.replaced_time(np.array([False, False, True])) == pytest.approx(
+        1.5
+    )
     # Slowdowns are 3/4, 1 and 3.
     speeds = np.array([4 / 3, 1, 1 / 3])
     expected = np.mean(np.max(times * speeds / speeds.mean(), 1))
-    assert report.proportional_time() == pytest.approx(expected)
+    assert report.rounds.proportional_time(np.zeros(3, bool)) == pytest.approx(expected)
 
 
 def test_text_and_json():
@@ -241,6 +250,9 @@ def test_text_and_json():
     assert max(map(len, text.splitlines())) <= 88
     read = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert read["kinds"][9] == "missing"
+    assert read["kinds"][6] == "since round 150"
+    assert read["kind_values"][6] == "since"
+    assert read["change_round"][6] == 150
     assert read["slowdown"][9] is None
     assert read["advice"] == report.advice
     # Of many workers those that matter.
@@ -248,11 +260,32 @@ def test_text_and_json():
     assert str(jaxwgc.straggler_report(many)).count("\n") < 30
 
 
+def test_kinds_are_members_and_strings():
+    times = with_workers(1.5, 4)
+    times[150:, 6] *= 1.5
+    times[200:, 8] = np.nan
+    times[:, 9] = np.nan
+    equal = np.ones((100, 4))
+    for report in (
+        jaxwgc.straggler_report(times),
+        jaxwgc.straggler_report(equal),
+        jaxwgc.straggler_report(waits=times.max(initial=0, where=times > 0) - times),
+    ):
+        assert all(isinstance(kind, Kind) for kind in report.kinds)
+    report = jaxwgc.straggler_report(times)
+    names = ("CHRONIC", "SINCE", "MISSING_SINCE", "MISSING")
+    for worker, name in zip((4, 6, 8, 9), names):
+        is_kind = report.kinds == Kind[name]
+        assert np.flatnonzero(is_kind).tolist() == [worker]
+        assert np.array_equal(is_kind, report.kinds == Kind[name].value)
+    assert report.change_round[[0, 4, 6, 8, 9]].tolist() == [-1, -1, 150, 200, -1]
+
+
 def test_long_traces_are_sampled():
     """Means are of all rounds; tests and pictures of 4,096."""
     times = np.tile(with_workers(1.2, 3), (20, 1))
     report = jaxwgc.straggler_report(times)
-    assert report.times.shape == (6000, 10)
+    assert report.rounds.times.shape == (6000, 10)
     assert report.kinds[3] == "chronic"
     assert report.round_time == pytest.approx(times.max(1).mean(), rel=1e-12)
 
@@ -268,7 +301,7 @@ def test_samples_of_long_traces_do_not_alias(period):
     others = np.delete(times, 2, axis=1).max(1)
     is_replaced = np.arange(10) == 2
     replaced = np.maximum(others, np.sort(times, 1)[:, 4]).mean()
-    assert report.replaced_time(is_replaced) == pytest.approx(replaced, rel=0.1)
+    assert report.rounds.replaced_time(is_replaced) == pytest.approx(replaced, rel=0.1)
 
 
 def test_the_plot_can_be_drawn():

@@ -5,6 +5,7 @@ import pandas
 import pytest
 
 import jaxwgc
+from jaxwgc.reports import Kind
 
 
 def trace(num_rounds=200):
@@ -18,18 +19,19 @@ STEPS = 1000 + 10 * np.arange(200)
 
 def test_changes_are_named_by_steps():
     report = jaxwgc.straggler_report(trace(), steps=STEPS)
-    assert report.kinds[3] == "since step 1300"
+    assert report.kinds[3] == Kind.SINCE
     assert report.change_round[3] == 1300
+    assert report.kind_texts[3] == "since step 1300"
     assert "Rounds count from 0." not in str(report)
 
 
 def test_steps_of_a_frame_are_taken():
     frame = pandas.DataFrame(trace(), columns=[f"host{i}" for i in range(8)])
     frame.insert(0, "step", STEPS)
-    assert jaxwgc.straggler_report(frame).kinds[3] == "since step 1300"
+    assert jaxwgc.straggler_report(frame).kind_texts[3] == "since step 1300"
     # Rows without steps are numbered.
     without = frame.drop(columns="step")
-    assert jaxwgc.straggler_report(without).kinds[3] == "since round 30"
+    assert jaxwgc.straggler_report(without).kind_texts[3] == "since round 30"
 
 
 def test_rounds_of_missing_responses_and_of_lost_time_are_named_by_steps():

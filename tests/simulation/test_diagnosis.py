@@ -152,11 +152,11 @@ class TestRandomPatterns:
         """The search finds nothing; the worst pattern is one of those drawn."""
         code = codes.fractional_repetition(8, 1)
         harmless = np.arange(8) >= 4
-        assert jaxwgc.decoding_error(code, harmless) == 0
+        assert jaxwgc.decoding(code, harmless).error == 0
         monkeypatch.setattr(_worst_pattern, "worst_pattern", lambda *_, **__: harmless)
         diagnosis = diagnose(code, 4, num_patterns=60)
         np.testing.assert_allclose(diagnosis.worst_error, [4 / 8])
-        assert jaxwgc.decoding_error(code, diagnosis.worst_received[0]) == 4
+        assert jaxwgc.decoding(code, diagnosis.worst_received[0]).error == 4
 
     def test_the_worst_pattern_is_not_one_of_them(self):
         """Few patterns, none of which loses a pair of copies, as the worst one does."""

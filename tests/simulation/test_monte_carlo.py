@@ -137,7 +137,7 @@ class TestMonteCarlo:
 
         def error(key):
             received = jnp.arange(4) != jax.random.randint(key, (), 0, 4)
-            return jaxwgc.decoding_error(code, received)
+            return jaxwgc.decoding(code, received).error
 
         with warnings.catch_warnings():
             warnings.simplefilter("error")

@@ -4,7 +4,7 @@ import jax
 
 import jaxwgc
 from jaxwgc import codes, stragglers
-from jaxwgc.simulation import _search
+from jaxwgc.simulation import _rounds
 from jaxwgc.simulation._masks import decode_packed
 
 
@@ -15,7 +15,7 @@ def test_masks_of_padding_are_not_decoded(monkeypatch):
         decoded.append(len(masks))
         return decode_packed(code, masks)
 
-    monkeypatch.setattr(_search, "decode_packed", decode)
+    monkeypatch.setattr(_rounds, "decode_packed", decode)
     jaxwgc.compare(
         codes=[codes.fractional_repetition(6, num_stragglers=2)],
         delays=[stragglers.bernoulli_slowdown(probability=0.3, slowdown=4.0)],

@@ -130,7 +130,7 @@ class TestExact:
         sets = np.array(list(itertools.combinations(range(8), 4)))
         masks = np.ones((70, 8), bool)
         np.put_along_axis(masks, sets, False, axis=1)
-        errors = jaxwgc.decoding_error(code, masks, decoder)
+        errors = jaxwgc.decoding(code, masks, decoder).error
         worst = tuple(sets[np.argmax(errors >= errors.max() - 1e-4)].tolist())
         assert lost_in(worst_pattern(code, 4, decoder)) == worst
         searched = lost_in(worst_pattern(code, 4, decoder, max_patterns=0))
@@ -300,7 +300,7 @@ def test_pattern_of_the_adversary_is_that_of_the_decoder():
 def test_max_patterns_of_zero_selects_the_search():
     model = adversarial(small_code("fractional"), 4, max_patterns=0)
     arrivals, _ = model.sample(jax.random.key(0), model.init(8), jnp.ones(8))
-    assert jaxwgc.decoding_error(small_code("fractional"), arrivals.received) == 4
+    assert jaxwgc.decoding(small_code("fractional"), arrivals.received).error == 4
 
 
 def random_code(kind):

@@ -13,14 +13,20 @@ import pytest
 import scipy.linalg
 import scipy.sparse
 import scipy.stats
+from jax import Array
 
+from jaxwgc._common.arrays import product
 from jaxwgc.sketching import (
+    Blocks,
+    Embedding,
     count_sketch,
     embedding_distortion,
     gaussian,
+    preconditioned,
     rademacher,
     recommended_sketch_size,
     row_sampling,
+    sketch_and_solve,
     sparse_sign,
     sparse_stack,
     srht,
@@ -435,3 +441,34 @@ def test_recommended_sizes_are_of_as_many_nonzeros_as_sparse_sign_has():
     size = recommended_sketch_size(sparse_sign, 10, 0.62)
     assert size == recommended_sketch_size(count_sketch, 10, 0.62)
     assert size > recommended_sketch_size(sparse_sign, 10, 0.62, num_nonzeros=9)
+
+
+class Signs(Embedding):
+    """An embedding of a user, with a field of its own."""
+
+    scale: Array
+
+    def apply_to_columns(self, arrays):
+        return [product(self.to_array(array.dtype), array) for array in arrays]
+
+    def to_array(self, dtype):
+        shape = self.sketch_size, self.num_rows
+        signs = jax.random.rademacher(self.key, shape, dtype)
+        return self.scale.astype(dtype) * signs
+
+
+def test_embeddings_of_users_are_used_like_those_of_the_library():
+    matrix = normal(300, 4)
+    embedding = Signs(KEY, 60, 300, scale=jnp.array(60**-0.5))
+    expected = np.asarray(embedding.matrix()) @ matrix
+    np.testing.assert_allclose(embedding @ matrix, expected, rtol=1e-3, atol=1e-3)
+    applied = jax.jit(lambda embedding: embedding.apply({"x": matrix}))(embedding)
+    np.testing.assert_allclose(applied["x"], expected, rtol=1e-3, atol=1e-3)
+    target = matrix @ np.arange(4, dtype=np.float32)
+    solved = preconditioned(KEY, matrix, target, 60, embedding, method="sketch")
+    assert solved.converged
+    np.testing.assert_allclose(solved.solution, np.arange(4), atol=1e-4)
+    with pytest.raises(TypeError, match="for a sparse matrix; got Signs"):
+        embedding.apply(scipy.sparse.csr_array(matrix))
+    with pytest.raises(TypeError, match="for Blocks and sharded rows; got Signs"):
+        sketch_and_solve(KEY, Blocks([matrix]), target, 60, embedding)

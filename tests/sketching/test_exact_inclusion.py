@@ -4,8 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxwgc.sketching._samplers._exact_inclusion import poisson_rows, systematic_rows
-from jaxwgc.sketching._samplers._pivotal import _below, pivotal_rows
+from jaxwgc.sketching._samplers._exact_inclusion import (
+    _below,
+    pivotal_rows,
+    poisson_rows,
+    systematic_rows,
+)
 from tests.oracles import check_counts
 
 

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxwgc.sketching._linalg.dense import Dense
-from jaxwgc.sketching._linalg.points import moved_point
+from jaxwgc.sketching._linalg.matrix import Dense
+from jaxwgc.sketching._linalg.refinement import moved_point
 
 
 @pytest.mark.parametrize("is_required", [False, True])

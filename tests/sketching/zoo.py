@@ -58,7 +58,6 @@ def of_blocks(matrix, **options):
 SCORES = {
     "gram": functools.partial(sketching.leverage_scores, method="gram"),
     "qr": functools.partial(sketching.leverage_scores, method="qr"),
-    "svd": functools.partial(sketching.leverage_scores, method="svd"),
     "sparse": of_sparse,
     "blocks": of_blocks,
     "no ridge": functools.partial(sketching.ridge_leverage_scores, ridge=0.0),

@@ -72,23 +72,21 @@ class TestFamilies:
 
 @dataclasses.dataclass(frozen=True)
 class shifted_weibull(stragglers.IndependentDelay):
-    """Weibull times above a shift, with a power that is not fitted."""
+    """Weibull times above a shift."""
 
     scale: float
     shape: float
     shift: float
-    power: float = 1.0
     rules = {
         "scale": {"positive": True},
         "shape": {"positive": True},
         "shift": {"minimum": 0},
     }
-    fitted = ("scale", "shape", "shift")
     least_time = "shift"
 
     @property
     def unshifted(self):
-        return stragglers.weibull(self.scale, self.shape * self.power)
+        return stragglers.weibull(self.scale, self.shape)
 
     def draw(self, key, shape):
         return self.shift + self.unshifted.draw(key, shape)
@@ -124,7 +122,6 @@ class TestOwnFamilies:
         families = [stragglers.log_normal, shifted_weibull]
         fits = stragglers.fit_delays(times, families=families)
         assert fits[0].name == "shifted_weibull, proportional to the load"
-        assert fits[0].delay.power == 1.0
 
     @pytest.mark.parametrize(
         "logpdf",
@@ -140,20 +137,11 @@ class TestOwnFamilies:
         with pytest.raises(ValueError, match="logpdf of wrong must be the log-density"):
             stragglers.fit_delays(times, families=[family])
 
-    @pytest.mark.parametrize(
-        ("fields", "message"),
-        [
-            ({"fitted": ("scael",)}, r"fitted of wrong must be .* got \('scael',\)"),
-            ({"fitted": "scale"}, "fitted of wrong must be a tuple of names"),
-            ({"fitted": ()}, "fitted of wrong must be a tuple of names"),
-            ({"least_time": "shfit"}, "least_time of wrong must be one of the fitted"),
-            ({"fitted": ("scale",)}, "field shape of wrong must have a default"),
-        ],
-    )
-    def test_names_of_fields_are_checked(self, fields, message):
+    def test_least_time_that_is_no_field_is_named(self):
         family = dataclasses.dataclass(frozen=True)(
-            type("wrong", (numerical_weibull,), fields)
+            type("wrong", (numerical_weibull,), {"least_time": "shfit"})
         )
+        message = "least_time of wrong must be one of its fields, .* got 'shfit'"
         with pytest.raises(ValueError, match=message):
             stragglers.fit_delays(np.ones((4, 2)), families=[family])
 
@@ -251,15 +239,6 @@ def test_slow_spells_are_estimated():
     within_errors(fit, CHAIN_TRUTH)
 
 
-def test_rounds_in_no_order():
-    """States are then independent, with the share of slow times."""
-    times = np.random.default_rng(0).permuted(chain_times(), axis=0)
-    fit = one_kind("weibull", times, has_slow_state=True, in_order=False)
-    shares = fit.parameters["become_slow"], fit.parameters["become_fast"]
-    np.testing.assert_allclose(shares, [0.2, 0.8], atol=0.05)
-    np.testing.assert_allclose(sum(shares), 1)
-
-
 def test_worker_that_is_always_slow():
     """A chain that never moves has the share of slow workers that was seen."""
     times = np.ones((40, 8))
@@ -317,7 +296,6 @@ class TestRanking:
     def test_the_family_of_the_times_is_ranked_first(self, name):
         fits = stragglers.fit_delays(simulated(BY_NAME[name].law, (40, 10)))
         assert fits[0].name == f"{name}, proportional to the load"
-        assert fits[0].p_value > 1e-3
         # Behind it what was held out tells from the best, in that order.
         means = np.array([fit.held_out for fit in fits])
         close = means.max() - np.log(100) / (13 * 10)
@@ -328,23 +306,17 @@ class TestRanking:
     def test_a_model_with_spells_is_ranked_first(self):
         fits = stragglers.fit_delays(chain_times()[:100])
         assert fits[0].name.startswith("weibull") and "two states" in fits[0].name
-        alone = named(fits, "weibull, proportional to the load")
-        assert alone.p_value < 1e-6
-        assert fits[0].p_value > 1e-3
         assert "two states" in str(fits[0]) and "±" in str(fits[0])
 
-    def test_distance_is_that_of_kolmogorov_and_smirnov(self):
+    def test_held_out_is_the_mean_log_likelihood_of_the_last_third(self):
         times = simulated(BY_NAME["weibull"].law, (60, 12))
-        fits = stragglers.fit_delays(times, held_out=0.5)
+        fits = stragglers.fit_delays(times)
         assert fits[0].name.startswith("weibull")
-        shape, _, scale = scipy.stats.weibull_min.fit(times[:30].ravel(), floc=0)
+        shape, _, scale = scipy.stats.weibull_min.fit(times[:40].ravel(), floc=0)
         first = scipy.stats.weibull_min(shape, scale=scale)
-        expected = scipy.stats.kstest(times[30:].ravel(), first.cdf, method="asymp")
         fit = named(fits, "weibull, proportional to the load")
-        np.testing.assert_allclose(fit.distance, expected.statistic, rtol=1e-3)
-        np.testing.assert_allclose(fit.p_value, expected.pvalue, rtol=1e-2)
         np.testing.assert_allclose(
-            fit.held_out, first.logpdf(times[30:]).mean(), rtol=1e-4
+            fit.held_out, first.logpdf(times[40:]).mean(), rtol=1e-4
         )
 
 
@@ -359,7 +331,7 @@ def test_held_out_rounds_are_the_last_of_each_load():
     loads = np.repeat([1.0, 2.0], 6)[:, None]
     times = 1 + np.arange(36.0).reshape(12, 3)
     measured = _fit._measured(times, loads)
-    is_last = _fit._last_rounds(measured, 1 / 3)
+    is_last = _fit._last_rounds(measured)
     np.testing.assert_array_equal(np.flatnonzero(is_last), [4, 5, 10, 11])
 
 
@@ -408,13 +380,6 @@ def test_missing_times_that_hide_the_delays_are_rejected(times, message):
         stragglers.fit_delays(times)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"loads": 0.0}, "loads must be .* not all 0"),
-        ({"held_out": 1.0}, "held_out.*0 and 1"),
-    ],
-)
-def test_wrong_loads_and_shares_of_rounds_are_rejected(options, message):
-    with pytest.raises(ValueError, match=message):
-        stragglers.fit_delays(ROUNDS, **options)
+def test_loads_of_no_work_are_rejected():
+    with pytest.raises(ValueError, match="loads must be .* not all 0"):
+        stragglers.fit_delays(ROUNDS, loads=0.0)

@@ -153,7 +153,9 @@ def test_wrong_times_of_parts_are_named(delay, words, study):
     key = jax.random.key(0)
     with pytest.raises(ValueError, match=words):
         if study == "plan":
-            waiting = [stragglers.until_decodable]
-            jaxwgc.plan(delay, 3, key, codes={"ours": CODE}, waiting=waiting)
+            candidates = jaxwgc.planning.Candidates(
+                codes={"ours": CODE}, waiting=[stragglers.until_decodable]
+            )
+            jaxwgc.plan(delay, 3, key, candidates=candidates)
         else:
             jaxwgc.compare([CODE], [delay], [stragglers.until_decodable(CODE)], key, 99)

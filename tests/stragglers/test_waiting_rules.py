@@ -321,7 +321,7 @@ class TestUntilDecodable:
         """One-step decoding."""
         code = codes.bernoulli(jax.random.key(1), 5, 5, replication=3)
         masks = np.tri(5, dtype=bool)
-        errors = jaxwgc.decoding_error(code, masks, decoders.OneStep)
+        errors = jaxwgc.decoding(code, masks, decoders.OneStep).error
         misses = np.sqrt(errors / 5)
         tolerance = float(np.sort(misses)[1] + misses.min()) / 2
         wait = stragglers.until_decodable(code, tolerance, decoders.OneStep)

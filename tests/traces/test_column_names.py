@@ -17,12 +17,12 @@ LONG = [
 @pytest.mark.parametrize(("names", "units_per_second"), LONG)
 def test_names_of_the_long_form(names, units_per_second):
     form = form_of(names.split())
-    assert form == LongForm(0, 1, 2, units_per_second)
+    assert form == LongForm(*names.split(), units_per_second)
 
 
 def test_order_and_other_columns_of_the_long_form():
     form = form_of(["loss", "time_ms", "epoch", "rank", "step"])
-    assert form == LongForm(step=4, worker=3, seconds=1, units_per_second=1e3)
+    assert form == LongForm("step", "rank", "time_ms", units_per_second=1e3)
 
 
 WIDE = [
@@ -46,7 +46,7 @@ WIDE = [
 def test_numbered_workers_of_the_wide_form(names, workers, skipped):
     form = form_of(names.split())
     assert isinstance(form, WideForm)
-    assert form.workers == tuple(workers.split())
+    assert list(form.workers.values()) == workers.split()
     assert set(skipped.split()) <= set(form.skipped)
     assert bool(form.skipped) == bool(skipped)
 
@@ -57,9 +57,10 @@ def test_a_column_per_wandb_run_has_no_range():
         run = f"rank-{rank} - step_time_ms"
         names += [run, f"{run}__MIN", f"{run}__MAX"]
     form = form_of(names)
-    assert form.workers == ("rank-0", "rank-1", "rank-2")
-    assert form.times == (1, 4, 7)
-    assert form.step == 0
+    assert form.workers == {
+        f"rank-{rank} - step_time_ms": f"rank-{rank}" for rank in range(3)
+    }
+    assert form.step == "Step"
     assert form.units_per_second == 1e3
     assert len(form.skipped) == 6
 
@@ -87,13 +88,16 @@ def test_columns_are_never_guessed_to_be_workers(names):
         ("step rank host seconds", "may be 'rank', 'host'; choose it by --worker COL"),
         ("step rank time duration", "may be 'time', 'duration'; choose .* --seconds"),
         ("step iter rank seconds", "may be 'step', 'iter'; choose it by --step COLUMN"),
-        ("rank seconds", "must have a column of steps; .* 'rank', 'seconds'. Choose"),
+        ("rank seconds", "must have a column of steps, .* 'rank', 'seconds'. Choose"),
         ("rank0_time rank0_step_time", "several groups of columns may hold times"),
-        ("rank loss step", "with the column 'rank' must have a row per time"),
-        ("host 0 1 2", "with the column 'host' must .* transpose the table"),
+        (
+            "rank loss step",
+            "with a row per time must have .* one of seconds; .* 'loss'",
+        ),
+        ("host 0 1 2", "with a row per time must .* transpose the table"),
         ("rank0 rank1 rank_n", "several groups of columns"),
         ("host0 host0", "each column must have its own name; got 'host0' twice"),
-        ("rank0 Rank-0 rank1", "'rank0' and 'Rank-0' are of the same worker"),
+        ("rank0 Rank-0 rank1", "worker must have one column; got 'rank0', 'Rank-0'"),
         ("host0_ms host1_ns", "several groups of columns"),
         ("host0_time_ms host1_time_us", "several groups of columns"),
     ],
@@ -106,17 +110,18 @@ def test_ambiguous_columns_are_rejected(names, message):
 def test_long_form_that_is_chosen():
     names = ["a", "b", "c_ms", "rank"]
     options = ColumnOptions(step="a", worker="b", seconds="c_ms")
-    assert form_of(names, options) == LongForm(0, 1, 2, 1e3)
+    assert form_of(names, options) == LongForm("a", "b", "c_ms", 1e3)
 
 
 def test_wide_form_that_is_chosen():
     names = ["step", "a1_ms", "b1_ms", "lr"]
     form = form_of(names, ColumnOptions(workers="*1_ms"))
-    assert form == WideForm((1, 2), ("a1_ms", "b1_ms"), 1e3, step=0, skipped=("lr",))
+    workers = {"a1_ms": "a1_ms", "b1_ms": "b1_ms"}
+    assert form == WideForm(workers, 1e3, step="step", skipped=("lr",))
     form = form_of(names, ColumnOptions(workers="?1_ms", step="lr"))
-    assert (form.step, form.skipped) == (3, ())
+    assert (form.step, form.skipped) == ("lr", ())
     # A step is no worker.
-    assert form_of(names, ColumnOptions(workers="[!l]*")).times == (1, 2)
+    assert form_of(names, ColumnOptions(workers="[!l]*")).workers == workers
 
 
 def test_host_names_are_no_units():
@@ -142,7 +147,7 @@ def test_units_of_a_chosen_column(name):
         ({"workers": "a", "seconds": "b"}, "choose one form"),
         ({"worker": "x"}, "--worker must name a column, one of 'step', 'a', .*'x'"),
         ({"step": "x"}, "--step must name a column"),
-        ({"worker": "a"}, "must have a column of workers and one of seconds"),
+        ({"worker": "a"}, "must have a column of steps, one of workers and one of sec"),
     ],
 )
 def test_choices_that_do_not_fit(options, message):
@@ -152,18 +157,18 @@ def test_choices_that_do_not_fit(options, message):
 
 def test_waits_have_names_of_their_own():
     names = ["step", "rank", "step_time", "wait_time_ms"]
-    assert form_of(names).seconds == 2
+    assert form_of(names).seconds == "step_time"
     form = form_of(names, waits=True)
-    assert (form.seconds, form.units_per_second) == (3, 1e3)
+    assert (form.seconds, form.units_per_second) == ("wait_time_ms", 1e3)
     names = ["rank0_time", "rank1_time", "rank0_wait", "rank1_wait"]
-    assert form_of(names).times == (0, 1)
-    assert form_of(names, waits=True).times == (2, 3)
+    assert list(form_of(names).workers) == names[:2]
+    assert list(form_of(names, waits=True).workers) == names[2:]
     # The duration of a step is no wait.
-    with pytest.raises(ValueError, match="a column of seconds"):
+    with pytest.raises(ValueError, match="one of seconds"):
         form_of(["step", "rank", "step_time"], waits=True)
     with pytest.raises(ValueError, match="no column is known"):
         form_of(["rank0_step_time", "rank1_step_time"], waits=True)
-    assert form_of(["rank0", "rank1"], waits=True).times == (0, 1)
+    assert list(form_of(["rank0", "rank1"], waits=True).workers) == ["rank0", "rank1"]
 
 
 def test_messages_list_some_of_many_columns():

@@ -80,7 +80,7 @@ def live_table(
                 kind_of_worker = ""
                 if report is not None:
                     slowdown = f"{report.slowdown[worker]:.2f}"
-                    kind_of_worker = report.kinds[worker]
+                    kind_of_worker = report.kind_texts[worker]
                 new.add_row(
                     str(worker),
                     f"{num_missed[worker] / steps:.1%}",

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc.coding import ravel
+from jaxwgc._common.flat_vectors import ravel
 from jaxwgc.distributed.ray._digests import digest
 from jaxwgc.distributed.ray._errors import BatchError, WorkerError
 from jaxwgc.distributed.ray._events import Ready

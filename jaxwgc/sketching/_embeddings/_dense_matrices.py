@@ -8,8 +8,13 @@ import numpy as np
 from jax import Array, lax
 
 from jaxwgc._common.arrays import product
-from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
-from jaxwgc.sketching._embeddings._fold_blocks import Index, fold_blocks
+from jaxwgc.sketching._embeddings._embedding import (
+    Embedding,
+    Index,
+    check_sizes,
+    fold_blocks,
+    random_signs,
+)
 
 # Entries of S in memory at one time: large enough for products to run at full speed.
 _BLOCK_ENTRIES = 2**21
@@ -107,7 +112,7 @@ class _DenseEmbedding(Embedding):
         entries = self._entries(key, (self.sketch_size, self._block_size))
         return entries.astype(dtype) / self.sketch_size**0.5
 
-    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
+    def apply_to_columns(self, arrays: list[Array]) -> list[Array]:
         size = self._block_size
         # Real also for complex arrays.
         dtype = jnp.finfo(jnp.result_type(*arrays)).dtype
@@ -127,7 +132,7 @@ class _DenseEmbedding(Embedding):
         ]
         return fold_blocks(add, zeros, self.num_rows, size)
 
-    def _matrix(self, dtype: np.dtype) -> Array:
+    def to_array(self, dtype: np.dtype) -> Array:
         num_blocks = -(-self.num_rows // self._block_size)
         indices = jnp.arange(num_blocks, dtype=jnp.int32)
         blocks = lax.map(lambda index: self._block(index, dtype), indices)

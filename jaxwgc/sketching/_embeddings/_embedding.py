@@ -4,22 +4,22 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, dataclass_transform
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.typing import DTypeLike
 
 from jaxwgc._common import array_validation, conversions, validation
 from jaxwgc._common.arrays import is_sparse
 from jaxwgc._common.pytrees import Static, register
-from jaxwgc.sketching import _conversions
-from jaxwgc.sketching._linalg.sparse import Entries, entries_of_bcoo
+from jaxwgc.sketching import _arguments
+from jaxwgc.sketching._linalg.entries import Entries, entries_of_bcoo
 
 if TYPE_CHECKING:
-    from jax.experimental.sparse import BCOO
+    pass
 
 
 @dataclass_transform(frozen_default=True)
@@ -31,8 +31,12 @@ class Embedding(abc.ABC):
     `sparse_sign`, `sparse_stack` and `row_sampling`. An embedding holds a key, not S:
     every use draws an identical S. The key alone determines S, for any dtype of the
     argument and in 32-bit and 64-bit mode. An embedding is a pytree, and passes through
-    `jax.jit` and `jax.vmap`.
-    `embedding @ X` is SX.
+    `jax.jit` and `jax.vmap`. `embedding @ X` is SX.
+
+    Your own embedding is a subclass. It has `apply_to_columns` and `to_array`, which
+    draw S from `key`. Its annotated attributes become fields. For sparse matrices, it
+    also has `apply_to_entries`. For `Blocks` and sharded rows, it also has `draw` and
+    `apply_to_part`.
 
     Attributes:
       key: The PRNG key of S.
@@ -80,7 +84,7 @@ class Embedding(abc.ABC):
         array_validation.check_key(self.key, "embedding.key")
         arrays, shapes = number_arrays(tree)
         array_validation.check_leading_axis("tree", shapes, self.num_rows, "num_rows")
-        return apply_to_leaves(self, arrays)
+        return _apply_to_leaves(self, arrays)
 
     def __matmul__(self, tree: Any) -> Any:
         """Returns `embedding.apply(tree)`."""
@@ -99,43 +103,42 @@ class Embedding(abc.ABC):
         return _matrix(self, dtype)
 
     @abc.abstractmethod
-    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
-        """Returns the products of S with several matrices (num_rows, any)."""
+    def apply_to_columns(self, arrays: list[Array]) -> list[Array]:
+        """Computes the products of S with several matrices (num_rows, any)."""
 
-    def _apply_to_sparse(self, matrix: "BCOO") -> Array:
-        """Returns S times a sparse matrix."""
-        return self._apply_to_entries(entries_of_bcoo(matrix), matrix.shape)
+    @abc.abstractmethod
+    def to_array(self, dtype: np.dtype) -> Array:
+        """Returns S in `dtype`."""
 
-    def _apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
-        """Returns S times a sparse matrix, given by its entries."""
+    def apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
+        """Computes the product of S with a sparse matrix, given by its entries.
+
+        Entries are arrays `row`, `column` and `data`, some of them out of bounds.
+        """
         del entries, shape
         raise TypeError(
             "embedding must be count_sketch, sparse_sign, sparse_stack or row_sampling "
             f"for a sparse matrix; got {type(self).__name__}"
         )
 
-    def _draw(self) -> tuple[Array, Array]:
-        """Draws the random arrays of `_apply_to_part`."""
+    def draw(self) -> tuple[Array, Array]:
+        """Draws the random arrays of `apply_to_part`."""
         raise TypeError(
             "embedding must be count_sketch, sparse_sign or sparse_stack for Blocks "
             f"and sharded rows; got {type(self).__name__}"
         )
 
-    def _apply_to_part(
+    def apply_to_part(
         self, arrays: list[Array], drawn: tuple[Array, Array], start: Array | None
     ) -> list[Array]:
         """Multiplies columns of S by rows of arrays.
 
         Args:
           arrays: Some rows of each array.
-          drawn: The result of `_draw`.
+          drawn: The result of `draw`.
           start: The first column of S, int. None if the arrays have all rows.
         """
         raise NotImplementedError
-
-    @abc.abstractmethod
-    def _matrix(self, dtype: np.dtype) -> Array:
-        """Returns S in `dtype`."""
 
 
 # A constructor, called with a key, sketch_size and num_rows; or an embedding.
@@ -179,68 +182,61 @@ def random_signs(key: Array, shape: tuple[int, ...]) -> Array:
     return signs.reshape(*leading, -1)[..., :size]
 
 
-class _RowMap(Protocol):
-    """An embedding, or a sample of rows."""
-
-    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]: ...
-
-    def _apply_to_sparse(self, matrix: "BCOO") -> "Array | BCOO": ...
-
-
 @jax.jit
-def apply_to_leaves(row_map: _RowMap, tree: Any) -> Any:
-    """Applies an embedding, or a sample of rows, to all leaves of a pytree."""
+def _apply_to_leaves(embedding: Embedding, tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree, is_leaf=is_sparse)
     dense = [leaf for leaf in leaves if not is_sparse(leaf)]
     columns = [leaf.reshape(leaf.shape[0], -1) for leaf in dense]
     # All dense leaves share one pass over the random numbers.
-    sketches = iter(row_map._apply_to_columns(columns) if columns else [])
+    sketches = iter(embedding.apply_to_columns(columns) if columns else [])
     results = []
     for leaf in leaves:
         if is_sparse(leaf):
-            results.append(row_map._apply_to_sparse(leaf))
+            entries = entries_of_bcoo(leaf)
+            results.append(embedding.apply_to_entries(entries, leaf.shape))
         else:
             sketch = next(sketches)
             results.append(sketch.reshape(sketch.shape[0], *leaf.shape[1:]))
     return jax.tree.unflatten(structure, results)
 
 
-def bucket_entries(
-    entries: Entries, buckets: Array, factors: Array, shape: tuple[int, int]
-) -> Array:
-    """Multiplies entries by the factors of their rows, and adds them to buckets.
-
-    Each row of `buckets` and `factors`, (k, N), adds all entries once. Entries are
-    dropped if they or their buckets are out of bounds.
-    """
-    row, column, data = entries
-    total = jnp.zeros(shape, data.dtype)
-    for bucket, factor in zip(buckets, factors.astype(data.dtype), strict=True):
-        factor = factor.at[row].get(mode="fill", fill_value=0)
-        bucket = bucket.at[row].get(mode="fill", fill_value=shape[0])
-        total = total.at[bucket, column].add(data * factor, mode="drop")
-    return total
-
-
 @functools.partial(jax.jit, static_argnames="dtype")
 def _matrix(embedding: Embedding, dtype: np.dtype) -> Array:
-    return embedding._matrix(dtype)
+    return embedding.to_array(dtype)
 
 
 def number_arrays(tree: Any) -> tuple[Any, Any]:
     """Converts leaves to arrays or BCOO of floats; also returns shapes and dtypes."""
     # A sparse matrix is one leaf, although it is a pytree of values and indices.
     leaves, structure = jax.tree.flatten(tree, is_leaf=is_sparse)
-    arrays = [_number_array(leaf) for leaf in leaves]
+    arrays = []
+    for leaf in leaves:
+        if is_sparse(leaf):
+            arrays.append(_arguments.sparse_matrix("tree", leaf))
+        elif np.iscomplexobj(leaf):
+            arrays.append(conversions.gathered(jnp.asarray(leaf)))
+        else:
+            arrays.append(conversions.gathered(conversions.float_array("tree", leaf)))
     shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
     return structure.unflatten(arrays), structure.unflatten(shapes)
 
 
-def _number_array(leaf: Any) -> Any:
-    if is_sparse(leaf):
-        return _conversions.sparse_matrix("tree", leaf)
-    if np.iscomplexobj(leaf):
-        array = jnp.asarray(leaf)
-    else:
-        array = conversions.float_array("tree", leaf)
-    return conversions.gathered(array)
+T = TypeVar("T")
+# The number of a block: a NumPy scalar, or an array inside a loop.
+Index: TypeAlias = Array | np.int32
+
+
+def fold_blocks(
+    add: Callable[[Index, T, int], T], total: T, num_rows: int, size: int
+) -> T:
+    """Accumulates a total by `add(index, total, number of rows)` over all blocks."""
+    num_blocks, num_left = divmod(num_rows, size)
+    start = np.int32(0)
+    end = np.int32(num_blocks)
+    if num_blocks == 1:
+        total = add(start, total, size)
+    elif num_blocks:
+        total = lax.fori_loop(start, end, lambda i, total: add(i, total, size), total)
+    if num_left:
+        total = add(end, total, num_left)
+    return total

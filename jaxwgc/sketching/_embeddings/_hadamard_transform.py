@@ -6,8 +6,13 @@ import numpy as np
 from jax import Array, lax
 
 from jaxwgc._common.arrays import next_power_of_two
-from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes, random_signs
-from jaxwgc.sketching._embeddings._fold_blocks import Index, fold_blocks
+from jaxwgc.sketching._embeddings._embedding import (
+    Embedding,
+    Index,
+    check_sizes,
+    fold_blocks,
+    random_signs,
+)
 
 # Number of rows transformed at a time, small enough for a processor's cache: the
 # transform is bound by memory traffic, not arithmetic. Additions in radix 4 are then as
@@ -66,7 +71,7 @@ class _HadamardEmbedding(Embedding):
         picked = jnp.resize(order, (self.sketch_size,))
         return picked, random_signs(sign_key, (self.num_rows,))
 
-    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
+    def apply_to_columns(self, arrays: list[Array]) -> list[Array]:
         picked, signs = self._drawn()
         return [self._transformed(array, picked, signs) for array in arrays]
 
@@ -91,7 +96,7 @@ class _HadamardEmbedding(Embedding):
         total = fold_blocks(add, total, self.num_rows, size)
         return total / self.sketch_size**0.5
 
-    def _matrix(self, dtype: np.dtype) -> Array:
+    def to_array(self, dtype: np.dtype) -> Array:
         picked, signs = self._drawn()
         columns = jnp.arange(self.num_rows, dtype=jnp.int32)
         entries = _parity_sign(picked[:, None], columns).astype(dtype) * signs

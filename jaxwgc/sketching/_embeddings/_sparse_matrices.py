@@ -1,5 +1,7 @@
 """Embeddings by sparse random matrices, with a few entries ±1 in every column."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,15 +10,16 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import is_kind
+from jaxwgc._common.conversions import on_mesh_of
 from jaxwgc._common.pytrees import Static
-from jaxwgc.sketching import _conversions
-from jaxwgc.sketching._embeddings._bucket_sums import bucket_sums
+from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
-    bucket_entries,
+    Index,
     check_sizes,
+    fold_blocks,
 )
-from jaxwgc.sketching._linalg.sparse import Entries
+from jaxwgc.sketching._linalg.entries import Entries, bucket_entries
 
 # Number of columns of a stack that are drawn with one key: small against usual numbers
 # of rows, and large enough for a fast draw.
@@ -198,13 +201,13 @@ def _position(name: str, value: ArrayLike) -> Array:
     array_validation.check_number(
         name, value, minimum=0, maximum=np.iinfo(np.int32).max
     )
-    return _conversions.scalar(value, np.int32)
+    return _arguments.scalar(value, np.int32)
 
 
 class _SparseEmbedding(Embedding):
     num_nonzeros: Static[int]
 
-    def _draw(self) -> tuple[Array, Array]:
+    def draw(self) -> tuple[Array, Array]:
         """Draws buckets and signs, int32 and float32 (num_nonzeros, num_rows)."""
         # All bits come from one draw, since compiling a draw takes most of the compile
         # time.
@@ -217,10 +220,10 @@ class _SparseEmbedding(Embedding):
         is_negative = words >> (order % 32)[:, None] & 1
         return buckets, 1 - 2 * is_negative.astype(jnp.float32)
 
-    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
-        return self._apply_to_part(arrays, self._draw(), None)
+    def apply_to_columns(self, arrays: list[Array]) -> list[Array]:
+        return self.apply_to_part(arrays, self.draw(), None)
 
-    def _apply_to_part(self, arrays, drawn, start):
+    def apply_to_part(self, arrays, drawn, start):
         size = len(arrays[0])
         buckets, signs = drawn
         if start is not None:
@@ -234,13 +237,13 @@ class _SparseEmbedding(Embedding):
             sketches.append(sketch.reshape(self.sketch_size, *array.shape[1:]))
         return sketches
 
-    def _apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
-        buckets, signs = self._draw()
+    def apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
+        buckets, signs = self.draw()
         total = bucket_entries(entries, buckets, signs, (self.sketch_size, shape[1]))
         return total / self.num_nonzeros**0.5
 
-    def _matrix(self, dtype: np.dtype) -> Array:
-        buckets, signs = self._draw()
+    def to_array(self, dtype: np.dtype) -> Array:
+        buckets, signs = self.draw()
         entries = signs.astype(dtype) / self.num_nonzeros**0.5
         zeros = jnp.zeros((self.sketch_size, self.num_rows), dtype)
         return zeros.at[buckets, jnp.arange(self.num_rows)].set(entries)
@@ -250,7 +253,7 @@ class _StackedEmbedding(_SparseEmbedding):
     first_block: Array
     first_row: Array
 
-    def _draw(self) -> tuple[Array, Array]:
+    def draw(self) -> tuple[Array, Array]:
         blocks = self.first_block + jnp.arange(self.num_nonzeros, dtype=jnp.int32)
         bits = jax.vmap(self._bits_of_block)(blocks)
         ends = np.arange(self.num_nonzeros + 1) * self.sketch_size // self.num_nonzeros
@@ -306,3 +309,73 @@ def _distinct(bits: Array, size: int) -> Array:
 
     # -1 means that no number is chosen yet: it is not equal to any drawn number.
     return lax.fori_loop(0, count, choose, jnp.minimum(drawn, -1))
+
+
+# Number of rows in one sequential sum. Longer sums are split, to keep rounding small.
+_SUM_ROWS = 4096
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def bucket_sums(
+    arrays: list[Array], buckets: Array, signs: Array, num_buckets: int
+) -> list[Array]:
+    """Adds every row, times its signs, to one bucket per row of `buckets`."""
+    by_rows = functools.partial(_row_by_row, num_buckets=num_buckets)
+    at_once = functools.partial(_all_at_once, num_buckets=num_buckets)
+    return lax.platform_dependent(arrays, buckets, signs, cpu=by_rows, default=at_once)
+
+
+@bucket_sums.defjvp
+def _bucket_sums_jvp(num_buckets, primals, tangents):
+    # The sums are linear in the arrays. Derivatives use `_all_at_once`, which
+    # transposes to a gather.
+    arrays, buckets, signs = primals
+    change = _all_at_once(tangents[0], buckets, signs, num_buckets)
+    return bucket_sums(arrays, buckets, signs, num_buckets), change
+
+
+def _row_by_row(
+    arrays: list[Array], buckets: Array, signs: Array, num_buckets: int
+) -> list[Array]:
+    """Adds wide rows to buckets in place, on CPUs 3 to 10 times as fast as a scatter.
+
+    Sums are taken in two levels, which keeps rounding small for any number of rows.
+    """
+    size = max(_SUM_ROWS, num_buckets)
+    # On a mesh with explicit axes, JAX rejects updates of arrays that are on no mesh.
+    zeros = [
+        on_mesh_of(array, jnp.zeros((num_buckets, array.shape[1]), array.dtype))
+        for array in arrays
+    ]
+
+    def add_block(index: Index, totals: list[Array], num_used: int) -> list[Array]:
+        def add_row(step: Array, sums: list[Array]) -> list[Array]:
+            # Steps go over all rows of the block once per row of `buckets`.
+            copy = step // num_used
+            i = index * size + step % num_used
+            bucket = buckets[copy, i]
+            sign = signs[copy, i]
+            new_sums = []
+            for array, total in zip(arrays, sums, strict=True):
+                row = lax.dynamic_slice_in_dim(array, i, 1) * sign.astype(array.dtype)
+                row += lax.dynamic_slice_in_dim(total, bucket, 1)
+                total = lax.dynamic_update_slice_in_dim(total, row, bucket, 0)
+                new_sums.append(total)
+            return new_sums
+
+        sums = lax.fori_loop(0, num_used * len(buckets), add_row, zeros)
+        return jax.tree.map(jnp.add, totals, sums)
+
+    return fold_blocks(add_block, zeros, len(arrays[0]), size)
+
+
+def _all_at_once(
+    arrays: list[Array], buckets: Array, signs: Array, num_buckets: int
+) -> list[Array]:
+    def sums(array: Array) -> Array:
+        total = jnp.zeros((num_buckets, array.shape[1]), array.dtype)
+        for bucket, sign in zip(buckets, signs.astype(array.dtype), strict=True):
+            total += jax.ops.segment_sum(array * sign[:, None], bucket, num_buckets)
+        return total
+
+    return [sums(array) for array in arrays]

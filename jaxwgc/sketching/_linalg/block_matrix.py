@@ -19,9 +19,13 @@ from jaxwgc.sketching._linalg.blocks import (
     Chunks,
     some_rows,
 )
-from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of
-from jaxwgc.sketching._linalg.matrix import QRMatrix, Triangle, gram_products_of_block
+from jaxwgc.sketching._linalg.matrix import (
+    Dense,
+    QRMatrix,
+    Triangle,
+    gram_products_of_block,
+)
 from jaxwgc.sketching._linalg.rows import transposed_product
 
 if TYPE_CHECKING:
@@ -116,13 +120,16 @@ class BlockMatrix(QRMatrix):
         return jnp.full(self.shape[1], self._chunks.largest)
 
     def triangle(self, root_ridge):
+        del root_ridge
         # The target is a view of one zero, since N zeros may not fit in memory.
         zeros = np.broadcast_to(np.zeros((), self.dtype), self.shape[:1])
-        triangle, _, _ = self.triangle_and_products(zeros, root_ridge)
+        triangle, _, _ = self.triangle_and_products(zeros)
         return triangle
 
-    def triangle_and_products(self, target, root_ridge):
-        del root_ridge
+    def triangle_and_products(
+        self, target: Array | np.ndarray
+    ) -> tuple[Triangle, Array, Array]:
+        """Computes the `triangle`, Xᵀy and ‖y‖², in one pass over X."""
         num_columns = self.shape[1]
         gradient: Any = None
         squared: Any = None
@@ -156,19 +163,14 @@ class BlockMatrix(QRMatrix):
         for start, rows, size in self._chunks:
             slices = []
             for array in along:
-                part = np.asarray(array[start : start + size])
-                slices.append(_padded(part, rows.shape[0]))
+                part = np.zeros((rows.shape[0], *array.shape[1:]), array.dtype)
+                part[:size] = array[start : start + size]
+                slices.append(part)
             yield start, rows.toarray() if is_sparse(rows) else rows, slices
 
 
 def _rmv_of_block(block: Array, vector: Array) -> Array:
     return transposed_product(block, vector)
-
-
-def _padded(array: np.ndarray, num_rows: int) -> np.ndarray:
-    """Appends rows of zeros to an array."""
-    num_missing = num_rows - len(array)
-    return np.pad(array, [(0, num_missing)] + [(0, 0)] * (array.ndim - 1))
 
 
 def _added(sums: Any, parts: Any) -> Any:
@@ -217,7 +219,7 @@ def _chunk_products(rows: Array, target: Array) -> _ChunkProducts:
 
 @jax.jit
 def _drawn(embedding: "Embedding") -> tuple[Array, Array]:
-    return embedding._draw()
+    return embedding.draw()
 
 
 @jax.jit
@@ -227,7 +229,7 @@ def _chunk_sketch(
     drawn: tuple[Array, Array],
     start: Array,
 ) -> list[Array]:
-    return embedding._apply_to_part(arrays, drawn, start)
+    return embedding.apply_to_part(arrays, drawn, start)
 
 
 def _sparse_gram_products(rows: Any, scale: np.ndarray, basis: Array) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxwgc._common import conversions
 from jaxwgc._common.arrays import is_sparse, next_power_of_two
-from jaxwgc.sketching import _conversions
+from jaxwgc.sketching import _arguments
 
 # Bytes per chunk of dense rows: large against the overhead of a compiled call, small
 # against the memory of a computer.
@@ -76,7 +76,7 @@ class Blocks:
                 f"blocks() must be an iterable of arrays; got {type(blocks).__name__}"
             )
         for block in blocks:
-            rows = _conversions.host_rows("every block", block)
+            rows = _arguments.host_rows("every block", block)
             if rows.ndim != 2 or rows.shape[1] == 0:
                 raise ValueError(
                     "every block must have shape (b, p) with at least one column; got "
@@ -199,12 +199,21 @@ class Chunks:
         buffer: np.ndarray | None = None
         num_filled = 0
         for block in self._alike_blocks():
-            dtype = _float_dtype(block)
+            # The check that a block is real also gives the dtype of the computation.
+            empty = np.zeros(0, block.dtype)
+            dtype = conversions.float_array("every block", empty).dtype
             if is_sparse(block):
-                yield from _sparse_chunks(block.astype(dtype, copy=False))
+                rows = block.astype(dtype, copy=False)
+                size = SPARSE_ROWS * NUM_THREADS
+                for start in range(0, rows.shape[0], size):
+                    chunk = some_rows(rows, start, start + size)
+                    yield chunk, chunk.shape[0]
                 continue
             if buffer is None:
-                buffer = _chunk_buffer(block.shape[1], dtype)
+                # A chunk of at least 16p rows is large beside p × p matrices.
+                num_columns = block.shape[1]
+                size = _CHUNK_BYTES // (num_columns * dtype.itemsize)
+                buffer = np.empty((max(size, 16 * num_columns), num_columns), dtype)
             unread = block
             while len(unread):
                 num_free = len(buffer) - num_filled
@@ -241,27 +250,6 @@ class Chunks:
                     f"({type(block).__name__})"
                 )
             yield block
-
-
-def _float_dtype(block: Any) -> np.dtype:
-    """Returns the dtype of the computation, after a check that a block is real."""
-    return conversions.float_array("every block", np.zeros(0, block.dtype)).dtype
-
-
-def _chunk_buffer(num_columns: int, dtype: np.dtype) -> np.ndarray:
-    """Returns an empty chunk of dense rows.
-
-    It has at least 16p rows, so that p × p matrices are small compared with it.
-    """
-    num_rows = _CHUNK_BYTES // (num_columns * dtype.itemsize)
-    return np.empty((max(num_rows, 16 * num_columns), num_columns), dtype)
-
-
-def _sparse_chunks(block: Any) -> Iterator[tuple[Any, int]]:
-    size = SPARSE_ROWS * NUM_THREADS
-    for start in range(0, block.shape[0], size):
-        rows = some_rows(block, start, start + size)
-        yield rows, rows.shape[0]
 
 
 def some_rows(matrix: Any, start: int, stop: int) -> Any:

@@ -1,7 +1,7 @@
 """Factors V and s of X diag(scale) = U diag(s) Vᵀ, and numerical ranks."""
 
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -56,24 +56,6 @@ class NumericalRank(NamedTuple):
     is_ambiguous: Array
 
 
-def rank_of(singular_values: Array, rcond: ArrayLike, finite: Array) -> NumericalRank:
-    """Computes the rank of a matrix from its singular values in descending order.
-
-    If the matrix is not finite, the rank is 0 and ambiguous.
-    """
-    eps = jnp.finfo(singular_values.dtype).eps
-    root = singular_values.shape[0] ** 0.5
-    shares = singular_values / jnp.where(singular_values[0] > 0, singular_values[0], 1)
-    # Singular values below (2 + √p / 2) machine epsilons are rounding errors of zero.
-    # Measured in matrices of up to 100,000 rows and of rank 1 to p - 1: with a second
-    # Gram matrix, zero singular values became up to 2.4 machine epsilons with 5
-    # columns, and 5 with 50 columns. With QR, they became up to 2.
-    is_near = shares > jnp.maximum(rcond / _CLEAR_FACTOR, (2 + root / 2) * eps)
-    is_near &= shares < _CLEAR_FACTOR * rcond
-    rank = jnp.sum((shares > rcond) & finite, dtype=jnp.int32)
-    return NumericalRank(rank, jnp.any(is_near) | ~finite)
-
-
 def rank_cutoff(shape: tuple[int, ...], dtype: np.dtype) -> float:
     """Returns the default cutoff of singular values for scores."""
     return 10 * min(shape) ** 0.5 * float(jnp.finfo(dtype).eps)
@@ -107,6 +89,23 @@ class Factors(NamedTuple):
     inverse: Array
     rank: NumericalRank
     finite: Array
+
+    @classmethod
+    def of_orthonormal_columns(cls, scale: Array) -> Self:
+        """Returns the factors of an X with orthonormal columns after scaling.
+
+        As a preconditioner of any X, they only scale the columns.
+        """
+        ones = jnp.ones_like(scale)
+        identity = jnp.diag(ones)
+        return cls(
+            scale=scale,
+            vectors=identity,
+            singular_values=ones,
+            inverse=identity,
+            rank=NumericalRank(jnp.int32(len(scale)), jnp.bool_(False)),
+            finite=jnp.bool_(True),
+        )
 
     @property
     def has_null_space(self) -> Array:
@@ -199,8 +198,8 @@ def factors_of(
       matrix: X.
       root_ridge: √ridge, or None.
       rcond: The cutoff of singular values, as a share of the largest.
-      method: "gram" for a tall X, or "qr". A streamed matrix always uses "qr", which
-        reads it once.
+      method: "gram" for a tall X. Any other method is a QR factorisation, as for a
+        streamed matrix, which is then read once.
       threshold: The ratio of eigenvalues above which one Gram matrix is enough.
     """
     if method == "gram" and not matrix.is_streamed:
@@ -319,12 +318,26 @@ def _truncated(
     is_kept = values > rcond * values[0]
     kept_vectors = jnp.where(is_kept, vectors, 0)
     kept_values = jnp.where(is_kept, values, 0)
+    eps = jnp.finfo(values.dtype).eps
+    root = values.shape[0] ** 0.5
+    shares = values / safe(values[0])
+    # Singular values below (2 + √p / 2) machine epsilons are rounding errors of zero.
+    # Measured in matrices of up to 100,000 rows and of rank 1 to p - 1: with a second
+    # Gram matrix, zero singular values became up to 2.4 machine epsilons with 5
+    # columns, and 5 with 50 columns. With QR, they became up to 2.
+    is_near = shares > jnp.maximum(rcond / _CLEAR_FACTOR, (2 + root / 2) * eps)
+    is_near &= shares < _CLEAR_FACTOR * rcond
+    # If X is not finite, the rank is 0 and ambiguous.
+    rank = NumericalRank(
+        rank=jnp.sum((shares > rcond) & finite, dtype=jnp.int32),
+        is_ambiguous=jnp.any(is_near) | ~finite,
+    )
     factors = Factors(
         scale=scale,
         vectors=kept_vectors,
         singular_values=kept_values,
         inverse=kept_vectors / safe(kept_values),
-        rank=rank_of(values, rcond, finite),
+        rank=rank,
         finite=finite,
     )
     return lax.stop_gradient(factors)

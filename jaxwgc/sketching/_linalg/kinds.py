@@ -14,24 +14,23 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import is_sparse
-from jaxwgc.sketching import _conversions, _solver_arguments
+from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._linalg.block_matrix import BlockMatrix
 from jaxwgc.sketching._linalg.blocks import Blocks
-from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import rank_cutoff
 from jaxwgc.sketching._linalg.linear_operator import (
     LinearOperator,
     Operator,
     checked_operator,
+    from_lineax,
 )
-from jaxwgc.sketching._linalg.lineax_operators import from_lineax
-from jaxwgc.sketching._linalg.matrix import Matrix, RowMatrix
+from jaxwgc.sketching._linalg.matrix import Dense, Matrix, RowMatrix
 from jaxwgc.sketching._linalg.sharded import Sharded
-from jaxwgc.sketching._linalg.sparse import Sparse
+from jaxwgc.sketching._linalg.sparse import sparse_of_bcoo
 
 if TYPE_CHECKING:
     import lineax
-    from jax.experimental.sparse import BCOO, JAXSparse
+    from jax.experimental.sparse import JAXSparse
     from scipy.sparse import sparray, spmatrix
 
 # Matrices with access to rows. The types of sparse matrices are imported only for type
@@ -65,7 +64,28 @@ def matrix_of(name: str, value: "MatrixLike | OperatorLike") -> RowMatrix:
         )
     if isinstance(value, Blocks):
         return BlockMatrix(value)
-    return _matrix_of_values(name, _values_of(name, value))
+    if is_sparse(value):
+        sparse = _arguments.sparse_matrix(name, value)
+        validation.check_shape(name, sparse, "(N, p)", ("any", "any"))
+        return sparse_of_bcoo(sparse)
+    array = _arguments.finite_array(name, value)
+    validation.check_shape(name, array, "(N, p)", ("any", "any"))
+    # The sharding of a traced array is known only on a mesh with explicit axes.
+    is_traced = array_validation.is_traced(array)
+    sharding = jax.typeof(array).sharding if is_traced else array.sharding
+    if not isinstance(sharding, NamedSharding):
+        return Dense(array)
+    spec = sharding.spec
+    has_sharded_rows = len(spec) > 0 and bool(spec[0])
+    has_sharded_columns = any(spec[1:])
+    if not has_sharded_rows or has_sharded_columns:
+        return Dense(array)
+    if array.shape[0] < array.shape[1]:
+        raise ValueError(
+            f"{name} must have at least as many rows as columns if rows are sharded; "
+            f"got {array.shape}; replicate it with jax.device_put"
+        )
+    return Sharded(array, sharding.mesh, spec[0])
 
 
 def system_of(
@@ -82,7 +102,7 @@ def system_of(
     if not isinstance(matrix, LinearOperator):
         return row_system_of(matrix, target)
     operator, is_adjoint = checked_operator(key, matrix)
-    target = _solver_arguments.right_hand_side(target, operator.shape)
+    target = _arguments.right_hand_side(target, operator.shape)
     target = target.astype(operator.dtype)
     # An error that cannot be raised under jax.jit becomes a NaN in the result.
     return Operator(operator), jnp.where(is_adjoint, target, jnp.nan)
@@ -92,48 +112,15 @@ def row_system_of(
     matrix: "MatrixLike | OperatorLike", target: ArrayLike
 ) -> tuple[RowMatrix, Array]:
     """Checks X with access to rows and y, like `system_of`; rejects operators."""
-    matrix = from_lineax(matrix)
-    if isinstance(matrix, Blocks | LinearOperator):
-        rows = matrix_of("matrix", matrix)
-        target = _solver_arguments.right_hand_side(target, rows.shape)
+    rows = matrix_of("matrix", matrix)
+    target = _arguments.right_hand_side(target, rows.shape)
+    if isinstance(rows, BlockMatrix):
         array_validation.check_concrete("target", target, "Blocks are read on the host")
         return rows, target.astype(rows.dtype)
-    values = _values_of("matrix", matrix)
-    target = _solver_arguments.right_hand_side(target, values.shape)
-    dtype = jnp.promote_types(values.dtype, target.dtype)
-    rows = _matrix_of_values("matrix", values.astype(dtype))
+    dtype = jnp.promote_types(rows.dtype, target.dtype)
+    if dtype != rows.dtype:
+        rows = _arguments.map_floats(lambda array: array.astype(dtype), rows)
     return rows, target.astype(dtype)
-
-
-def _values_of(name: str, value: Any) -> "Array | BCOO":
-    """Converts a matrix to an array or a BCOO of real, finite numbers."""
-    if is_sparse(value):
-        matrix = _conversions.sparse_matrix(name, value)
-    else:
-        matrix = _conversions.finite_array(name, value)
-    validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
-    return matrix
-
-
-def _matrix_of_values(name: str, values: "Array | BCOO") -> RowMatrix:
-    if not isinstance(values, Array):
-        return Sparse.of(values)
-    # The sharding of a traced array is known only on a mesh with explicit axes.
-    is_traced = array_validation.is_traced(values)
-    sharding = jax.typeof(values).sharding if is_traced else values.sharding
-    if not isinstance(sharding, NamedSharding):
-        return Dense(values)
-    spec = sharding.spec
-    has_sharded_rows = len(spec) > 0 and bool(spec[0])
-    has_sharded_columns = any(spec[1:])
-    if not has_sharded_rows or has_sharded_columns:
-        return Dense(values)
-    if values.shape[0] < values.shape[1]:
-        raise ValueError(
-            f"{name} must have at least as many rows as columns if rows are sharded; "
-            f"got {values.shape}; replicate it with jax.device_put"
-        )
-    return Sharded(values, sharding.mesh, spec[0])
 
 
 def warn_of_precision(original: Any, matrix: Matrix, rank: Array | np.ndarray) -> None:

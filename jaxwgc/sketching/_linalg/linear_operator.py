@@ -1,8 +1,9 @@
-"""Matrices given by functions that multiply vectors."""
+"""Matrices given by functions that multiply vectors, those of lineax among them."""
 
 import dataclasses
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, dataclass_transform
+from typing import TYPE_CHECKING, Any, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from jaxwgc.sketching._linalg.matrix import Matrix
 from jaxwgc.sketching._linalg.rows import padded_with_zeros
 
 if TYPE_CHECKING:
+    import lineax
+
     from jaxwgc.sketching._embeddings._embedding import Embedding
 
 # Functions of a `LinearOperator`, and their descriptions in error messages.
@@ -301,3 +304,95 @@ def probed(key: Array, operator: LinearOperator) -> tuple[Array, Array]:
     # this share of its norm are detected.
     bound = 4 * float(jnp.finfo(dtype).eps) ** 0.5 * norm
     return norm, jnp.all(differences <= bound) & jnp.isfinite(norm)
+
+
+def from_lineax(value: Any) -> Any:
+    """Converts an operator of lineax, and returns other values unchanged.
+
+    A `MatrixLinearOperator` becomes its array, every other operator a `LinearOperator`.
+    """
+    # If lineax has not been imported, no value is one of its operators.
+    lineax = sys.modules.get("lineax")
+    if lineax is None or not isinstance(value, lineax.AbstractLinearOperator):
+        return value
+    if isinstance(value, lineax.MatrixLinearOperator):
+        return value.as_matrix()
+    return operator_from_lineax(value)
+
+
+def operator_from_lineax(operator: "lineax.AbstractLinearOperator") -> LinearOperator:
+    """Returns a `LinearOperator` of vectors in which pytrees are concatenated.
+
+    Raises:
+      TypeError: If a leaf of a structure is complex.
+    """
+    dtype = check_real(operator)
+    split = _SplitOperator.of(operator)
+    return LinearOperator(
+        matvec=Partial(_mv, split),
+        rmatvec=Partial(_rmv, split),
+        shape=(operator.out_size(), operator.in_size()),
+        dtype=dtype,
+    )
+
+
+def check_real(operator: "lineax.AbstractLinearOperator") -> np.dtype:
+    """Returns the dtype of an operator, or raises TypeError if it is complex."""
+    leaves = jax.tree.leaves((operator.in_structure(), operator.out_structure()))
+    dtype = jnp.result_type(*leaves)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"operator must be real; got {dtype}")
+    return dtype
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class _SplitOperator:
+    """An operator as a pytree of arrays, since its leaves may also be functions.
+
+    Attributes:
+      arrays: The leaves of the operator, with None for a leaf that is not an array.
+      others: The leaves of the operator, with None for an array.
+      structure: The pytree structure of the operator.
+    """
+
+    arrays: list[Any]
+    others: Static[tuple[Any, ...]]
+    structure: Static[Any]
+
+    @classmethod
+    def of(cls, operator: "lineax.AbstractLinearOperator") -> "_SplitOperator":
+        """Splits an operator."""
+        arrays = []
+        others = []
+        leaves, structure = jax.tree.flatten(operator)
+        for leaf in leaves:
+            is_array = isinstance(leaf, Array | np.ndarray)
+            arrays.append(leaf if is_array else None)
+            others.append(None if is_array else leaf)
+        return cls(arrays, tuple(others), structure)
+
+    def joined(self) -> "lineax.AbstractLinearOperator":
+        """Returns the operator."""
+        leaves = []
+        for array, other in zip(self.arrays, self.others, strict=True):
+            leaves.append(other if array is None else array)
+        return jax.tree.unflatten(self.structure, leaves)
+
+
+def _mv(split: _SplitOperator, vector: Array) -> Array:
+    """Computes the product with a vector (p,), of shape (N,)."""
+    return _product(split.joined(), vector)
+
+
+def _rmv(split: _SplitOperator, vector: Array) -> Array:
+    """Computes the product of the transpose with a vector (N,), of shape (p,)."""
+    return _product(split.joined().transpose(), vector)
+
+
+def _product(operator: "lineax.AbstractLinearOperator", vector: Array) -> Array:
+    from lineax.internal import pack_structures, ravel_vector, unravel_solution
+
+    structures = pack_structures(operator)
+    image = operator.mv(unravel_solution(vector, structures))
+    return ravel_vector(image, structures).astype(vector.dtype)

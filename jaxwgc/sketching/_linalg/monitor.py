@@ -1,7 +1,6 @@
-"""Stopping of iterations: convergence, rounding floor, stagnation, maximum number."""
+"""Stopping of iterations: convergence, stagnation, maximum number."""
 
 import functools
-from collections.abc import Iterable
 from typing import NamedTuple, Self, TypeVar
 
 import jax
@@ -11,37 +10,12 @@ from jax import Array
 T = TypeVar("T")
 
 
-class Criterion(NamedTuple):
-    """An error that must become small.
-
-    Attributes:
-      error: A measure of the distance from the solution.
-      tolerance: The largest error that meets the criterion.
-      floor: The error that rounding alone produces. It always meets the criterion.
-    """
-
-    error: Array
-    tolerance: Array | float
-    floor: Array | float = 0.0
-
-    @property
-    def is_met(self) -> Array:
-        """Returns whether the error is at most its tolerance or its floor."""
-        return self.error <= jnp.maximum(self.tolerance, self.floor)
-
-
-def all_met(criteria: Iterable[Criterion]) -> Array:
-    """Returns whether all criteria are met."""
-    tests = [criterion.is_met for criterion in criteria]
-    return functools.reduce(jnp.logical_and, tests)
-
-
 class Monitor(NamedTuple):
     """Progress of the iterations of each system.
 
     Attributes:
       iteration: The number of iterations, int32, () or (c,).
-      has_converged: Whether all criteria are met.
+      has_converged: Whether the solution is accurate enough.
       has_stagnated: Whether steps make no progress, or a value is not finite.
       history: The values after each iteration, (max_iterations + 1,) or
         (max_iterations + 1, c). Empty if values are not recorded.
@@ -78,9 +52,8 @@ class Monitor(NamedTuple):
     def update(
         self,
         value: Array,
-        criteria: Iterable[Criterion],
+        has_converged: Array,
         *,
-        may_stop: Array | bool = True,
         has_stagnated: Array | bool = False,
         num_iterations: Array | int = 1,
     ) -> Self:
@@ -88,18 +61,16 @@ class Monitor(NamedTuple):
 
         Args:
           value: The value to record.
-          criteria: Errors after the iteration.
-          may_stop: Whether the errors can be trusted.
+          has_converged: Whether errors are small enough, and can be trusted.
           has_stagnated: Whether the iteration made no progress.
           num_iterations: The number of iterations to count.
         """
         has_stagnated = ~jnp.isfinite(value) | has_stagnated
-        has_converged = ~has_stagnated & may_stop & all_met(criteria)
         iteration = self.iteration + num_iterations
         places = jnp.arange(len(self.history)).reshape(-1, *[1] * value.ndim)
         return type(self)(
             iteration=iteration,
-            has_converged=has_converged,
+            has_converged=~has_stagnated & has_converged,
             has_stagnated=has_stagnated,
             history=jnp.where(places >= iteration, value, self.history),
         )

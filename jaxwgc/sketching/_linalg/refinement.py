@@ -1,51 +1,156 @@
-"""Least squares by conjugate gradients, preconditioned by factors."""
+"""Least squares by conjugate gradients, preconditioned by factors.
 
+Each iteration is one pass over X. It takes a step, recomputes the residual at the end,
+and decides what follows: a `Status`.
+
+**Damped steps** follow if rounding of the gradient dominates a solution. Rounding of
+Xᵀr changes θ by up to eps ‖X‖ ‖r‖ / s² along a singular vector. If that exceeds ‖θ‖,
+each step of conjugate gradients replaces one such change by another, and the rounding
+of both remains in Xᵀr. Damped steps minimise ‖r - Xd‖² + ω² ‖d‖² instead, for ω = ‖r‖ /
+‖θ‖. Their preconditioner V (s² + ω²)^(-1/2) is that of Karlson and Waldén's estimate of
+the backward error. So they lower the backward error, and change θ little along singular
+values below ω.
+"""
+
+import enum
 import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from jaxwgc._common.arrays import product
 from jaxwgc._common.conjugate_gradients import CGState, cg_start, cg_step, step_length
-from jaxwgc.sketching._linalg.damped_steps import (
-    DAMPED_SHARE,
-    damping_weights,
-    required_damping,
-)
 from jaxwgc.sketching._linalg.factors import Factors
 from jaxwgc.sketching._linalg.matrix import LineProducts, Matrix
-from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, select
-from jaxwgc.sketching._linalg.points import Point, moved_point
-from jaxwgc.sketching._linalg.refinement_state import Outcome, State, Step
+from jaxwgc.sketching._linalg.monitor import Monitor, select
 from jaxwgc.sketching._linalg.rows import safe, scaled
-from jaxwgc.sketching._linalg.stopping_tests import backward_error, residual_excess
+
+# Share of the tolerance of the backward error that damped steps have to reach.
+_DAMPED_SHARE = 1 / 64
+
+
+class Problem(NamedTuple):
+    """Least squares of X stacked on `root_ridge` I.
+
+    Attributes:
+      matrix: X, constant for `jax.grad`.
+      target: y, (N,) or (N, c), scaled to size 1.
+      root_ridge: √ridge, or None.
+      tolerance: Tolerance of the backward error.
+    """
+
+    matrix: Matrix
+    target: Array
+    root_ridge: Array | None
+    tolerance: Array
+
+
+class Point(NamedTuple):
+    """x = θ / scale of each system, and its residual r = b - Ax.
+
+    A is X diag(scale) stacked on √ridge diag(scale), and b is y padded with zeros.
+
+    Attributes:
+      x: (p,) or (p, c).
+      gradient: Aᵀr minus its required value, which is zero for least squares.
+      squared: ‖r‖², () or (c,).
+    """
+
+    x: Array
+    gradient: Array
+    squared: Array
+
+
+class State(NamedTuple):
+    """State of the iterations of each system.
+
+    Attributes:
+      point: The current x, and its recomputed residual.
+      s: Pᵀ times the gradient of the point, where P is the preconditioner.
+      cg: The state of conjugate gradients. Its s is updated, not recomputed.
+      replaced_gamma: ‖s‖² at the last replacement of the updated s.
+      alpha: The length of the last step, 1 before the first one.
+      decrease: The decrease of ‖r‖² in the last step that was not damped.
+      damping: ω² of damped steps, 0 until the point is solved.
+      is_solved: Whether the point is backward stable, with a residual near its minimum.
+      best_x: The x of the smallest backward error.
+      least_error: The smallest backward error.
+      monitor: Its history holds ‖r‖, from ‖y‖ on.
+    """
+
+    point: Point
+    s: Array
+    cg: CGState
+    replaced_gamma: Array
+    alpha: Array
+    decrease: Array
+    damping: Array
+    is_solved: Array
+    best_x: Array
+    least_error: Array
+    monitor: Monitor
+
+
+class Step(NamedTuple):
+    """The end of a step of conjugate gradients.
+
+    Attributes:
+      point: The point, with its recomputed residual.
+      s: Pᵀ times the gradient of the point.
+      updated: The state of conjugate gradients, whose s is updated.
+      alpha: The length of the step.
+      decrease: See `State`.
+      error: The backward error of the point, infinite if its residual is lost.
+      updated_error: The backward error according to the updated s.
+      is_solved: See `State`.
+      required_damping: ω² of the damped steps that the point needs, or 0.
+    """
+
+    point: Point
+    s: Array
+    updated: CGState
+    alpha: Array
+    decrease: Array
+    error: Array
+    updated_error: Array
+    is_solved: Array
+    required_damping: Array
+
+
+class Status(enum.IntEnum):
+    """What follows a step, for each system."""
+
+    # The next step, with the updated s.
+    GO_ON = 0
+    # A restart from the recomputed s.
+    RESTART = 1
+    # A restart by damped steps.
+    DAMP = 2
+    # The end: the point is accurate.
+    DONE = 3
+    # The end, at the point before this damped step, which has not improved it.
+    UNDO = 4
 
 
 class Refinement(NamedTuple):
     """Least squares with A = X diag(scale) stacked on `root_ridge` diag(scale).
 
-    Conjugate gradients run on AP, where P is the inverse of the factors. Each iteration
-    is one pass over X. It takes a step and recomputes the residual, so that rounding
-    errors of earlier steps do not accumulate.
+    Conjugate gradients run on AP, where P is the inverse of the factors. Every step
+    recomputes the residual, so that rounding errors of earlier steps do not accumulate.
 
     Attributes:
-      matrix: X.
+      problem: X, y, the ridge and the tolerance.
       factors: The factors of X or of a sketch.
-      tolerance: Tolerance of the backward error.
-      target: y, (N,) or (N, c).
-      root_ridge: √ridge, or None.
       required_gradient: The required value of Xᵀ(y - Xθ) - ridge θ, times scale. None
         stands for zero, which is least squares.
       target_products: Xᵀy and ‖y‖², if known before the first pass.
       is_sketched: Whether the factors may be those of a sketch.
     """
 
-    matrix: Matrix
+    problem: Problem
     factors: Factors
-    tolerance: Array
-    target: Array
-    root_ridge: Array | None = None
     required_gradient: Array | None = None
     target_products: tuple[Array, Array] | None = None
     is_sketched: bool = True
@@ -61,46 +166,28 @@ class Refinement(NamedTuple):
         def is_open(state: State) -> Array:
             return jnp.any(state.monitor.is_running(max_iterations))
 
+        def advance(state: State) -> State:
+            step = self._step(row_space, state)
+            status = _status(state, step, self.problem.tolerance, self.is_sketched)
+            new_state = _after(self.factors, step, status, state)
+            # Systems whose iterations have ended keep their state.
+            is_running = state.monitor.is_running(max_iterations)
+            monitor = select(is_running, new_state.monitor, state.monitor)
+            is_undone = status == Status.UNDO
+            kept = select(is_running & ~is_undone, new_state, state)
+            return kept._replace(monitor=monitor)
+
         start = self._start(max_iterations)
-        advance = functools.partial(self._advanced, row_space, max_iterations)
-        state = self.matrix.while_loop(is_open, advance, start)
+        state = self.problem.matrix.while_loop(is_open, advance, start)
         x = jnp.where(state.is_solved, state.point.x, state.best_x)
         return state._replace(point=state.point._replace(x=x))
-
-    def is_lowest(self, state: State) -> Array:
-        """Tests whether the residual is near its minimum, by a product with X itself.
-
-        The singular values of a sketch may differ much from those of X. So X is applied
-        to the direction of the gradient.
-        """
-        factors = self.factors
-        point = state.point
-        decrease = state.decrease
-        if self.is_sketched:
-            steepest = cg_start(state.s)
-            direction = scaled(factors.scale, product(factors.inverse, steepest.p))
-            length = jnp.linalg.norm(self.matrix.mv(direction), axis=0)
-            decrease_along = (steepest.gamma / jnp.where(length > 0, length, 1)) ** 2
-            decrease = jnp.maximum(decrease, decrease_along)
-        eps = jnp.finfo(point.squared.dtype).eps
-        # The residual is known only up to the rounding error of Xθ.
-        size = factors.norm * jnp.linalg.norm(point.x, axis=0)
-        # The part of θ in truncated directions may increase the residual.
-        truncated = factors.truncated_part(point.x)
-        increase = -2 * jnp.sum(truncated * point.gradient, axis=0)
-        removable = decrease + (4 * eps * size) ** 2 + jnp.maximum(increase, 0)
-        target_norm = _target_norm(state)
-        excess = residual_excess(point.squared, removable, target_norm, self.tolerance)
-        # If the gradient is only rounding error, the first test may pass for a residual
-        # longer than y. The second test rejects it.
-        growth = 1 + 2 * eps**0.5
-        return excess.is_met & (point.squared <= growth * target_norm**2)
 
     def _start(self, max_iterations: int) -> State:
         """Computes the state at θ = 0."""
         if self.target_products is None:
-            gradient = self.matrix.rmv(self.target)
-            squared = jnp.sum(self.target**2, axis=0)
+            target = self.problem.target
+            gradient = self.problem.matrix.rmv(target)
+            squared = jnp.sum(target**2, axis=0)
         else:
             gradient, squared = self.target_products
         gradient = scaled(self.factors.scale, gradient)
@@ -124,23 +211,11 @@ class Refinement(NamedTuple):
             monitor=Monitor.init(jnp.sqrt(squared), max_iterations, is_solved),
         )
 
-    def _advanced(self, row_space: Array, max_iterations: int, state: State) -> State:
-        """Returns the state after a step of conjugate gradients.
-
-        Systems whose iterations have ended keep their state.
-        """
-        step = self._step(row_space, state)
-        outcome = self._outcome(state, step)
-        new_state = self._moved(state, step, outcome)
-        undone = state._replace(monitor=new_state.monitor)
-        new_state = select(outcome.is_kept, new_state, undone)
-        return select(state.monitor.is_running(max_iterations), new_state, state)
-
     def _step(self, row_space: Array, state: State) -> Step:
         """Takes a step of conjugate gradients, and computes its backward errors."""
         factors = self.factors
         damping = state.damping
-        weights = damping_weights(factors, damping)
+        weights = _damping_weights(factors, damping)
         direction = factors.direction(weights * state.cg.p, row_space)
         # The residual is computed at a point near the end of the step, whose length is
         # not yet known. It is then updated by the difference of the lengths.
@@ -149,128 +224,226 @@ class Refinement(NamedTuple):
         curvature = products.curvature + damping * jnp.sum(direction**2, axis=0)
         alpha = step_length(state.cg, curvature)
         point, is_lost = moved_point(
-            trial,
-            products,
-            direction,
-            alpha - state.alpha,
-            self.required_gradient,
+            trial, products, direction, alpha - state.alpha, self.required_gradient
         )
         s = product(factors.inverse.T, point.gradient)
         image = products.image + damping * direction
         change = weights * product(factors.inverse.T, image)
         updated = cg_step(state.cg, state.cg.s - alpha * change)
-        error = jnp.where(is_lost, jnp.inf, backward_error(factors, point, s))
-        undamped_s = updated.s / safe(weights)
+        decrease = jnp.where(damping > 0, state.decrease, alpha * state.cg.gamma)
+        error = jnp.where(is_lost, jnp.inf, _backward_error(factors, point, s))
+        is_solved = error <= self.problem.tolerance
+        if self.required_gradient is None:
+            # The decrease of the last step also counts, since the last step may be the
+            # longest one. The factor 2 leaves room for the rounding error of Xθ, which
+            # `is_lowest` adds.
+            removable = 2 * jnp.maximum(jnp.sum(s**2, axis=0), decrease)
+            is_solved &= self._is_near_minimum(point.squared, removable, state)
+            required_damping = _required_damping(factors, point)
+        else:
+            required_damping = jnp.zeros_like(damping)
         return Step(
             point=point,
             s=s,
             updated=updated,
             alpha=alpha,
-            error=error,
-            updated_error=backward_error(factors, point, undamped_s),
-        )
-
-    def _outcome(self, state: State, step: Step) -> Outcome:
-        """Tests a step: its accuracy, and whether it is kept and iterations may end."""
-        is_damped = state.damping > 0
-        tolerance = jnp.where(is_damped, DAMPED_SHARE, 1) * self.tolerance
-        # The factor 1/4 is a margin, since the updated s is an estimate.
-        is_replaced = (step.updated_error <= tolerance / 4) | self._has_lost_digits(
-            step.updated, state.replaced_gamma
-        )
-        is_better = step.error < state.least_error
-        decrease = jnp.where(is_damped, state.decrease, step.alpha * state.cg.gamma)
-        is_solved = step.error <= self.tolerance
-        # Unless s is zero, a second step follows the first one. It makes a direct
-        # solution as accurate as a refined one.
-        is_late = (state.monitor.iteration > 0) | jnp.all(step.s == 0, axis=0)
-        may_stop = is_replaced & is_late
-        damping = state.damping
-        if self.required_gradient is None:
-            # The decrease of the last step also counts, since the last step may be the
-            # longest one. The factor 2 leaves room for the rounding error of Xθ, which
-            # `is_lowest` adds.
-            removable = 2 * jnp.maximum(jnp.sum(step.s**2, axis=0), decrease)
-            is_solved &= residual_excess(
-                step.point.squared, removable, _target_norm(state), self.tolerance
-            ).is_met
-            starts_damping = may_stop & is_solved & ~is_damped
-            new_damping = required_damping(self.factors, step.point)
-            damping = jnp.where(starts_damping, new_damping, damping)
-            may_stop &= is_damped | (damping == 0)
-        return Outcome(
-            tolerance=tolerance,
             decrease=decrease,
-            damping=damping,
+            error=error,
+            updated_error=_backward_error(factors, point, updated.s / safe(weights)),
             is_solved=is_solved,
-            is_replaced=is_replaced,
-            is_better=is_better,
-            # A damped step is kept only if it lowers the backward error.
-            is_kept=~is_damped | (is_better & is_solved),
-            may_stop=may_stop & is_solved,
+            required_damping=required_damping,
         )
-
-    def _moved(self, state: State, step: Step, outcome: Outcome) -> State:
-        """Returns the state after a step that is kept."""
-        weights = damping_weights(self.factors, outcome.damping)
-        restarted = cg_start(weights * step.s)
-        is_replaced = outcome.is_replaced
-        is_better = outcome.is_better
-        return State(
-            point=step.point,
-            s=step.s,
-            cg=select(is_replaced, restarted, step.updated),
-            replaced_gamma=select(is_replaced, restarted.gamma, state.replaced_gamma),
-            alpha=jnp.where(step.alpha > 0, step.alpha, state.alpha),
-            decrease=outcome.decrease,
-            damping=outcome.damping,
-            is_solved=outcome.is_solved,
-            best_x=jnp.where(is_better, step.point.x, state.best_x),
-            least_error=jnp.where(is_better, step.error, state.least_error),
-            monitor=state.monitor.update(
-                jnp.sqrt(step.point.squared),
-                [Criterion(step.error, outcome.tolerance)],
-                may_stop=outcome.may_stop,
-                has_stagnated=~outcome.is_kept,
-            ),
-        )
-
-    def _has_lost_digits(self, updated: CGState, replaced_gamma: Array) -> Array:
-        """Returns whether the recomputed s must replace the updated one.
-
-        The rounding error of the updated s is relative to s at the last replacement.
-        Rounding also makes directions less conjugate. So conjugate gradients restart
-        when ‖s‖ has fallen to √eps of its norm at the last replacement, and half of its
-        digits are lost. See van der Vorst and Ye, "Residual replacement strategies for
-        Krylov subspace iterative methods", SIAM J. Sci. Comput. 22 (2000).
-
-        With factors of X, one step makes s that small. Each step is then one of
-        iterative refinement.
-        """
-        if not self.is_sketched:
-            return jnp.ones(updated.gamma.shape, bool)
-        eps = jnp.finfo(updated.gamma.dtype).eps
-        return updated.gamma <= eps * replaced_gamma
 
     def _line_products(self, x: Array, direction: Array) -> LineProducts:
         """Computes products with A, for the residual of x and a direction."""
         scale = self.factors.scale
         solution = scaled(scale, x)
         direction = scaled(scale, direction)
-        products = self.matrix.line_products(self.target, solution, direction)
+        matrix, target, root_ridge, _ = self.problem
+        products = matrix.line_products(target, solution, direction)
         gradient, squared, image, curvature = products
-        if self.root_ridge is not None:
-            ridge_solution = self.root_ridge * solution
-            ridge_direction = self.root_ridge * direction
-            gradient -= self.root_ridge * ridge_solution
-            image += self.root_ridge * ridge_direction
+        if root_ridge is not None:
+            ridge_solution = root_ridge * solution
+            ridge_direction = root_ridge * direction
+            gradient -= root_ridge * ridge_solution
+            image += root_ridge * ridge_direction
             squared += jnp.sum(ridge_solution**2, axis=0)
             curvature += jnp.sum(ridge_direction**2, axis=0)
         return LineProducts(
             scaled(scale, gradient), squared, scaled(scale, image), curvature
         )
 
+    def is_lowest(self, state: State) -> Array:
+        """Tests whether the residual is near its minimum, by a product with X itself.
 
-def _target_norm(state: State) -> Array:
-    """Returns ‖y‖, which is the norm of the residual at θ = 0."""
-    return state.monitor.history[0]
+        The singular values of a sketch may differ much from those of X. So X is applied
+        to the direction of the gradient.
+        """
+        factors = self.factors
+        point = state.point
+        decrease = state.decrease
+        if self.is_sketched:
+            steepest = cg_start(state.s)
+            direction = scaled(factors.scale, product(factors.inverse, steepest.p))
+            length = jnp.linalg.norm(self.problem.matrix.mv(direction), axis=0)
+            decrease_along = (steepest.gamma / safe(length)) ** 2
+            decrease = jnp.maximum(decrease, decrease_along)
+        eps = jnp.finfo(point.squared.dtype).eps
+        # The residual is known only up to the rounding error of Xθ.
+        size = factors.norm * jnp.linalg.norm(point.x, axis=0)
+        # The part of θ in truncated directions may increase the residual.
+        truncated = factors.truncated_part(point.x)
+        increase = -2 * jnp.sum(truncated * point.gradient, axis=0)
+        removable = decrease + (4 * eps * size) ** 2 + jnp.maximum(increase, 0)
+        is_lowest = self._is_near_minimum(point.squared, removable, state)
+        # If the gradient is only rounding error, the first test may pass for a residual
+        # longer than y. The second test rejects it.
+        growth = 1 + 2 * eps**0.5
+        return is_lowest & (point.squared <= growth * state.monitor.history[0] ** 2)
+
+    def _is_near_minimum(self, squared: Array, removable: Array, state: State) -> Array:
+        """Tests whether ‖r‖ exceeds its minimum by little, in units of ‖y‖.
+
+        If X is at the limits of the precision, this test is stricter than that of the
+        backward error.
+
+        Args:
+          squared: ‖r‖².
+          removable: The part of ‖r‖² that an exact solution would remove.
+          state: The state.
+        """
+        root_eps = float(jnp.finfo(removable.dtype).eps) ** 0.5
+        squared = jnp.maximum(squared, removable)
+        norms = jnp.sqrt(squared) + jnp.sqrt(squared - removable)
+        excess = removable / safe(norms)
+        largest = jnp.maximum(self.problem.tolerance, root_eps / 8)
+        return excess <= largest * state.monitor.history[0]
+
+
+@functools.partial(jax.jit, static_argnames="is_sketched")
+def _status(state: State, step: Step, tolerance: Array, is_sketched: bool) -> Array:
+    """Decides what follows a step: a `Status` for each system."""
+    is_damped = state.damping > 0
+    tolerance = jnp.where(is_damped, _DAMPED_SHARE, 1) * tolerance
+    # The factor 1/4 is a margin, since the updated s is an estimate.
+    is_replaced = step.updated_error <= tolerance / 4
+    if is_sketched:
+        # The rounding error of the updated s is relative to s at the last
+        # replacement. Rounding also makes directions less conjugate. So conjugate
+        # gradients restart when ‖s‖ has fallen to √eps of its norm at the last
+        # replacement, and half of its digits are lost. See van der Vorst and Ye,
+        # "Residual replacement strategies for Krylov subspace iterative methods",
+        # SIAM J. Sci. Comput. 22 (2000).
+        eps = jnp.finfo(tolerance.dtype).eps
+        is_replaced |= step.updated.gamma <= eps * state.replaced_gamma
+    else:
+        # With factors of X, one step makes s that small. Each step is then one of
+        # iterative refinement.
+        is_replaced = jnp.ones_like(is_replaced)
+    # Unless s is zero, a second step follows the first one. It makes a direct
+    # solution as accurate as a refined one.
+    is_late = (state.monitor.iteration > 0) | jnp.all(step.s == 0, axis=0)
+    may_end = is_replaced & is_late & step.is_solved
+    status = jnp.where(is_replaced, Status.RESTART, Status.GO_ON)
+    status = jnp.where(may_end & (step.error <= tolerance), Status.DONE, status)
+    starts_damping = may_end & ~is_damped & (step.required_damping > 0)
+    status = jnp.where(starts_damping, Status.DAMP, status)
+    is_improved = step.is_solved & (step.error < state.least_error)
+    return jnp.where(is_damped & ~is_improved, Status.UNDO, status)
+
+
+@jax.jit
+def _after(factors: Factors, step: Step, status: Array, state: State) -> State:
+    """Returns the state that follows a step which is kept."""
+    starts_damping = status == Status.DAMP
+    damping = jnp.where(starts_damping, step.required_damping, state.damping)
+    restarted = cg_start(_damping_weights(factors, damping) * step.s)
+    goes_on = status == Status.GO_ON
+    is_better = step.error < state.least_error
+    return State(
+        point=step.point,
+        s=step.s,
+        cg=select(goes_on, step.updated, restarted),
+        replaced_gamma=select(goes_on, state.replaced_gamma, restarted.gamma),
+        alpha=jnp.where(step.alpha > 0, step.alpha, state.alpha),
+        decrease=step.decrease,
+        damping=damping,
+        is_solved=step.is_solved,
+        best_x=jnp.where(is_better, step.point.x, state.best_x),
+        least_error=jnp.where(is_better, step.error, state.least_error),
+        monitor=state.monitor.update(
+            jnp.sqrt(step.point.squared),
+            has_converged=status == Status.DONE,
+            has_stagnated=status == Status.UNDO,
+        ),
+    )
+
+
+def moved_point(
+    x: Array,
+    products: LineProducts,
+    direction: Array,
+    step: Array,
+    required_gradient: Array | None,
+) -> tuple[Point, Array]:
+    """Returns the point at x + step * direction, from the products at x.
+
+    Also returns whether its ‖r‖² has lost its digits, as the small difference of large
+    numbers.
+
+    Args:
+      x: The x of the products.
+      products: `LineProducts` with A.
+      direction: The direction of the products.
+      step: The length of the step.
+      required_gradient: The required value of Aᵀr, or None for zero.
+    """
+    slope = jnp.sum(direction * products.gradient, axis=0)
+    decrease = step * (2 * slope - step * products.curvature)
+    squared = jnp.maximum(products.squared - decrease, 0)
+    gradient = products.gradient
+    if required_gradient is not None:
+        gradient = gradient - required_gradient
+    point = Point(
+        x=x + step * direction,
+        gradient=gradient - step * products.image,
+        squared=squared,
+    )
+    return point, products.squared > 100 * squared
+
+
+@jax.jit
+def _backward_error(factors: Factors, point: Point, s: Array) -> Array:
+    """Computes Karlson and Waldén's estimate of the backward error, relative to ‖X‖.
+
+    Args:
+      factors: The factors of X or of a sketch.
+      point: The point.
+      s: Pᵀ times the gradient of the point, where P is the inverse of the factors.
+    """
+    values = factors.singular_values
+    squared_size = jnp.sum(point.x**2, axis=0)
+    weight = jnp.multiply.outer(values**2, squared_size) + point.squared
+    shares = scaled(values, s) / jnp.sqrt(safe(weight))
+    return jnp.linalg.norm(shares, axis=0) / factors.norm
+
+
+@jax.jit
+def _required_damping(factors: Factors, point: Point) -> Array:
+    """Computes ω² for damped steps from a solved point, or 0 if none are needed."""
+    values = factors.singular_values
+    smallest = jnp.min(jnp.where(values > 0, values, jnp.inf))
+    squared = point.squared / safe(jnp.sum(point.x**2, axis=0))
+    rounding = jnp.finfo(values.dtype).eps * factors.norm
+    is_needed = smallest**2 <= rounding * jnp.sqrt(squared)
+    return jnp.where(is_needed, squared, 0)
+
+
+def _damping_weights(factors: Factors, damping: Array) -> Array:
+    """Computes s / √(s² + ω²), (p,) or (p, c).
+
+    P times these weights is the preconditioner of damped steps, V (s² + ω²)^(-1/2).
+    """
+    values = factors.singular_values
+    squares = jnp.add.outer(values**2, damping)
+    return scaled(values, 1 / jnp.sqrt(safe(squares)))

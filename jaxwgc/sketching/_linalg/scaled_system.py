@@ -10,7 +10,7 @@ from jaxwgc._common.arrays import inverse_power_of_two
 from jaxwgc._common.conjugate_gradients import CGState, cg_start, cg_step, step_length
 from jaxwgc.sketching._linalg.linear_operator import Operator, probed
 from jaxwgc.sketching._linalg.matrix import Matrix
-from jaxwgc.sketching._linalg.monitor import Criterion, Monitor, select
+from jaxwgc.sketching._linalg.monitor import Monitor, select
 from jaxwgc.sketching._linalg.rows import padded_with_zeros, safe, scaled
 from jaxwgc.sketching._linalg.sparse import Sparse
 
@@ -125,8 +125,7 @@ class ScaledSystem(NamedTuple):
             checked_error = jnp.minimum(error, self._error_by_both(state, r))
             monitor = state.monitor.update(
                 jnp.linalg.norm(r, axis=0),
-                [Criterion(checked_error, self.tolerance)],
-                may_stop=is_check,
+                is_check & (checked_error <= self.tolerance),
                 num_iterations=is_moving,
             )
             monitor = select(is_open, monitor, state.monitor)

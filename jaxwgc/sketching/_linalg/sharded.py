@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,8 @@ from jax import Array, lax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxwgc._common.pytrees import Static, register
-from jaxwgc.sketching._linalg.dense import Dense
-from jaxwgc.sketching._linalg.matrix import RowMatrix
+from jaxwgc.sketching._linalg.matrix import Dense, RowMatrix
 
-if TYPE_CHECKING:
-    from jaxwgc.sketching._embeddings._embedding import Embedding
-
-A = TypeVar("A")
-B = TypeVar("B")
 T = TypeVar("T")
 
 _EVERYWHERE = PartitionSpec()
@@ -50,87 +44,74 @@ class Sharded(RowMatrix):
         return self.array.dtype
 
     def row_scaled(self, factors):
-        def on_each(rows: Dense, factors: Array, args: tuple[()]) -> Array:
-            del args
-            return rows.row_scaled(factors).array
-
-        array = self._on_devices(on_each, factors, (), is_summed=False)
+        array = self._on_devices(_scaled_rows, (factors,), has_rows=True)
         return dataclasses.replace(self, array=array)
 
     def mv(self, vector):
-        def on_each(rows: Dense, along: tuple[()], vector: Array) -> Array:
-            del along
-            return rows.mv(vector)
-
-        return self._on_devices(on_each, (), vector, is_summed=False)
+        return self._on_devices(Dense.mv, args=(vector,), has_rows=True)
 
     def rmv(self, vector):
-        def on_each(rows: Dense, vector: Array, args: tuple[()]) -> Array:
-            del args
-            return rows.rmv(vector)
-
-        return self._on_devices(on_each, vector, ())
+        return self._on_devices(Dense.rmv, (vector,))
 
     def sketch(self, embedding, *arrays):
-        def on_each(
-            rows: Dense, along: tuple[Array, ...], embedding: "Embedding"
-        ) -> list[Array]:
+        def sketch_of(rows: Dense, *slices_and_embedding: Any) -> list[Array]:
+            *slices, embedding = slices_and_embedding
             start = lax.axis_index(self.axes) * rows.shape[0]
-            drawn = embedding._draw()
-            return embedding._apply_to_part([rows.array, *along], drawn, start)
+            return embedding.apply_to_part(
+                [rows.array, *slices], embedding.draw(), start
+            )
 
-        return self._on_devices(on_each, arrays, embedding)
+        return self._on_devices(sketch_of, arrays, (embedding,))
 
     def sum_rows(self, function, *args, along=()):
-        def on_each(
-            rows: Dense, along: tuple[Array, ...], args: tuple[Any, ...]
-        ) -> Any:
-            return rows.sum_rows(function, *args, along=along)
+        def sum_of(rows: Dense, *slices_and_args: Any) -> Any:
+            slices = slices_and_args[: len(along)]
+            return rows.sum_rows(function, *slices_and_args[len(along) :], along=slices)
 
-        return self._on_devices(on_each, along, args)
+        return self._on_devices(sum_of, along, args)
 
     def row_norms(self, basis, scale):
-        def on_each(rows: Dense, along: tuple[()], args: tuple[Array, Array]) -> Array:
-            del along
-            basis, scale = args
-            return rows.row_norms(basis, scale)
-
-        return self._on_devices(on_each, (), (basis, scale), is_summed=False)
+        return self._on_devices(Dense.row_norms, args=(basis, scale), has_rows=True)
 
     def column_maxima(self):
         return jnp.abs(lax.stop_gradient(self.array)).max(axis=0)
 
     def _on_devices(
         self,
-        function: Callable[[Dense, A, B], T],
-        along: A,
-        args: B,
+        function: Callable[..., T],
+        along: tuple[Array, ...] = (),
+        args: tuple[Any, ...] = (),
         *,
-        is_summed: bool = True,
+        has_rows: bool = False,
     ) -> T:
-        """Runs `function(rows, slices, args)` on the rows of each device.
+        """Runs `function(rows, *slices, *args)` on the rows of each device.
 
         Args:
           function: A function without arrays in its closure, which JAX rejects on a
             mesh with explicit axes.
-          along: A pytree of arrays with N rows. `slices` are the rows of the device.
-          args: A pytree of arrays that all devices share.
-          is_summed: Whether to sum results over devices. Otherwise, they have N rows.
+          along: Arrays with N rows. `slices` are the rows of the device.
+          args: Pytrees of arrays that all devices share.
+          has_rows: Whether the result has N rows. Otherwise, results of the devices add
+            up.
         """
         by_rows = PartitionSpec(self.axes)
 
-        def on_each(rows: Array, along: A, args: B) -> T:
-            result = function(Dense(rows), along, args)
-            return lax.psum(result, self.axes) if is_summed else result
+        def on_each(rows: Array, slices: tuple[Array, ...], args: tuple[Any, ...]) -> T:
+            result = function(Dense(rows), *slices, *args)
+            return result if has_rows else lax.psum(result, self.axes)
 
         run = jax.shard_map(
             on_each,
             mesh=self.mesh,
             in_specs=(by_rows, by_rows, _EVERYWHERE),
-            out_specs=_EVERYWHERE if is_summed else by_rows,
+            out_specs=by_rows if has_rows else _EVERYWHERE,
             # The check rejects a loop that starts from values that are equal on all
             # devices, such as zeros, and ends with values that differ.
             check_vma=False,
         )
         along = jax.device_put(along, NamedSharding(self.mesh, by_rows))
         return run(self.array, along, args)
+
+
+def _scaled_rows(rows: Dense, factors: Array) -> Array:
+    return rows.row_scaled(factors).array

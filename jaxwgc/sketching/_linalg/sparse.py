@@ -1,7 +1,7 @@
 """Sparse matrices."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -11,26 +11,12 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common.arrays import product
 from jaxwgc._common.pytrees import Static, register
+from jaxwgc.sketching._linalg.entries import Entries, entries_of_bcoo
 from jaxwgc.sketching._linalg.matrix import Matrix, RowMatrix
 from jaxwgc.sketching._linalg.rows import block_size, padded_with_zeros, scaled
 
 if TYPE_CHECKING:
     from jax.experimental.sparse import BCOO
-
-
-class Entries(NamedTuple):
-    """The rows, columns and values of entries, each (num_entries,)."""
-
-    row: Array
-    column: Array
-    data: Array
-
-
-def entries_of_bcoo(matrix: "BCOO") -> Entries:
-    """Returns the entries of a matrix, some of them out of bounds (padding)."""
-    # Indices become unsigned, so that negative ones are out of bounds, too.
-    row, column = matrix.indices.T.astype(jnp.uint32)
-    return Entries(row, column, matrix.data)
 
 
 @register
@@ -54,11 +40,6 @@ class Sparse(RowMatrix):
     starts: Array
     window: Static[int]
     sizes: Static[tuple[int, int]]
-
-    @classmethod
-    def of(cls, matrix: "BCOO") -> "Sparse":
-        """Returns the matrix of a BCOO, without entries out of bounds (padding)."""
-        return _sparse_of_bcoo(matrix)
 
     @classmethod
     def of_entries(
@@ -128,7 +109,7 @@ class Sparse(RowMatrix):
         return jax.ops.segment_sum(moved, column, self.sizes[1])
 
     def sketch(self, embedding, *arrays):
-        small = embedding._apply_to_entries(self.entries, self.sizes)
+        small = embedding.apply_to_entries(self.entries, self.sizes)
         return [small, *(embedding @ array for array in arrays)]
 
     # Products with the entries are faster than products with densified blocks.
@@ -182,7 +163,10 @@ class Sparse(RowMatrix):
 
         def add(carry: tuple[Array, Array]) -> tuple[Array, Array]:
             start, block = carry
-            row, column, data = self._window_of_entries(start)
+            row, column, data = jax.tree.map(
+                lambda part: lax.dynamic_slice_in_dim(part, start, self.window),
+                self.entries,
+            )
             # Entries of later blocks are dropped.
             row = jnp.where(row < first + size, row - first, size)
             block = block.at[row, column].add(data, mode="drop")
@@ -193,15 +177,10 @@ class Sparse(RowMatrix):
         _, block = lax.while_loop(lambda carry: carry[0] < end, add, carry)
         return block
 
-    def _window_of_entries(self, start: Array) -> Entries:
-        return jax.tree.map(
-            lambda part: lax.dynamic_slice_in_dim(part, start, self.window),
-            self.entries,
-        )
-
 
 @jax.jit
-def _sparse_of_bcoo(matrix: "BCOO") -> Sparse:
+def sparse_of_bcoo(matrix: "BCOO") -> Sparse:
+    """Returns the matrix of a BCOO, without entries out of bounds (padding)."""
     num_rows, num_columns = matrix.shape
     shape = (num_rows, num_columns)
     return Sparse.of_entries(entries_of_bcoo(matrix), shape, matrix.indices_sorted)

@@ -8,7 +8,11 @@ from jax.typing import ArrayLike
 from jaxwgc._common import validation
 from jaxwgc._common.probabilities import distribution
 from jaxwgc.sketching._embeddings._embedding import Embedding, check_sizes
-from jaxwgc.sketching._linalg.sparse import Entries
+from jaxwgc.sketching._linalg.entries import (
+    Entries,
+    bucket_entries,
+    slots_of_rows,
+)
 from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 
 
@@ -69,17 +73,24 @@ class _RowEmbedding(Embedding):
     def _drawn(self) -> RowSample:
         return sample_rows(self.key, self.probabilities, self.sketch_size)
 
-    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
-        sampled = self._drawn()._apply_to_columns(arrays)
-        return [self._padded(rows) for rows in sampled]
+    def apply_to_columns(self, arrays: list[Array]) -> list[Array]:
+        sample = self._drawn()
+        return [self._filled(array[sample.indices], sample) for array in arrays]
 
-    def _apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
-        return self._padded(self._drawn()._apply_to_entries(entries, shape))
+    def apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
+        sample = self._drawn()
+        num_slots = sample.indices.shape[0]
+        slots = slots_of_rows(sample.indices, sample.scale, shape[0])[None]
+        ones = jnp.ones_like(slots)
+        rows = bucket_entries(entries, slots, ones, (num_slots, shape[1]))
+        return self._filled(rows, sample)
 
-    def _padded(self, rows: Array) -> Array:
+    def _filled(self, rows: Array, sample: RowSample) -> Array:
+        """Scales sampled rows, and appends zeros for the unused rows of S."""
+        rows = rows * sample.scale.astype(rows.dtype)[:, None]
         return jnp.pad(rows, [(0, self.sketch_size - rows.shape[0]), (0, 0)])
 
-    def _matrix(self, dtype: np.dtype) -> Array:
+    def to_array(self, dtype: np.dtype) -> Array:
         sample = self._drawn()
         zeros = jnp.zeros((self.sketch_size, self.num_rows), dtype)
         slots = jnp.arange(sample.indices.shape[0])

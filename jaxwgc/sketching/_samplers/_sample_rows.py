@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,24 +10,18 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
-from jaxwgc._common.probabilities import nonnegative_vector, normalised
+from jaxwgc._common.arrays import is_sparse
+from jaxwgc._common.probabilities import distribution, nonnegative_vector, normalised
 from jaxwgc.parts import draw_parts
-from jaxwgc.sketching._embeddings._embedding import (
-    apply_to_leaves,
-    bucket_entries,
-    number_arrays,
-)
-from jaxwgc.sketching._linalg.sparse import Entries
-from jaxwgc.sketching._samplers._exact_inclusion import poisson_rows, systematic_rows
-from jaxwgc.sketching._samplers._pivotal import (
+from jaxwgc.sketching._embeddings._embedding import number_arrays
+from jaxwgc.sketching._linalg.entries import sampled_bcoo
+from jaxwgc.sketching._samplers._exact_inclusion import (
     is_permutation,
     permutation_of_rows,
     pivotal_rows,
+    poisson_rows,
+    systematic_rows,
 )
-from jaxwgc.sketching._samplers._sparse_rows import sampled_bcoo, slots_of_rows
-
-if TYPE_CHECKING:
-    from jax.experimental.sparse import BCOO
 
 METHODS = (
     "with_replacement",
@@ -112,24 +106,18 @@ class RowSample(NamedTuple):
         arrays, shapes = number_arrays(tree)
         num_rows = array_validation.check_parts("tree", shapes, "N")
         array_validation.check_drawn_from("tree", self.indices, num_rows, "rows")
-        return apply_to_leaves(self, arrays)
+        return _apply(self, arrays)
 
-    def _apply_to_columns(self, arrays: list[Array]) -> list[Array]:
-        return [self._scaled(array[self.indices]) for array in arrays]
 
-    def _apply_to_sparse(self, matrix: "BCOO") -> "BCOO":
-        return sampled_bcoo(matrix, self.indices, self.scale)
+@jax.jit
+def _apply(sample: RowSample, tree: Any) -> Any:
+    def sampled(leaf: Any) -> Any:
+        if is_sparse(leaf):
+            return sampled_bcoo(leaf, sample.indices, sample.scale)
+        scale = sample.scale.astype(leaf.dtype)
+        return leaf[sample.indices] * scale.reshape(-1, *[1] * (leaf.ndim - 1))
 
-    def _apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
-        """Returns the sampled rows of a sparse matrix as an array."""
-        num_slots = self.indices.shape[0]
-        bucket = slots_of_rows(self.indices, self.scale, shape[0])[None]
-        ones = jnp.ones_like(bucket)
-        rows = bucket_entries(entries, bucket, ones, (num_slots, shape[1]))
-        return self._scaled(rows)
-
-    def _scaled(self, rows: Array) -> Array:
-        return rows * self.scale.astype(rows.dtype)[:, None]
+    return jax.tree.map(sampled, tree, is_leaf=is_sparse)
 
 
 def sample_rows(
@@ -338,3 +326,62 @@ def _into_slots(is_selected: Array, num_slots: int) -> tuple[Array, Array, Array
     num_selected = jnp.sum(is_selected, dtype=jnp.int32)
     counts = (jnp.arange(num_slots) < num_selected).astype(jnp.int32)
     return indices, counts, jnp.maximum(num_selected - num_slots, 0)
+
+
+RULES = ("lev", "unif", "slev")
+
+
+def row_probabilities(
+    scores: ArrayLike, rule: str = "lev", alpha: ArrayLike = 0.9
+) -> Array:
+    """Computes sampling probabilities of rows by the rules LEV, UNIF and SLEV.
+
+    Args:
+      scores: (N,), one non-negative number per row, such as `leverage_scores`.
+      rule: The map from scores to probabilities.
+        - `"lev"`: in proportion to the scores.
+        - `"unif"`: the same for all rows.
+        - `"slev"`: alpha times the first plus 1 - alpha times the second. Rows of small
+          scores, which have a large scale and so a large variance, become less rare.
+      alpha: The share of the scores in `"slev"`, from 0 to 1, may be traced.
+
+    Returns:
+      (N,), sums to 1. If traced scores are negative, NaN, infinite or all zero, or a
+      traced alpha is out of range, all are NaN.
+
+    Raises:
+      ValueError: If rule is unknown, alpha is outside [0, 1], or scores do not have one
+        axis or (unless traced) are negative, NaN, infinite or all zero.
+      TypeError: If alpha is not a real scalar, or scores are not real.
+
+    Note:
+      For LEVUNW, the leverage rule with an unweighted solve, combine `"lev"` with
+      `sample_rows(..., weighted=False)`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxwgc import sketching
+      >>> scores = jnp.array([1.0, 0.5, 0.5])
+      >>> print(sketching.row_probabilities(scores))
+      [0.5  0.25 0.25]
+      >>> scores = jnp.array([1.0, 0.0])
+      >>> print(sketching.row_probabilities(scores, "slev", alpha=0.5))
+      [0.75 0.25]
+
+    References:
+      Ma, Mahoney and Yu, "A statistical perspective on algorithmic leveraging", JMLR 16
+      (2015), section 2.
+    """
+    validation.check_choice("rule", rule, RULES)
+    array_validation.check_number("alpha", alpha, minimum=0, maximum=1)
+    leverage, valid = distribution("scores", scores)
+    uniform = jnp.full_like(leverage, 1 / leverage.shape[0])
+    if rule == "lev":
+        probabilities = leverage
+    elif rule == "unif":
+        probabilities = uniform
+    else:
+        alpha = jnp.asarray(alpha, leverage.dtype)
+        alpha = jnp.where((alpha >= 0) & (alpha <= 1), alpha, jnp.nan)
+        probabilities = alpha * leverage + (1 - alpha) * uniform
+    return jnp.where(valid, probabilities, jnp.nan)

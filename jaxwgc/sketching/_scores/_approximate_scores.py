@@ -12,18 +12,22 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation
 from jaxwgc._common.arrays import product
-from jaxwgc.sketching import _solver_arguments
+from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
-from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of_small, rank_cutoff
-from jaxwgc.sketching._linalg.kinds import MatrixLike, OperatorLike, compiled, matrix_of
+from jaxwgc.sketching._linalg.kinds import (
+    MatrixLike,
+    OperatorLike,
+    compiled,
+    matrix_of,
+)
 from jaxwgc.sketching._linalg.linear_operator import (
     LinearOperator,
     Operator,
     checked_operator,
+    from_lineax,
 )
-from jaxwgc.sketching._linalg.lineax_operators import from_lineax
-from jaxwgc.sketching._linalg.matrix import RowMatrix
+from jaxwgc.sketching._linalg.matrix import Dense, RowMatrix
 from jaxwgc.sketching._linalg.projector import orthonormaliser
 from jaxwgc.sketching._scores._exact_scores import leverage_scores
 
@@ -117,7 +121,7 @@ def approximate_leverage_scores(
     if 2 * sketch_size >= num_rows:
         return leverage_scores(converted, rcond=rcond)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
+    checked, rcond = _arguments.with_cutoff(checked, rcond, default_rcond)
     return _scores(
         checked,
         key,
@@ -137,7 +141,7 @@ def _scores_of_operator(
     # An error that cannot be raised under jax.jit becomes a NaN in the result.
     factor = jnp.where(is_adjoint, jnp.ones((), matrix.dtype), jnp.nan)
     default_rcond = rank_cutoff(matrix.shape, matrix.dtype)
-    factor, rcond = _solver_arguments.with_cutoff(factor, rcond, default_rcond)
+    factor, rcond = _arguments.with_cutoff(factor, rcond, default_rcond)
     if 2 * sketch_size >= num_rows:
         # X has at most as many rows as two sketches, so that its array fits in memory.
         return factor * leverage_scores(matrix.to_array(), rcond=rcond)

@@ -14,8 +14,8 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, conversions, validation
 from jaxwgc._common.arrays import is_kind, next_power_of_two
-from jaxwgc.sketching import _conversions
-from jaxwgc.sketching._linalg.dense import Dense
+from jaxwgc.sketching import _arguments
+from jaxwgc.sketching._linalg.matrix import Dense
 from jaxwgc.sketching._linalg.rows import gram
 
 Kernel = Callable[[Array, Array], Array]
@@ -123,7 +123,7 @@ def bless(
     array_validation.check_number("step", step)
     if step <= 1:
         raise ValueError(f"step must be more than 1; got {step}")
-    points = conversions.gathered(_conversions.finite_array("data", data))
+    points = conversions.gathered(_arguments.finite_array("data", data))
     array_validation.check_parts("data", points, "n")
     diagonal = _diagonal(kernel, points)
     dtype = diagonal.dtype

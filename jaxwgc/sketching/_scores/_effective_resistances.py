@@ -1,7 +1,6 @@
 """Effective resistances of the edges of a weighted graph."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, conversions, validation
-from jaxwgc._common.arrays import cholesky_if
 
 # Numbers in memory per batch of edges, one per vertex and edge.
 _BLOCK = 2**20
@@ -119,16 +117,16 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     adjacency = adjacency + adjacency.T
     labels = _components(first, second, num_vertices)
     identity = jnp.eye(num_vertices, dtype=dtype)
-    laplacian = _normalised_laplacian(adjacency, labels, identity)
+    laplacian, inverse_roots = _normalised_laplacian(adjacency, labels, identity)
 
     # The Cholesky factorisation succeeds if all eigenvalues are above the shift.
     shift = jnp.finfo(dtype).eps ** 0.5
-    shifted = laplacian.matrix - shift * identity
+    shifted = laplacian - shift * identity
     is_plain = jnp.isfinite(jnp.linalg.cholesky(shifted)).all()
 
     def plain() -> tuple[Array, Array]:
-        factor = cholesky_if(is_plain, laplacian.matrix)
-        flows = solve_triangular(factor, jnp.diag(laplacian.inverse_roots), lower=True)
+        factor = _cholesky_if(is_plain, laplacian)
+        flows = solve_triangular(factor, jnp.diag(inverse_roots), lower=True)
         return flows.T, jnp.ones(num_vertices, dtype)
 
     flows, pivots = lax.cond(is_plain, plain, lambda: _eliminated(adjacency))
@@ -150,17 +148,10 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     return jnp.where(valid, resistances / unit, jnp.nan)
 
 
-class _Laplacian(NamedTuple):
-    """A normalised Laplacian without null space, and 1 / √degree of each vertex."""
-
-    matrix: Array
-    inverse_roots: Array
-
-
 def _normalised_laplacian(
     adjacency: Array, labels: Array, identity: Array
-) -> _Laplacian:
-    """Returns D^(-1/2) L D^(-1/2) plus the projector on its null space.
+) -> tuple[Array, Array]:
+    """Returns D^(-1/2) L D^(-1/2) plus the projector on its null space, and D^(-1/2).
 
     One vector per component spans the null space: √degree at the vertices of the
     component, 0 at others.
@@ -175,7 +166,7 @@ def _normalised_laplacian(
     shares = roots / jnp.where(volumes > 0, volumes, 1)
     projector = jnp.where(is_same, shares * roots[:, None], 0)
     matrix = identity - adjacency * inverse_roots * inverse_roots[:, None] + projector
-    return _Laplacian(matrix, inverse_roots)
+    return matrix, inverse_roots
 
 
 def _eliminated(adjacency: Array) -> tuple[Array, Array]:
@@ -224,3 +215,13 @@ def _components(first: Array, second: Array, num_vertices: int) -> Array:
     state = (jnp.arange(num_vertices), jnp.asarray(True))
     labels, _ = lax.while_loop(lambda state: state[1], step, state)
     return labels
+
+
+def _cholesky_if(is_definite: Array, matrix: Array) -> Array:
+    """Returns the Cholesky factor of a matrix, or the identity if it is not definite.
+
+    Used in a branch of `lax.cond`. Under vmap both branches run, and BLAS kernels of
+    old processors multiply the NaNs of a failed factorisation by zero.
+    """
+    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
+    return jnp.linalg.cholesky(jnp.where(is_definite, matrix, identity))

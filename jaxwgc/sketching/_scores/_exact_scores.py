@@ -6,20 +6,32 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc._common import validation
-from jaxwgc.sketching import _solver_arguments
-from jaxwgc.sketching._linalg.dense import Dense
-from jaxwgc.sketching._linalg.factors import NumericalRank, factors_of, rank_cutoff
+from jaxwgc._common.arrays import inverse_power_of_two, product
+from jaxwgc.sketching import _arguments
+from jaxwgc.sketching._linalg.factors import (
+    Factors,
+    NumericalRank,
+    factors_of,
+    factors_of_small,
+    gram_factors,
+    rank_cutoff,
+)
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
     compiled,
     matrix_of,
     warn_of_precision,
 )
-from jaxwgc.sketching._linalg.matrix import RowMatrix
-from jaxwgc.sketching._linalg.projector import row_scores
-from jaxwgc.sketching._linalg.wide import factors_of_wide, wide_scores
+from jaxwgc.sketching._linalg.matrix import Dense, RowMatrix
+from jaxwgc.sketching._linalg.projector import (
+    at_most_one,
+    orthonormaliser_of_gram,
+    row_scores,
+)
+from jaxwgc.sketching._linalg.rows import column_scale, triangle
+from jaxwgc.sketching._linalg.sparse import Sparse
 
-METHODS = ("auto", "gram", "qr", "svd")
+METHODS = ("auto", "gram", "qr")
 
 
 def leverage_scores(
@@ -51,13 +63,12 @@ def leverage_scores(
         - A sparse matrix: a `jax.experimental.sparse.BCOO` without batch or dense axes,
           or one of `scipy.sparse`.
         - `Blocks`, which are read twice.
-      method: The algorithm. All four agree up to rounding.
+      method: The algorithm. All three agree up to rounding.
         - `"gram"`: from the Gram matrix XᵀX. It takes two products of the size of X if
           X is well-conditioned (condition number below 100), and four otherwise. The
           second pass works on X times an inverse square root of a shifted Gram matrix,
           which makes it as accurate as QR. No array of the size of X is made.
         - `"qr"`: from X = QR and the singular value decomposition of R.
-        - `"svd"`: another name of `"qr"`, since R has the singular values of X.
         - `"auto"`: `"gram"` for N >= 4p, a sparse or a sharded matrix, else `"qr"`.
 
         A sparse matrix requires `"gram"`. A few thousand of its rows (or columns, if it
@@ -125,7 +136,7 @@ def leverage_scores(
         is_tall = num_rows >= 4 * num_columns
         method = "gram" if is_tall or not is_dense else "qr"
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
+    checked, rcond = _arguments.with_cutoff(checked, rcond, default_rcond)
     scores = _scores(checked, None, rcond, method=method)
     warn_of_precision(matrix, checked, scores)
     return scores
@@ -177,9 +188,9 @@ def ridge_leverage_scores(
       guarantees", NeurIPS 2015, definition 1.
     """
     checked = matrix_of("matrix", matrix)
-    regulariser = _solver_arguments.regulariser(ridge, checked.dtype)
+    regulariser = _arguments.regulariser(ridge, checked.dtype)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
+    checked, rcond = _arguments.with_cutoff(checked, rcond, default_rcond)
     return _scores(checked, regulariser, rcond, method="gram")
 
 
@@ -230,7 +241,7 @@ def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> Numeri
     """
     checked = matrix_of("matrix", matrix)
     default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _solver_arguments.with_cutoff(checked, rcond, default_rcond)
+    checked, rcond = _arguments.with_cutoff(checked, rcond, default_rcond)
     rank = _rank(checked, rcond)
     warn_of_precision(matrix, checked, rank.rank)
     return rank
@@ -244,3 +255,55 @@ def _rank(matrix: RowMatrix, rcond: Array) -> NumericalRank:
     # The first Gram matrix does not show small singular values, so the second one is
     # always computed.
     return factors_of(matrix, None, rcond, threshold=1.0).rank
+
+
+def factors_of_wide(
+    matrix: RowMatrix, rcond: ArrayLike, has_units: bool = True
+) -> tuple[RowMatrix, Factors, Array]:
+    """Returns the transpose of a wide X, its factors, and the column scales of X."""
+    assert isinstance(matrix, Dense | Sparse)
+    scale = column_scale(matrix.column_maxima())
+    squares = lax.stop_gradient(matrix).sum_rows(_squares, scale)
+    if has_units:
+        scale = scale * inverse_power_of_two(jnp.sqrt(squares))
+    else:
+        scale = jnp.full(scale.shape, jnp.min(scale))
+    tall = matrix.scaled(scale).T
+    if isinstance(tall, Dense):
+        # All columns of Xᵀ share one power of two, since they are the rows of X.
+        unit = jnp.min(column_scale(tall.column_maxima()))
+        small = triangle(lax.stop_gradient(tall.array) * unit)
+        factors = factors_of_small(small, rcond, unit, has_units=False)
+    else:
+        factors = gram_factors(tall, None, rcond, threshold=1.0, has_units=False)
+    finite = jnp.isfinite(squares).all() & factors.finite
+    return tall, factors._replace(finite=finite), scale
+
+
+def wide_scores(matrix: RowMatrix, ridge: Array | None, rcond: Array) -> Array:
+    """Computes scores of a wide X: the diagonal of K (K + ridge I)⁺ with K = X Xᵀ."""
+    # With a ridge, all columns share one scale, since the ridge has the units of X. The
+    # factorisation then truncates nothing: truncation below includes the ridge.
+    cutoff = rcond if ridge is None else 0.0
+    tall, factors, scale = factors_of_wide(matrix, cutoff, has_units=ridge is None)
+    vectors = factors.vectors
+    values = factors.singular_values
+    gram = tall.gram(factors.scale)
+    shifted = gram
+    total = values
+    if ridge is not None:
+        unit = scale[0] * factors.scale[0]
+        total = jnp.hypot(values, unit * jnp.sqrt(lax.stop_gradient(ridge)))
+        vectors = jnp.where(total > rcond * total[0], vectors, 0)
+        shifted = gram + unit * ridge * unit * jnp.eye(len(gram))
+    inverse = vectors / jnp.where(total > 0, total, 1)
+    scores = jnp.sum((inverse * values) ** 2, axis=1)
+    # Values come from the decomposition, derivatives from the equation.
+    inverse = orthonormaliser_of_gram(inverse, vectors, shifted)
+    differentiable = jnp.sum(inverse * product(gram, inverse), axis=1)
+    scores += differentiable - lax.stop_gradient(differentiable)
+    return jnp.where(factors.finite, at_most_one(scores), jnp.nan)
+
+
+def _squares(block: Array, scale: Array) -> Array:
+    return jnp.sum((block * scale) ** 2, axis=0)

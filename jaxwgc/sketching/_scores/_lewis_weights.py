@@ -12,10 +12,10 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, conversions, validation
 from jaxwgc._common.arrays import product
-from jaxwgc.sketching import _conversions, _solver_arguments
-from jaxwgc.sketching._linalg.dense import Dense
+from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._linalg.factors import factors_of, rank_cutoff
-from jaxwgc.sketching._linalg.monitor import Criterion, Monitor
+from jaxwgc.sketching._linalg.matrix import Dense
+from jaxwgc.sketching._linalg.monitor import Monitor
 from jaxwgc.sketching._linalg.projector import at_most_one, orthonormaliser
 
 
@@ -105,36 +105,38 @@ def lewis_weights(
       section 3; Fazel, Lee, Padmanabhan and Sidford, "Computing Lewis weights to high
       precision", SODA 2022, for steps that converge for p >= 4.
     """
-    matrix = conversions.gathered(_conversions.finite_matrix("matrix", matrix))
+    matrix = conversions.gathered(_arguments.finite_matrix("matrix", matrix))
     array_validation.check_number("p", p, positive=True, finite=True)
     max_iterations = validation.check_int("max_iterations", max_iterations, minimum=1)
     dtype = matrix.dtype
     if tolerance is None:
-        tolerance = _default_tolerance(matrix, p)
+        # The default is above the rounding of scores over weights.
+        rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(dtype).eps)
+        default: Array = rounding * jnp.maximum(1, p)
+        tolerance = default
     array_validation.check_number("tolerance", tolerance, minimum=0)
     default_rcond = rank_cutoff(matrix.shape, dtype)
-    matrix, rcond = _solver_arguments.with_cutoff(matrix, rcond, default_rcond)
+    matrix, rcond = _arguments.with_cutoff(matrix, rcond, default_rcond)
     return _lewis_weights(
         matrix,
-        p=_conversions.scalar(p, dtype),
-        tolerance=_conversions.scalar(tolerance, dtype),
-        max_iterations=_conversions.scalar(max_iterations, jnp.int32),
+        p=_arguments.scalar(p, dtype),
+        tolerance=_arguments.scalar(tolerance, dtype),
+        max_iterations=_arguments.scalar(max_iterations, jnp.int32),
         rcond=rcond,
     )
-
-
-def _default_tolerance(matrix: Array, p: ArrayLike) -> Array:
-    """Returns a tolerance above the rounding of scores over weights."""
-    rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(matrix.dtype).eps)
-    return rounding * jnp.maximum(1, p)
 
 
 @jax.jit
 def _lewis_weights(
     matrix: Array, p: Array, tolerance: Array, max_iterations: Array, rcond: Array
 ) -> LewisWeights:
-    finite, basis = _orthonormal_basis(matrix, rcond)
-    valid = finite & (p > 0) & jnp.isfinite(p)
+    rows = Dense(matrix)
+    method = "gram" if matrix.shape[0] >= matrix.shape[1] else "qr"
+    factors = factors_of(rows, None, rcond, method, threshold=1.0)
+    # X and an orthonormal basis of its columns have equal Lewis weights.
+    basis = product(matrix * factors.scale, orthonormaliser(rows, factors))
+    basis = jnp.where(factors.finite, basis, 0)
+    valid = factors.finite & (p > 0) & jnp.isfinite(p)
     p = jnp.where(valid, p, 2)
     # Rows are stored as directions and logarithms of norms. Powers of weights then stay
     # in the range of the dtype.
@@ -217,7 +219,7 @@ def _iterate(
         )
         # If steps have been halved this often, the remaining residual is rounding.
         monitor = state.monitor.update(
-            residual, [Criterion(residual, tolerance)], has_stagnated=shortening <= 1e-4
+            residual, residual <= tolerance, has_stagnated=shortening <= 1e-4
         )
         return _State(log_weights, ratios, residual, shortening, monitor)
 
@@ -251,15 +253,3 @@ def _solve_tangent(derivative: Callable[[Array], Array], target: Array) -> Array
         return solution
 
     return lax.custom_linear_solve(derivative, target, solve, solve)
-
-
-def _orthonormal_basis(matrix: Array, rcond: Array) -> tuple[Array, Array]:
-    """Returns whether X is finite, and an orthonormal basis of its columns.
-
-    X and the basis have equal Lewis weights.
-    """
-    rows = Dense(matrix)
-    method = "gram" if matrix.shape[0] >= matrix.shape[1] else "qr"
-    factors = factors_of(rows, None, rcond, method, threshold=1.0)
-    basis = product(matrix * factors.scale, orthonormaliser(rows, factors))
-    return factors.finite, jnp.where(factors.finite, basis, 0)

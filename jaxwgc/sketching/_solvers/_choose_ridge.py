@@ -8,11 +8,10 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import conversions, validation
 from jaxwgc._common.arrays import inverse_power_of_two, product
-from jaxwgc.sketching import _conversions
-from jaxwgc.sketching._linalg.dense import Dense
+from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._linalg.factors import factors_of, solver_cutoff
 from jaxwgc.sketching._linalg.kinds import MatrixLike, compiled, row_system_of
-from jaxwgc.sketching._linalg.matrix import RowMatrix
+from jaxwgc.sketching._linalg.matrix import Dense, RowMatrix
 
 CRITERIA = ("leave_one_out", "generalized")
 
@@ -102,7 +101,7 @@ def choose_ridge(
             "matrix must have at least four rows per column, or be an array on one "
             f"device; got {type(checked).__name__} of shape {checked.shape}"
         )
-    candidates = conversions.gathered(_conversions.finite_array("ridges", ridges))
+    candidates = conversions.gathered(_arguments.finite_array("ridges", ridges))
     validation.check_shape("ridges", candidates, "(num_ridges,)", ("any",))
     candidates = candidates.astype(checked.dtype)
     values = conversions.concrete(ridges, candidates.dtype)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -111,24 +112,16 @@ class Fit(NamedTuple):
     to_unit: Array
 
 
-class Variances(NamedTuple):
-    """The residual variance s², () or (c,), and all standard errors."""
-
-    residual: Array
-    standard_errors: StandardErrors
-
-
 def diagnostics(matrix: RowMatrix, fit: Fit) -> Influence:
     """Computes all diagnostics of a fit to X, with rows multiplied by √w."""
     degrees_of_freedom = fit.num_rows - fit.num_parameters
     weighted = scaled(fit.roots, fit.residuals)
     complement = _complement(fit.leverage)
     odds = fit.leverage / complement
-    variances = _variances(matrix, fit, weighted, degrees_of_freedom)
-    deviation = jnp.sqrt(variances.residual)
+    variance, errors = _variances(matrix, fit, weighted, degrees_of_freedom)
+    deviation = jnp.sqrt(variance)
     standardized = scaled(1 / jnp.sqrt(complement), weighted) / deviation
     studentized = _studentized(standardized, degrees_of_freedom)
-    errors = [error / fit.to_unit for error in variances.standard_errors]
     return Influence(
         coefficients=fit.coefficients / fit.to_unit,
         residuals=fit.residuals / fit.to_unit,
@@ -138,8 +131,8 @@ def diagnostics(matrix: RowMatrix, fit: Fit) -> Influence:
         studentized_residuals=studentized,
         cooks_distance=scaled(odds, standardized**2) / fit.num_parameters,
         dffits=scaled(jnp.sqrt(odds), studentized),
-        standard_errors=StandardErrors(*errors),
-        residual_variance=variances.residual / fit.to_unit / fit.to_unit,
+        standard_errors=jax.tree.map(lambda error: error / fit.to_unit, errors),
+        residual_variance=variance / fit.to_unit / fit.to_unit,
         degrees_of_freedom=degrees_of_freedom,
         rank=fit.rank,
         converged=fit.converged,
@@ -167,7 +160,7 @@ def _studentized(standardized: Array, degrees_of_freedom: Array) -> Array:
 
 def _variances(
     matrix: RowMatrix, fit: Fit, residuals: Array, degrees_of_freedom: Array
-) -> Variances:
+) -> tuple[Array, StandardErrors]:
     """Computes s² and all standard errors, in one pass over X.
 
     Args:
@@ -195,7 +188,7 @@ def _variances(
         hc2=hc2,
         hc3=hc3,
     )
-    return Variances(residual=variance, standard_errors=errors)
+    return variance, errors
 
 
 def _sums_of_block(

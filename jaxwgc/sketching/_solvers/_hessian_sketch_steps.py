@@ -10,10 +10,10 @@ from jax import Array, lax
 
 from jaxwgc._common.arrays import product
 from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import Factors, factors_of_small, solver_cutoff
-from jaxwgc.sketching._linalg.monitor import Criterion, all_met
+from jaxwgc.sketching._linalg.matrix import Dense
 from jaxwgc.sketching._linalg.rows import gram, scaled
+from jaxwgc.sketching._solvers._solution import Solution
 
 Projection = Callable[[Array], Array]
 
@@ -82,8 +82,14 @@ class Steps(NamedTuple):
         small = embedding @ lax.stop_gradient(self.matrix)
         ridge = lax.stop_gradient(self.ridge)
         if self.projection is None:
-            return small, _factored(small, ridge)
-        return small, _hessian_of(small, ridge)
+            root_ridge = None if ridge is None else jnp.sqrt(ridge)
+            rcond = solver_cutoff(small.shape, small.dtype)
+            factors = factors_of_small(small, rcond, root_ridge=root_ridge)
+            return small, FactoredSketch(factors, factors.row_space())
+        hessian = gram(small)
+        if ridge is not None:
+            hessian += ridge * jnp.eye(small.shape[1], dtype=small.dtype)
+        return small, SketchedHessian(hessian, jnp.linalg.eigvalsh(hessian)[-1])
 
     def gradient(self, solution: Array) -> tuple[Array, Array]:
         """Computes Xᵀ(y - Xθ) - ridge θ, and the objective."""
@@ -115,7 +121,10 @@ class Steps(NamedTuple):
             small, prepared = self.fixed_sketch
         downhill = self.step_size * state.gradient
         if isinstance(prepared, FactoredSketch):
-            change = _free_change(prepared, downhill)
+            factors, row_space = prepared
+            coordinates = product(factors.inverse.T, factors.scale * downhill)
+            direction = factors.direction(coordinates, row_space)
+            change = scaled(factors.scale, direction)
         else:
             assert self.projection is not None
             change = _constrained_change(
@@ -133,17 +142,13 @@ class Steps(NamedTuple):
         return new_state, (jnp.sqrt(squared), moved)
 
 
-class Result(NamedTuple):
-    """Result of the iterations: θ, the last sketch, the history, and convergence."""
+def iterated(
+    steps: Steps, tolerance: Array, num_iterations: int
+) -> tuple[Solution, Factors | None]:
+    """Runs the iterations for one target; also returns the factors of the last sketch.
 
-    solution: Array
-    prepared: FactoredSketch | SketchedHessian
-    history: Array
-    converged: Array
-
-
-def iterated(steps: Steps, tolerance: Array, num_iterations: int) -> Result:
-    """Runs the iterations for one target."""
+    With a projection, there are no factors.
+    """
     keys = jax.random.split(steps.embedding.key, num_iterations)
     start, squared = steps.start(keys[0])
     state, (norms, moved) = lax.scan(steps.step, start, keys)
@@ -151,39 +156,22 @@ def iterated(steps: Steps, tolerance: Array, num_iterations: int) -> Result:
     # The change is divided by the step size, since a change may be small because the
     # step size is.
     length = moved[-1] / jnp.minimum(steps.step_size, 1)
-    criteria = [Criterion(length, tolerance * target_norm)]
-    if steps.projection is None:
+    has_converged = length <= tolerance * target_norm
+    factors = None
+    if isinstance(state.prepared, FactoredSketch):
+        factors = state.prepared.factors
         # The exact gradient is tested as well, since it includes directions that the
         # sketch missed.
         bound = 10 * tolerance * jnp.linalg.norm(steps.matrix) * target_norm
-        criteria.append(Criterion(jnp.linalg.norm(state.gradient), bound))
-    return Result(
+        has_converged &= jnp.linalg.norm(state.gradient) <= bound
+    solution = Solution(
         solution=state.solution,
-        prepared=state.prepared,
-        history=jnp.concatenate([jnp.sqrt(squared)[None], norms]),
-        converged=all_met(criteria),
+        num_iterations=jnp.int32(num_iterations),
+        converged=has_converged,
+        residual_history=jnp.concatenate([jnp.sqrt(squared)[None], norms]),
+        rank=None if factors is None else factors.rank,
     )
-
-
-def _factored(small: Array, ridge: Array | None) -> FactoredSketch:
-    rcond = solver_cutoff(small.shape, small.dtype)
-    root_ridge = None if ridge is None else jnp.sqrt(ridge)
-    factors = factors_of_small(small, rcond, root_ridge=root_ridge)
-    return FactoredSketch(factors, factors.row_space())
-
-
-def _hessian_of(small: Array, ridge: Array | None) -> SketchedHessian:
-    hessian = gram(small)
-    if ridge is not None:
-        hessian += ridge * jnp.eye(small.shape[1], dtype=small.dtype)
-    return SketchedHessian(hessian, jnp.linalg.eigvalsh(hessian)[-1])
-
-
-def _free_change(sketch: FactoredSketch, gradient: Array) -> Array:
-    """Returns the unconstrained Newton step of a sketched Hessian."""
-    factors = sketch.factors
-    coordinates = product(factors.inverse.T, factors.scale * gradient)
-    return scaled(factors.scale, factors.direction(coordinates, sketch.row_space))
+    return solution, factors
 
 
 def _residual_products(

@@ -6,26 +6,25 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, conversions, validation
 from jaxwgc._common.arrays import inverse_power_of_two, product
-from jaxwgc.sketching import _conversions, _solver_arguments
-from jaxwgc.sketching._linalg.dense import Dense
+from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._linalg.factors import WELL_CONDITIONED, Factors, rank_cutoff
-from jaxwgc.sketching._linalg.implicit import implicit_solution
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
     compiled,
     row_system_of,
     warn_of_precision,
 )
-from jaxwgc.sketching._linalg.matrix import RowMatrix
+from jaxwgc.sketching._linalg.matrix import Dense, RowMatrix
 from jaxwgc.sketching._linalg.projector import (
     as_scores,
     orthonormaliser,
     without_derivative,
 )
+from jaxwgc.sketching._linalg.refinement import Problem
 from jaxwgc.sketching._linalg.rows import scaled
 from jaxwgc.sketching._solvers._diagnostics import Fit, Influence, diagnostics
-from jaxwgc.sketching._solvers._preconditioners import Problem, by_factors
-from jaxwgc.sketching._solvers._solution import Solution, in_units
+from jaxwgc.sketching._solvers._preconditioners import by_factors
+from jaxwgc.sketching._solvers._solution import Solution, implicit_solution, in_units
 
 # Largest number of iterations for θ, as in `preconditioned`.
 _MAX_ITERATIONS = 49
@@ -129,9 +128,9 @@ def influence(
         weights = _row_numbers("weights", weights, rows)
     if leverage is not None:
         leverage = _row_numbers("leverage", leverage, rows)
-    regulariser = _solver_arguments.regulariser(ridge, rows.dtype)
+    regulariser = _arguments.regulariser(ridge, rows.dtype)
     default_rcond = rank_cutoff(rows.shape, rows.dtype)
-    target, rcond = _solver_arguments.with_cutoff(target, rcond, default_rcond)
+    target, rcond = _arguments.with_cutoff(target, rcond, default_rcond)
     is_tall = num_rows >= 4 * num_columns
     has_gram = not rows.is_streamed and (is_tall or not isinstance(rows, Dense))
     result = _influence(
@@ -154,7 +153,7 @@ def _row_numbers(name: str, value: ArrayLike, rows: RowMatrix) -> Array:
 
     Traced numbers out of range become NaN.
     """
-    array = _conversions.finite_array(name, value)
+    array = _arguments.finite_array(name, value)
     num_rows, _ = rows.shape
     validation.check_shape(name, array, "(N,) like the rows of matrix", (num_rows,))
     if rows.is_streamed:

@@ -1,7 +1,7 @@
 """Constrained least squares by Newton steps with sketched Hessians."""
 
 import functools
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,21 +10,17 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, conversions, validation
 from jaxwgc._common.arrays import inverse_power_of_two
-from jaxwgc.sketching import _conversions, _solver_arguments
+from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._embeddings._dense_matrices import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
-from jaxwgc.sketching._linalg.dense import Dense
-from jaxwgc.sketching._linalg.implicit import implicit_solution
 from jaxwgc.sketching._linalg.kinds import warn_of_precision
+from jaxwgc.sketching._linalg.matrix import Dense
 from jaxwgc.sketching._solvers._hessian_sketch_steps import (
-    FactoredSketch,
     Projection,
     Steps,
     iterated,
 )
-from jaxwgc.sketching._solvers._solution import Solution, in_units
-
-T = TypeVar("T")
+from jaxwgc.sketching._solvers._solution import Solution, implicit_solution, in_units
 
 
 def iterative_hessian_sketch(
@@ -136,14 +132,14 @@ def iterative_hessian_sketch(
       steps.
     """
     array_validation.check_key(key)
-    rows = conversions.gathered(_conversions.finite_matrix("matrix", matrix))
-    target = _solver_arguments.right_hand_side(target, rows.shape)
+    rows = conversions.gathered(_arguments.finite_matrix("matrix", matrix))
+    target = _arguments.right_hand_side(target, rows.shape)
     target = conversions.gathered(target)
     dtype = jnp.promote_types(rows.dtype, target.dtype)
     rows = rows.astype(dtype)
     target = target.astype(dtype)
     # With fewer rows of the sketch, the expected error of a step is not finite.
-    sketch_size = _solver_arguments.sketch_size(sketch_size, rows.shape, more=4)
+    sketch_size = _arguments.sketch_size(sketch_size, rows.shape, more=4)
     num_iterations = validation.check_int("num_iterations", num_iterations, minimum=1)
     validation.check_bool("refresh", refresh)
     num_inner_steps = validation.check_int(
@@ -161,14 +157,14 @@ def iterative_hessian_sketch(
         step_size = _default_step_size(sketch_size, min(rows.shape), refresh)
     array_validation.check_number("step_size", step_size, positive=True)
     root_eps = float(jnp.finfo(dtype).eps) ** 0.5
-    regulariser = _solver_arguments.regulariser(ridge, dtype)
+    regulariser = _arguments.regulariser(ridge, dtype)
     solution = _solve(
         rows,
         target,
         embedding,
         ridge=regulariser,
-        step_size=_conversions.scalar(step_size, dtype),
-        tolerance=_solver_arguments.stopping_tolerance(tolerance, root_eps, dtype),
+        step_size=_arguments.scalar(step_size, dtype),
+        tolerance=_arguments.stopping_tolerance(tolerance, root_eps, dtype),
         num_iterations=num_iterations,
         projection=projection,
         num_inner_steps=num_inner_steps,
@@ -213,10 +209,10 @@ def _solve(
         ridge = ridge * size * size
     # Without a projection, derivatives come from `implicit_solution` instead of the
     # iterations.
-    constant = lax.stop_gradient if projection is None else _unchanged
+    is_free = projection is None
     steps = Steps(
-        matrix=constant(matrix),
-        ridge=constant(ridge),
+        matrix=lax.stop_gradient(matrix) if is_free else matrix,
+        ridge=lax.stop_gradient(ridge) if is_free else ridge,
         target=target,
         embedding=embedding,
         step_size=step_size,
@@ -278,24 +274,11 @@ def _solve_target(
             return projected.astype(solution.dtype) * to_unit / size
 
         steps = steps._replace(target=scaled_target, projection=scaled_projection)
-    result = iterated(steps, tolerance, num_iterations)
+    result, factors = iterated(steps, tolerance, num_iterations)
     solution = result.solution
-    rank = None
-    if isinstance(result.prepared, FactoredSketch):
-        factors = result.prepared.factors
-        rank = factors.rank
+    if factors is not None:
         solution = implicit_solution(
             solution, Dense(problem.matrix), scaled_target, problem.ridge, factors
         )
-    scaled_solution = Solution(
-        solution=solution * size,
-        num_iterations=jnp.int32(num_iterations),
-        converged=result.converged,
-        residual_history=result.history,
-        rank=rank,
-    )
-    return in_units(scaled_solution, to_unit, problem.column_sizes)
-
-
-def _unchanged(value: T) -> T:
-    return value
+    result = result._replace(solution=solution * size)
+    return in_units(result, to_unit, problem.column_sizes)

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import conversions, validation
 from jaxwgc._common.arrays import product
-from jaxwgc.sketching import _conversions
+from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._embeddings._embedding import EmbeddingLike
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._solvers._newton_sketch import newton_sketch
@@ -76,7 +76,7 @@ def logistic_newton_sketch(
       Pilanci and Wainwright, "Newton sketch: a near linear-time optimization algorithm
       with linear-quadratic convergence", SIAM J. Optim. 27 (2017), section 4.
     """
-    features = conversions.gathered(_conversions.finite_matrix("features", features))
+    features = conversions.gathered(_arguments.finite_matrix("features", features))
     num_rows, num_columns = features.shape
     targets = conversions.gathered(conversions.float_array("labels", labels))
     validation.check_shape("labels", targets, "(N,)", (num_rows,))
@@ -89,7 +89,7 @@ def logistic_newton_sketch(
     targets = targets.astype(features.dtype)
     if initial is None:
         initial = np.zeros(num_columns, features.dtype)
-    initial = _conversions.finite_array("initial", initial).astype(features.dtype)
+    initial = _arguments.finite_array("initial", initial).astype(features.dtype)
     validation.check_shape("initial", initial, "(p,)", (num_columns,))
     newton = newton_sketch(
         key,

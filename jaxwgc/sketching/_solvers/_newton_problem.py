@@ -40,40 +40,31 @@ class Functions(NamedTuple):
     square_root_hessian: Callable[..., Any]
 
 
-class Arguments(NamedTuple):
-    """The arguments of a problem that its minimum depends on.
+class Problem(NamedTuple):
+    """A loss with a ridge for flat parameters, and a root of its Hessian.
 
     Attributes:
+      functions: The functions.
+      unravel: Converts flat parameters to the first argument of the functions.
       args: Further arguments of the functions.
       ridge: The ridge, or None.
     """
 
+    functions: Functions
+    unravel: Callable[[Array], Any]
     args: tuple[Any, ...]
     ridge: Array | None
 
-
-class Problem(NamedTuple):
-    """A loss with a ridge for flat parameters, and a root of its Hessian."""
-
-    functions: Functions
-    unravel: Callable[[Array], Any]
-    arguments: Arguments
-
-    @property
-    def ridge(self) -> Array | None:
-        """Returns the ridge, or None."""
-        return self.arguments.ridge
-
     def objective(self, flat: Array) -> Array:
         """Returns the objective: the loss plus ridge / 2 ‖θ‖²."""
-        loss = self.functions.loss(self.unravel(flat), *self.arguments.args)
+        loss = self.functions.loss(self.unravel(flat), *self.args)
         weight = 0 if self.ridge is None else self.ridge
         return jnp.asarray(loss, flat.dtype) + weight / 2 * jnp.sum(flat**2)
 
     def root(self, flat: Array) -> Array:
         """Returns B (N, p) with BᵀB the Hessian without the ridge."""
         square_root_hessian = self.functions.square_root_hessian
-        tree = square_root_hessian(self.unravel(flat), *self.arguments.args)
+        tree = square_root_hessian(self.unravel(flat), *self.args)
         columns = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(tree)]
         return jnp.concatenate(columns, axis=1).astype(flat.dtype)
 

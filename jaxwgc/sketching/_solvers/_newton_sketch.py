@@ -13,18 +13,18 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import is_sparse, product
-from jaxwgc.sketching import _conversions, _solver_arguments
+from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
-from jaxwgc.sketching._linalg.monitor import Criterion, Monitor
-from jaxwgc.sketching._solvers._minimiser import minimiser
+from jaxwgc.sketching._linalg.matrix import Dense
+from jaxwgc.sketching._linalg.monitor import Monitor
 from jaxwgc.sketching._solvers._newton_problem import (
-    Arguments,
     Functions,
     Point,
     Problem,
+    root_factors,
 )
-from jaxwgc.sketching._solvers._solution import Solution
+from jaxwgc.sketching._solvers._solution import Solution, solve_augmented
 
 
 def newton_sketch(
@@ -127,29 +127,28 @@ def newton_sketch(
     validation.check_callable("loss", loss)
     validation.check_callable("square_root_hessian", square_root_hessian)
     validation.check_instance("args", args, tuple, " of what loss takes")
-    args = jax.tree.map(functools.partial(_conversions.from_scipy, "args"), args)
+    args = jax.tree.map(functools.partial(_arguments.from_scipy, "args"), args)
     params = _float_params(params)
     flat, _ = ravel_pytree(params)
     if flat.size == 0:
         raise ValueError(f"params must have at least one number; got {params!r}")
     root = jax.eval_shape(square_root_hessian, params, *args)
     num_rows = _num_rows_of_root(root, params)
-    regulariser = _solver_arguments.regulariser(ridge, flat.dtype)
+    regulariser = _arguments.regulariser(ridge, flat.dtype)
     # With a ridge, any sketch size is allowed.
     num_columns = flat.size if regulariser is None else 1
-    sketch_size = _solver_arguments.sketch_size(sketch_size, (num_rows, num_columns))
+    sketch_size = _arguments.sketch_size(sketch_size, (num_rows, num_columns))
     embedding = embed(embedding, key, sketch_size, num_rows)
     num_refinements = validation.check_int(
         "num_refinements", num_refinements, minimum=0
     )
     max_iterations = validation.check_int("max_iterations", max_iterations, minimum=1)
     default_tolerance = min(1e-10, 4 * float(jnp.finfo(flat.dtype).eps))
-    tolerance = _solver_arguments.stopping_tolerance(
-        tolerance, default_tolerance, flat.dtype
-    )
+    tolerance = _arguments.stopping_tolerance(tolerance, default_tolerance, flat.dtype)
     return _newton_steps(
         params,
-        Arguments(args, regulariser),
+        args,
+        regulariser,
         embedding,
         tolerance,
         functions=Functions(loss, square_root_hessian),
@@ -179,10 +178,9 @@ def _num_rows_of_root(root: Any, params: Any) -> int:
 
 def _float_params(params: Any) -> Any:
     def checked(path: Any, leaf: Any) -> Array:
-        return _conversions.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
+        return _arguments.finite_array(f"params{jax.tree_util.keystr(path)}", leaf)
 
-    is_leaf = is_sparse
-    return jax.tree_util.tree_map_with_path(checked, params, is_leaf=is_leaf)
+    return jax.tree_util.tree_map_with_path(checked, params, is_leaf=is_sparse)
 
 
 class _State(NamedTuple):
@@ -197,7 +195,8 @@ class _State(NamedTuple):
 )
 def _newton_steps(
     params: Any,
-    arguments: Arguments,
+    args: tuple[Any, ...],
+    ridge: Array | None,
     embedding: Embedding,
     tolerance: Array,
     *,
@@ -209,7 +208,8 @@ def _newton_steps(
 
     Args:
       params: The starting point.
-      arguments: Arguments of the functions, and the ridge.
+      args: Further arguments of the functions.
+      ridge: The ridge, or None.
       embedding: Embedding of the first step.
       tolerance: See `newton_sketch`.
       functions: The loss, and the root of its Hessian.
@@ -217,7 +217,8 @@ def _newton_steps(
       max_iterations: See `newton_sketch`.
     """
     flat, unravel = ravel_pytree(lax.stop_gradient(params))
-    problem = Problem(functions, unravel, lax.stop_gradient(arguments))
+    fixed_args, fixed_ridge = lax.stop_gradient((args, ridge))
+    problem = Problem(functions, unravel, fixed_args, fixed_ridge)
     value, gradient = jax.value_and_grad(problem.objective)(flat)
 
     def is_running(state: _State) -> Array:
@@ -229,7 +230,7 @@ def _newton_steps(
         monitor=Monitor.init(value, max_iterations),
     )
     end = lax.while_loop(is_running, step, start)
-    solution = minimiser(functions, unravel, end.point.flat, arguments)
+    solution = _minimiser(functions, unravel, end.point.flat, args, ridge)
     return Solution(
         solution=unravel(solution),
         num_iterations=end.monitor.iteration,
@@ -264,15 +265,43 @@ def _step(
     new_point, has_failed = problem.line_search(point, change, slope, rounding)
     # The tolerance is relative to the current value, since the value at the start may
     # be larger by any factor.
-    decrement = Criterion(
-        error=-slope / 2,
-        tolerance=tolerance * jnp.abs(new_point.value),
-        floor=rounding**2 / 2,
-    )
+    largest = jnp.maximum(tolerance * jnp.abs(new_point.value), rounding**2 / 2)
+    has_converged = -slope / 2 <= largest
     # The bound √eps is above rounding errors. If the gradient has a part in the null
     # space of the sketch, `null_norm` is far larger.
-    in_row_space = Criterion(null_norm, tolerance=float(eps) ** 0.5)
+    has_converged &= null_norm <= float(eps) ** 0.5
     monitor = state.monitor.update(
-        new_point.value, [decrement, in_row_space], has_stagnated=has_failed
+        new_point.value, has_converged, has_stagnated=has_failed
     )
     return _State(new_point, monitor)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _minimiser(
+    functions: Functions,
+    unravel: Callable[[Array], Any],
+    flat: Array,
+    args: tuple[Any, ...],
+    ridge: Array | None,
+) -> Array:
+    """Returns `flat` with the derivative of the point at which the gradient is zero."""
+    del functions, unravel, args, ridge
+    return flat
+
+
+@_minimiser.defjvp
+def _minimiser_jvp(functions, unravel, primals, tangents):
+    flat, args, ridge = primals
+
+    def gradient(args: tuple[Any, ...], ridge: Array | None) -> Array:
+        problem = Problem(functions, unravel, args, ridge)
+        return jax.grad(problem.objective)(flat)
+
+    _, gradient_change = jax.jvp(gradient, (args, ridge), tangents[1:])
+    # The Hessian is BᵀB + ridge I. The system is solved as least squares with B, which
+    # is more accurate than with the product BᵀB.
+    root = Problem(functions, unravel, args, ridge).root(flat)
+    factors = root_factors(root, ridge)
+    zeros = jnp.zeros(root.shape[0], root.dtype)
+    _, change = solve_augmented(Dense(root), ridge, factors, zeros, gradient_change)
+    return _minimiser(functions, unravel, *primals), change

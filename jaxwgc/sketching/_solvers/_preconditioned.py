@@ -8,13 +8,11 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import inverse_power_of_two
-from jaxwgc.sketching import _solver_arguments
+from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.block_matrix import BlockMatrix
-from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import solver_cutoff
-from jaxwgc.sketching._linalg.implicit import implicit_solution
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
     OperatorLike,
@@ -23,15 +21,15 @@ from jaxwgc.sketching._linalg.kinds import (
     warn_of_precision,
 )
 from jaxwgc.sketching._linalg.linear_operator import Operator
-from jaxwgc.sketching._linalg.matrix import Matrix
+from jaxwgc.sketching._linalg.matrix import Dense, Matrix
+from jaxwgc.sketching._linalg.refinement import Problem
 from jaxwgc.sketching._linalg.sparse import Sparse
 from jaxwgc.sketching._solvers._preconditioners import (
-    Problem,
     by_columns,
+    by_columns_first,
     by_factors,
-    tried_columns,
 )
-from jaxwgc.sketching._solvers._solution import Solution, in_units
+from jaxwgc.sketching._solvers._solution import Solution, implicit_solution, in_units
 
 METHODS = ("auto", "gram", "sketch", "factor", "columns")
 
@@ -214,13 +212,13 @@ def preconditioned(
     num_rows, num_columns = checked.shape
     validation.check_choice("method", method, METHODS)
     eps = float(jnp.finfo(checked.dtype).eps)
-    tolerance = _solver_arguments.stopping_tolerance(tolerance, 4 * eps, checked.dtype)
+    tolerance = _arguments.stopping_tolerance(tolerance, 4 * eps, checked.dtype)
     default_rcond = solver_cutoff(checked.shape, checked.dtype)
-    target, rcond = _solver_arguments.with_cutoff(target, rcond, default_rcond)
-    regulariser = _solver_arguments.regulariser(ridge, checked.dtype)
+    target, rcond = _arguments.with_cutoff(target, rcond, default_rcond)
+    regulariser = _arguments.regulariser(ridge, checked.dtype)
     if sketch_size is None:
         sketch_size = SKETCH_ROWS_PER_COLUMN * num_columns
-    sketch_size = _solver_arguments.sketch_size(sketch_size, checked.shape)
+    sketch_size = _arguments.sketch_size(sketch_size, checked.shape)
     chosen = chosen_method(method, checked, sketch_size)
     if max_iterations is None:
         is_slow = chosen == "columns"
@@ -248,36 +246,48 @@ def preconditioned(
 
 
 def chosen_method(method: str, matrix: Matrix, sketch_size: int) -> str:
-    """Chooses the method for the kind and size of a matrix, or checks a given one."""
-    num_rows, num_columns = matrix.shape
-    is_long = num_rows > 2 * sketch_size
+    """Returns the method for a matrix, after a check that its kind supports it."""
+    if method == "auto":
+        return _default_method(matrix, sketch_size)
     if isinstance(matrix, Operator):
         has_sketch = matrix.functions.sketch is not None
-        choices = ("sketch", "columns") if has_sketch else ("columns",)
+        supported = ("sketch", "columns") if has_sketch else ("columns",)
     elif isinstance(matrix, Sparse):
-        is_sketched = is_long and num_columns <= _MAX_SKETCHED_COLUMNS
-        choices = ("sketch", "columns") if is_sketched else ("columns", "sketch")
+        supported = ("columns", "sketch")
     elif isinstance(matrix, BlockMatrix):
-        is_sketched = is_long and num_columns > _MAX_GRAM_COLUMNS
-        choices = ("sketch", "factor") if is_sketched else ("factor", "sketch")
+        supported = ("factor", "sketch")
+    elif isinstance(matrix, Dense):
+        supported = ("gram", "sketch", "factor")
     else:
-        is_long &= num_rows > _MAX_GRAM_RATIO * num_columns
-        is_sketched = is_long and num_columns > _MAX_GRAM_COLUMNS
-        choices = ("sketch", "gram") if is_sketched else ("gram", "sketch")
-        if isinstance(matrix, Dense):
-            choices = (*choices, "factor")
-            min_rows_per_column = 4 if method == "auto" else 1
-            is_tall = num_rows >= min_rows_per_column * num_columns
-            if not is_tall and method in ("auto", "gram"):
-                return "factor"
-    if method == "auto":
-        return choices[0]
-    if method not in choices:
-        quoted = " or ".join(repr(choice) for choice in choices)
+        supported = ("gram", "sketch")
+    if method not in supported:
+        quoted = " or ".join(repr(name) for name in supported)
         raise ValueError(
             f"method must be {quoted} for this kind of matrix; got {method!r}"
         )
+    num_rows, num_columns = matrix.shape
+    if method == "gram" and isinstance(matrix, Dense) and num_rows < num_columns:
+        return "factor"
     return method
+
+
+def _default_method(matrix: Matrix, sketch_size: int) -> str:
+    """Returns the method of `"auto"`, by the kind and size of a matrix."""
+    num_rows, num_columns = matrix.shape
+    is_long = num_rows > 2 * sketch_size
+    if isinstance(matrix, Operator):
+        return "columns" if matrix.functions.sketch is None else "sketch"
+    if isinstance(matrix, Sparse):
+        is_sketched = is_long and num_columns <= _MAX_SKETCHED_COLUMNS
+        return "sketch" if is_sketched else "columns"
+    is_sketched = is_long and num_columns > _MAX_GRAM_COLUMNS
+    if isinstance(matrix, BlockMatrix):
+        return "sketch" if is_sketched else "factor"
+    if is_sketched and num_rows > _MAX_GRAM_RATIO * num_columns:
+        return "sketch"
+    if isinstance(matrix, Dense) and num_rows < 4 * num_columns:
+        return "factor"
+    return "gram"
 
 
 def _num_tries(matrix: Sparse) -> int:
@@ -323,8 +333,7 @@ def _solve(
     if method == "columns":
         result = by_columns(problem, max_iterations)
     elif num_tries:
-        tried, is_enough = tried_columns(problem, num_tries, max_iterations)
-        result = lax.cond(is_enough, lambda: tried, solve_by_factors)
+        result = by_columns_first(problem, num_tries, max_iterations, solve_by_factors)
     else:
         result = solve_by_factors()
     factors = result.factors

@@ -1,22 +1,18 @@
 """Iterations of `preconditioned`, by the kind of preconditioner."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxwgc._common.pytrees import Static, register
 from jaxwgc.sketching._embeddings._embedding import Embedding
-from jaxwgc.sketching._linalg.factors import (
-    Factors,
-    NumericalRank,
-    factors_of_small,
-    gram_factors,
-)
+from jaxwgc.sketching._linalg.block_matrix import BlockMatrix
+from jaxwgc.sketching._linalg.factors import Factors, factors_of, factors_of_small
 from jaxwgc.sketching._linalg.linear_operator import Operator
-from jaxwgc.sketching._linalg.matrix import Matrix, QRMatrix, RowMatrix
-from jaxwgc.sketching._linalg.refinement import Refinement
+from jaxwgc.sketching._linalg.matrix import Matrix, RowMatrix
+from jaxwgc.sketching._linalg.refinement import Problem, Refinement
 from jaxwgc.sketching._linalg.scaled_system import (
     ColumnScaling,
     ScaledSystem,
@@ -24,22 +20,6 @@ from jaxwgc.sketching._linalg.scaled_system import (
 )
 from jaxwgc.sketching._linalg.sparse import Sparse
 from jaxwgc.sketching._solvers._solution import ScaledSolution
-
-
-class Problem(NamedTuple):
-    """Least squares of X stacked on `root_ridge` I.
-
-    Attributes:
-      matrix: X, constant for `jax.grad`.
-      target: y, scaled to size 1.
-      root_ridge: √ridge, or None.
-      tolerance: Tolerance of the backward error.
-    """
-
-    matrix: Matrix
-    target: Array
-    root_ridge: Array | None
-    tolerance: Array
 
 
 @register
@@ -76,39 +56,32 @@ def by_columns(problem: Problem, max_iterations: int) -> ScaledSolution:
     )
 
 
-def tried_columns(
-    problem: Problem, num_tries: int, max_iterations: int
-) -> tuple[ScaledSolution, Array]:
-    """Solves with column scales, and returns whether all systems are solved.
+def by_columns_first(
+    problem: Problem,
+    num_tries: int,
+    max_iterations: int,
+    solve_by_factors: Callable[[], ScaledSolution],
+) -> ScaledSolution:
+    """Solves with column scales, or by factors if `num_tries` iterations do not do it.
 
-    The result has the shapes of a result of `by_factors`. With a ridge, X stacked on
-    √ridge I has full rank, unless the ridge is as small as the rounding errors of X.
-    Otherwise, no system counts as solved.
+    With a ridge, X stacked on √ridge I has full rank, unless the ridge is as small as
+    the rounding errors of X. In this case, the solution is by factors.
     """
     tried = by_columns(problem, num_tries)
     scaling = tried.factors
     assert isinstance(scaling, ColumnScaling)
-    num_columns = problem.matrix.shape[1]
-    dtype = problem.matrix.dtype
-    rounding = 100 * jnp.finfo(dtype).eps * scaling.norm
     assert problem.root_ridge is not None
+    rounding = 100 * jnp.finfo(problem.matrix.dtype).eps * scaling.norm
     has_full_rank = problem.root_ridge * jnp.min(scaling.scale) > rounding
-    ones = jnp.ones(num_columns, dtype)
-    rank = NumericalRank(jnp.int32(num_columns), jnp.bool_(False))
-    identity = jnp.diag(ones)
-    factors = Factors(
-        scale=scaling.scale,
-        vectors=identity,
-        singular_values=ones,
-        inverse=identity,
-        rank=rank,
-        finite=jnp.bool_(True),
-    )
+    # Both results have the fields of a result by factors.
     padding = [(0, 0)] * tried.history.ndim
     padding[0] = (0, max_iterations - num_tries)
-    history = jnp.pad(tried.history, padding, mode="edge")
+    padded = tried._replace(
+        history=jnp.pad(tried.history, padding, mode="edge"),
+        factors=Factors.of_orthonormal_columns(scaling.scale),
+    )
     is_enough = jnp.all(tried.converged) & has_full_rank
-    return tried._replace(history=history, factors=factors), is_enough
+    return lax.cond(is_enough, lambda: padded, solve_by_factors)
 
 
 def by_factors(
@@ -131,19 +104,15 @@ def by_factors(
         for a preconditioner.
     """
     matrix, target, root_ridge, _ = problem
-    if method != "factor":
+    if not (method == "factor" and isinstance(matrix, BlockMatrix)):
         preconditioner = preconditioner_of(
             matrix, embedding, rcond, method, root_ridge, threshold
         )
         return refined(problem, preconditioner, max_iterations)
-    # One pass over a streamed matrix computes both R and the products with the target.
-    assert isinstance(matrix, QRMatrix)
-    small, gradient, squared = matrix.triangle_and_products(target, root_ridge)
-    preconditioner = Preconditioner(
-        factors=factors_of_small(small.factor, rcond, small.scale, root_ridge),
-        has_all_directions=jnp.bool_(True),
-        is_sketched=False,
-    )
+    # One pass over the blocks computes both R and the products with the target.
+    small, gradient, squared = matrix.triangle_and_products(target)
+    factors = factors_of_small(small.factor, rcond, small.scale, root_ridge)
+    preconditioner = Preconditioner(factors, jnp.bool_(True), is_sketched=False)
     return refined(problem, preconditioner, max_iterations, (gradient, squared))
 
 
@@ -167,17 +136,10 @@ def preconditioner_of(
             has_all_directions=factors.has_all_directions(probe, image, rcond),
             is_sketched=True,
         )
-    if method == "gram":
-        assert isinstance(matrix, RowMatrix)
-        least = 1e4 * float(jnp.finfo(matrix.dtype).eps)
-        factors = gram_factors(matrix, root_ridge, rcond, max(threshold, least))
-    else:
-        assert isinstance(matrix, QRMatrix)
-        small = matrix.triangle(root_ridge)
-        factors = factors_of_small(small.factor, rcond, small.scale, root_ridge)
-    return Preconditioner(
-        factors, has_all_directions=jnp.bool_(True), is_sketched=False
-    )
+    assert isinstance(matrix, RowMatrix)
+    least = 1e4 * float(jnp.finfo(matrix.dtype).eps)
+    factors = factors_of(matrix, root_ridge, rcond, method, max(threshold, least))
+    return Preconditioner(factors, jnp.bool_(True), is_sketched=False)
 
 
 def refined(
@@ -194,14 +156,10 @@ def refined(
       max_iterations: The largest number of iterations.
       target_products: Xᵀy and ‖y‖², if known.
     """
-    matrix, target, root_ridge, tolerance = problem
     factors = preconditioner.factors
     refinement = Refinement(
-        matrix=matrix,
+        problem=problem,
         factors=factors,
-        tolerance=tolerance,
-        target=target,
-        root_ridge=root_ridge,
         target_products=target_products,
         is_sketched=preconditioner.is_sketched,
     )

@@ -6,12 +6,10 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation
 from jaxwgc._common.arrays import inverse_power_of_two, product
-from jaxwgc.sketching import _solver_arguments
+from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
-from jaxwgc.sketching._linalg.dense import Dense
 from jaxwgc.sketching._linalg.factors import factors_of_small, solver_cutoff
-from jaxwgc.sketching._linalg.implicit import implicit_solution
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
     OperatorLike,
@@ -20,9 +18,9 @@ from jaxwgc.sketching._linalg.kinds import (
     warn_of_precision,
 )
 from jaxwgc.sketching._linalg.linear_operator import Operator
-from jaxwgc.sketching._linalg.matrix import Matrix
+from jaxwgc.sketching._linalg.matrix import Dense, Matrix
 from jaxwgc.sketching._linalg.rows import scaled
-from jaxwgc.sketching._solvers._solution import Solution, in_units
+from jaxwgc.sketching._solvers._solution import Solution, implicit_solution, in_units
 
 
 def sketch_and_solve(
@@ -97,10 +95,10 @@ def sketch_and_solve(
     checked, target = system_of(key, matrix, target)
     if isinstance(checked, Operator) and checked.functions.sketch is None:
         raise ValueError("operator.sketch must be given here; got None")
-    sketch_size = _solver_arguments.sketch_size(sketch_size, checked.shape)
+    sketch_size = _arguments.sketch_size(sketch_size, checked.shape)
     default_rcond = solver_cutoff(checked.shape, checked.dtype)
-    target, rcond = _solver_arguments.with_cutoff(target, rcond, default_rcond)
-    regulariser = _solver_arguments.regulariser(ridge, checked.dtype)
+    target, rcond = _arguments.with_cutoff(target, rcond, default_rcond)
+    regulariser = _arguments.regulariser(ridge, checked.dtype)
     embedding = embed(embedding, key, sketch_size, checked.shape[0])
     solution = _solve_once(checked, target, embedding, regulariser, rcond)
     if regulariser is None and solution.rank is not None:

@@ -1,19 +1,13 @@
 """Fitting of delay models to measured times."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy
 from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
-from jaxwgc.stragglers._fitting._families import (
-    check_density,
-    checked_families,
-    default_families,
-)
 from jaxwgc.stragglers._fitting._likelihood import Component, Measured, Model, forms
 from jaxwgc.stragglers._fitting._most_likely import Kind
 from jaxwgc.stragglers._fitting._uncertainty import (
@@ -23,15 +17,31 @@ from jaxwgc.stragglers._fitting._uncertainty import (
     unbiased,
 )
 from jaxwgc.stragglers._independent_delay import IndependentDelay
+from jaxwgc.stragglers._laws import (
+    gamma,
+    log_normal,
+    pareto,
+    shifted_exponential,
+    weibull,
+)
 from jaxwgc.stragglers._models import DelayModel
 from jaxwgc.traces import measured_times
 
 # Difference of log-likelihoods that decides between models: odds of 100 to 1.
 _DECISIVE = np.log(100)
+# Fraction of the rounds of each load, the last ones, for ranking.
+_HELD_OUT = 1 / 3
+_FAMILIES = (gamma, log_normal, pareto, shifted_exponential, weibull)
+# Probabilities of longer times. Their quantiles bound the cells in which the density is
+# integrated. Then the largest error of this integral.
+_LEVELS = np.linspace(0.9, 0.1, 1001)
+_LARGEST_ERROR = 0.05
+# Relative spread of times below which a fit would be one of rounding errors.
+_SMALLEST_SPREAD = 1e-6
 
 
 class DelayFit(NamedTuple):
-    """A fitted delay model, and its goodness of fit.
+    """A fitted delay model, and its likelihood for held-out times.
 
     Attributes:
       name: Family, dependence on the load, and whether workers have two states and
@@ -44,10 +54,6 @@ class DelayFit(NamedTuple):
         at its bound, or if the times do not identify the parameters.
       held_out: Mean log-likelihood per time in the held-out rounds, in nats, for the
         model fitted to the others.
-      distance: Kolmogorov-Smirnov distance of those times from the predictions of that
-        model: the largest difference of probabilities.
-      p_value: Probability of at least this distance if the model is true and times are
-        independent.
 
     Example:
       Gamma distributed times:
@@ -56,8 +62,8 @@ class DelayFit(NamedTuple):
       >>> from jaxwgc import stragglers
       >>> times = np.random.default_rng(0).gamma(4.0, 0.5, (40, 10))
       >>> best = stragglers.fit_delays(times, families=[stragglers.gamma])[0]
-      >>> best.name, list(best.parameters), best.p_value > 0.05
-      ('gamma, proportional to the load', ['scale', 'shape'], True)
+      >>> best.name, list(best.parameters)
+      ('gamma, proportional to the load', ['scale', 'shape'])
     """
 
     name: str
@@ -65,11 +71,9 @@ class DelayFit(NamedTuple):
     parameters: dict[str, float]
     standard_errors: dict[str, float]
     held_out: float
-    distance: float
-    p_value: float
 
     def __str__(self) -> str:
-        """Returns scores, name, parameters and known standard errors in one line."""
+        """Returns score, name, parameters and known standard errors in one line."""
         numbers = [
             f"{name} {value:.3g} ± {self.standard_errors[name]:.1g}"
             for name, value in self.parameters.items()
@@ -79,7 +83,7 @@ class DelayFit(NamedTuple):
             slowest = f"{min(speeds):.3g} (worker {np.argmin(speeds)})"
             numbers.append(f"speeds {slowest} to {max(speeds):.3g}")
         shown = ", ".join(numbers).replace(" ± nan", "")
-        return f"{self.held_out:7.3f} {self.distance:6.3f}  {self.name}: {shown}"
+        return f"{self.held_out:7.3f}  {self.name}: {shown}"
 
 
 def fit_delays(
@@ -87,8 +91,6 @@ def fit_delays(
     loads: ArrayLike = 1.0,
     *,
     families: Sequence[type[IndependentDelay]] | None = None,
-    in_order: bool = True,
-    held_out: float = 1 / 3,
 ) -> tuple[DelayFit, ...]:
     """Fits delay models to measured times by maximum likelihood, ordered by quality.
 
@@ -97,10 +99,10 @@ def fit_delays(
     fitted with two states, fast and slow, that last for some rounds (`markov`), and
     with speeds of the workers (`unequal_speeds`).
 
-    Models are ranked by the likelihood of the last rounds of each load, after a fit to
-    the other rounds. Models within a factor of a hundred of the best likelihood cannot
-    be told apart (Jeffreys) and come first: the one with fewest parameters, then that
-    with the largest likelihood of all rounds.
+    Models are ranked by the likelihood of the last third of the rounds of each load,
+    after a fit to the other rounds. Models within a factor of a hundred of the best
+    likelihood cannot be told apart (Jeffreys) and come first: the one with fewest
+    parameters, then that with the largest likelihood of all rounds.
 
     The lower end of a distribution is estimated below the minimum time, corrected for
     bias. Held-out times may be smaller than the minimum of the others, with the
@@ -109,19 +111,16 @@ def fit_delays(
     it.)
 
     Args:
-      times: (rounds, workers) in seconds. NaN or infinity if there was no response,
-        i.e. later than all others of the round (censored). Alternatively
-        (rounds, workers, parts), the time of each part; they are summed, and together
-        have the largest load. Rounded times (fewer than half are distinct) are spread
-        at random over their rounding interval.
+      times: (rounds, workers) in seconds, in the order of the rounds. NaN or infinity
+        if there was no response, i.e. later than all others of the round (censored).
+        Alternatively (rounds, workers, parts), the time of each part; they are summed,
+        and together have the largest load. Rounded times (fewer than half are distinct)
+        are spread at random over their rounding interval.
       loads: Loads of the workers, e.g. `code.loads`: 1 without a code. One number,
         (workers,), (rounds, workers), or anything that broadcasts to it. At least 0,
         and not all 0.
       families: Delay laws to fit: classes with base class `IndependentDelay` that
         define `logpdf` and `logsf`. All such laws of `jaxwgc.stragglers` by default.
-      in_order: Whether rounds are consecutive, so that slow spells are visible.
-        Otherwise the states of a worker in different rounds are independent.
-      held_out: Fraction of the rounds of each load, the last ones, for ranking.
 
     Returns:
       A `DelayFit` for each model, with the simplest of the best models first.
@@ -143,16 +142,13 @@ def fit_delays(
     References:
       Rabiner, "A tutorial on hidden Markov models and selected applications in speech
       recognition", 1989, for the chain; Jeffreys, "Theory of probability", 1961, for
-      the hundred to one; Kaplan, Meier, "Nonparametric estimation from incomplete
-      observations", 1958, for the distance with missing times.
+      the hundred to one.
     """
-    families = default_families() if families is None else checked_families(families)
+    chosen_families = _FAMILIES if families is None else _checked_families(families)
     measured = _measured(times, loads)
-    validation.check_bool("in_order", in_order)
-    array_validation.check_share("held_out", held_out)
-    is_held_out = _last_rounds(measured, held_out)
+    is_held_out = _last_rounds(measured)
     models: list[_Tried] = []
-    for family in families:
+    for family in chosen_families:
         possible_forms = forms(measured)
         if family.least_time == "shift" and len(possible_forms[-1].bounds) == 1:
             # A shift of the law already is a fixed time in proportion to the load.
@@ -161,7 +157,7 @@ def fit_delays(
             _tried(measured, is_held_out, Kind(family, form)) for form in possible_forms
         ]
         best = _ranked(simple_models)[0].kind
-        two_states = best._replace(has_slow_state=True, in_order=in_order)
+        two_states = best._replace(has_slow_state=True)
         further_kinds = [two_states]
         if measured.times.shape[1] > 1:
             further_kinds.append(best._replace(has_speeds=True))
@@ -205,7 +201,7 @@ def _ranked(models: list[_Tried]) -> list[_Tried]:
     return nearly_best + others
 
 
-def _last_rounds(measured: Measured, share: float) -> np.ndarray:
+def _last_rounds(measured: Measured) -> np.ndarray:
     """Returns a mask (rounds,) of held-out rounds: the last ones of each load."""
     different_loads, load_of_round = np.unique(
         measured.loads, axis=0, return_inverse=True
@@ -214,25 +210,25 @@ def _last_rounds(measured: Measured, share: float) -> np.ndarray:
     is_last = np.zeros(num_rounds, bool)
     for load in range(len(different_loads)):
         rounds = np.flatnonzero(load_of_round == load)
-        num_held_out = max(round(len(rounds) * share), 1)
-        # At least one round of each load remains.
-        num_held_out = min(num_held_out, len(rounds) - 1)
+        num_held_out = round(len(rounds) * _HELD_OUT)
         is_last[rounds[len(rounds) - num_held_out :]] = True
     if not is_last.any():
         # If each load was measured once, the last rounds are held out.
-        num_held_out = max(int(num_rounds * share), 1)
+        num_held_out = int(num_rounds * _HELD_OUT)
         is_last[num_rounds - num_held_out :] = True
     return is_last
 
 
 def _tried(measured: Measured, is_held_out: np.ndarray, kind: Kind) -> _Tried:
     """Fits a model to all rounds; scores a fit to the first rounds on the last ones."""
-    first_rounds = measured.rounds(~is_held_out)
+    first_rounds = measured.at(rounds=~is_held_out)
     start = kind.most_likely(first_rounds)
-    scores = _scores(predictive(kind, first_rounds, start), measured, is_held_out)
+    # The model sees all rounds, because earlier rounds tell the states of workers.
+    predicted = predictive(kind, first_rounds, start).log_likelihoods(measured)
+    gain = predicted[is_held_out].sum()
     model = kind.most_likely(measured, start)
     for component in model.components:
-        check_density(component.law)
+        _check_density(component.law)
     likelihood = model.log_likelihoods(measured).sum()
     model = unbiased(kind, measured, model)
     fit = DelayFit(
@@ -240,55 +236,14 @@ def _tried(measured: Measured, is_held_out: np.ndarray, kind: Kind) -> _Tried:
         delay=_delay(kind, model),
         parameters=parameters_of(kind, model),
         standard_errors=standard_errors(measured, kind, model),
-        held_out=float(scores.gain / scores.num_times),
-        distance=scores.distance,
-        p_value=scores.p_value,
+        held_out=float(gain / measured.is_whole[is_held_out].sum()),
     )
     return _Tried(
         kind=kind,
         num_parameters=kind.num_parameters(measured.times.shape[1]),
         likelihood=likelihood,
-        gain=scores.gain,
-        fit=fit,
-    )
-
-
-class _Scores(NamedTuple):
-    """Quality of the predictions of held-out times.
-
-    Attributes:
-      gain: Log-likelihood of the held-out times.
-      num_times: Number of complete held-out times.
-      distance: Kolmogorov-Smirnov distance of the times from the predictions.
-      p_value: Probability of at least this distance if the model is true.
-    """
-
-    gain: float
-    num_times: int
-    distance: float
-    p_value: float
-
-
-def _scores(model: Model, measured: Measured, is_held_out: np.ndarray) -> _Scores:
-    """Scores the predictions of held-out times by a model of the other rounds."""
-    # The model sees all rounds, because earlier rounds tell the states of workers.
-    is_whole = measured.is_whole[is_held_out]
-    gain = model.log_likelihoods(measured)[is_held_out].sum()
-    below = 1 - np.exp(model.log_survivals(measured)[is_held_out])
-    # `below` is uniform if the model is true. The Kaplan-Meier estimate of its
-    # distribution function is then near the identity.
-    levels = scipy.stats.CensoredData.right_censored(below.ravel(), ~is_whole.ravel())
-    curve = scipy.stats.ecdf(levels).cdf
-    before = np.concatenate([[0.0], curve.probabilities[:-1]])
-    distances_after = np.abs(curve.probabilities - curve.quantiles)
-    distances_before = np.abs(before - curve.quantiles)
-    distance = float(max(distances_after.max(), distances_before.max()))
-    num_times = is_whole.sum()
-    return _Scores(
         gain=gain,
-        num_times=num_times,
-        distance=distance,
-        p_value=float(scipy.special.kolmogorov(distance * np.sqrt(num_times))),
+        fit=fit,
     )
 
 
@@ -376,3 +331,55 @@ def _not_rounded(table: np.ndarray, is_whole: np.ndarray) -> np.ndarray:
     unit = np.diff(values).min()
     spread = unit * np.random.default_rng(0).uniform(-0.5, 0.5, table.shape)
     return np.maximum(table + spread, unit / 2)
+
+
+def _checked_families(families: Any) -> list[type[IndependentDelay]]:
+    """Returns the delay laws of the caller as a list, after checks."""
+    if isinstance(families, type) or not isinstance(families, Iterable):
+        raise TypeError(
+            "families must be a list of delay laws, e.g. [stragglers.weibull]; got "
+            f"{validation.in_short(families)}"
+        )
+    listed = list(families)
+    if not listed:
+        raise ValueError("families must have at least one delay law; got none")
+    for family in listed:
+        if not isinstance(family, type) or not issubclass(family, IndependentDelay):
+            raise TypeError(
+                "families must be classes with base class "
+                "jaxwgc.stragglers.IndependentDelay, e.g. stragglers.weibull; got "
+                f"{validation.in_short(family)}"
+            )
+        has_logpdf = family.logpdf is not IndependentDelay.logpdf
+        if not has_logpdf or family.logsf is IndependentDelay.logsf:
+            raise ValueError(
+                "families must define logpdf and logsf to be fitted; got "
+                f"{family.__name__}"
+            )
+        names = family.field_names()
+        if family.least_time is not None and family.least_time not in names:
+            raise ValueError(
+                f"least_time of {family.__name__} must be one of its fields, {names}; "
+                f"got {family.least_time!r}"
+            )
+    return listed
+
+
+def _check_density(law: IndependentDelay) -> None:
+    """Raises ValueError unless the density of a fitted law is that of its quantiles."""
+    with np.errstate(all="ignore"):
+        cells = np.asarray(law.isf(_LEVELS), np.float64)
+        first = cells[0]
+        last = cells[-1]
+        if last - first <= _SMALLEST_SPREAD * abs(last):
+            return
+        density = np.exp(law.logpdf((cells[1:] + cells[:-1]) / 2))
+        integral = np.sum(density * np.diff(cells))
+    expected = _LEVELS[0] - _LEVELS[-1]
+    if not abs(integral - expected) <= _LARGEST_ERROR:
+        raise ValueError(
+            f"logpdf of {type(law).__name__} must be the log-density of its times: "
+            f"between {first:.3g} and {last:.3g}, which isf gives for probabilities "
+            f"{_LEVELS[0]} and {_LEVELS[-1]} of a longer time, the density must "
+            f"integrate to {expected:.1f}; got {integral:.3g} for {law}"
+        )

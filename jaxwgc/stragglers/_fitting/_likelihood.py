@@ -1,7 +1,7 @@
 """Models of measured times, and their likelihood."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +21,7 @@ class Measured(NamedTuple):
     """Measured times (rounds, workers), their loads, and which times are complete.
 
     The others are lower bounds (censored). Times are those at the given speeds of the
-    workers.
+    workers. Speeds may have leading axes of candidates.
     """
 
     times: np.ndarray
@@ -33,50 +33,17 @@ class Measured(NamedTuple):
         """Returns the times with speeds of the workers multiplied by `speeds`."""
         return self._replace(speeds=self.speeds * speeds)
 
-    def with_candidates(self, speeds: np.ndarray) -> "Measured":
-        """Returns the times at each of some speeds, (candidates, rounds, workers)."""
-        shape = np.broadcast_shapes(speeds.shape, self.times.shape)
-        return Measured(
-            times=np.broadcast_to(self.times, shape),
-            loads=np.broadcast_to(self.loads, shape),
-            is_whole=np.broadcast_to(self.is_whole, shape),
-            speeds=np.broadcast_to(speeds, shape),
-        )
-
-    def rounds(self, which: np.ndarray) -> "Measured":
-        """Returns the times of some rounds, given as a mask."""
-        return Measured(
-            times=self.times[which],
-            loads=self.loads[which],
-            is_whole=self.is_whole[which],
-            speeds=self.speeds[which],
-        )
-
-    def every(self, step: int) -> "Measured":
-        """Returns the times of every `step`-th worker."""
-        return Measured(
-            times=self.times[:, ::step],
-            loads=self.loads[:, ::step],
-            is_whole=self.is_whole[:, ::step],
-            speeds=self.speeds[:, ::step],
-        )
-
-    def flat(self) -> "Measured":
-        """Returns the times of all rounds and workers as vectors."""
-        return Measured(
-            times=self.times.ravel(),
-            loads=self.loads.ravel(),
-            is_whole=self.is_whole.ravel(),
-            speeds=self.speeds.ravel(),
-        )
+    def at(self, rounds: Any = slice(None), workers: Any = slice(None)) -> "Measured":
+        """Returns the times of some rounds and workers, given as masks or slices."""
+        return Measured(*(array[rounds][:, workers] for array in self))
 
 
 class Component(NamedTuple):
     """Distribution of load * time + (overhead + slope * load) * X, with X of a family.
 
     Times are divided by the speeds of the workers. `load` is (overhead, slope, time),
-    the constants of `affine`. `parameters` are the fitted fields of the family, in
-    their order. `before` is for an uncertain end of X: the probability of an X below
+    the constants of `affine`. `parameters` are the fields of the family, in their
+    order. `before` is for an uncertain end of X: the probability of an X below
     it, and the mean distance of such X from it.
     """
 
@@ -88,12 +55,7 @@ class Component(NamedTuple):
     @property
     def law(self) -> IndependentDelay:
         """Returns the distribution of X, a delay model of the family."""
-        fields = {}
-        for name, number in zip(
-            self.family.fitted_fields(), self.parameters, strict=True
-        ):
-            fields[name] = float(number)
-        return self.family(**fields)
+        return self.family(*map(float, self.parameters))
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
         """Returns the log-likelihood of each time, (rounds, workers)."""
@@ -208,23 +170,12 @@ class Model(NamedTuple):
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
         """Returns log-likelihoods of times, given earlier rounds, (rounds, workers)."""
-        _, log_likelihoods = self._predicted(measured)
-        return log_likelihoods
-
-    def log_survivals(self, measured: Measured) -> np.ndarray:
-        """Returns log-probabilities of longer times, given earlier rounds."""
-        slow, _ = self._predicted(measured)
-        measured = measured.at_speed(self.speeds)
-        logs = [component.log_survivals(measured) for component in self.components]
-        return mixed(slow, logs)
-
-    def _predicted(self, measured: Measured) -> tuple[np.ndarray, np.ndarray]:
-        """Returns probabilities of the slow state, and log-likelihoods of times."""
         measured = measured.at_speed(self.speeds)
         logs = [component.log_likelihoods(measured) for component in self.components]
         if len(logs) == 1:
-            return np.zeros_like(logs[0]), logs[0]
-        return predictions(np.stack(logs), self.become_slow, self.become_fast)
+            return logs[0]
+        _, mixture = predictions(np.stack(logs), self.become_slow, self.become_fast)
+        return mixture
 
 
 def mixed(

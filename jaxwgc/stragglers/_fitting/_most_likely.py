@@ -3,9 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-import scipy
 
-from jaxwgc.stragglers._distributions import NO_WEIGHT, Sample
 from jaxwgc.stragglers._fitting._likelihood import (
     Component,
     Form,
@@ -15,7 +13,12 @@ from jaxwgc.stragglers._fitting._likelihood import (
     predictions,
     responsibilities,
 )
-from jaxwgc.stragglers._independent_delay import IndependentDelay
+from jaxwgc.stragglers._fitting._maximum_likelihood import (
+    IMPOSSIBLE,
+    maximum_likelihood,
+    minimum,
+)
+from jaxwgc.stragglers._independent_delay import NO_WEIGHT, IndependentDelay, Sample
 
 # Number of EM iterations from scratch and from a nearby model, and the gain in mean
 # log-likelihood below which they stop.
@@ -31,8 +34,6 @@ _SPEED_ITERATIONS = 4
 _SPEED_GRIDS = (np.linspace(-0.3, 0.3, 31), np.linspace(-0.02, 0.02, 21))
 # Log-likelihood of an impossible time in comparisons of speeds.
 _LOWEST_LOG_LIKELIHOOD = -1e6
-# Cost of parameters that make a measured time impossible.
-_IMPOSSIBLE = 1e10
 # Distance of the first simplex from the bounds, and its steps from scratch and from a
 # nearby model. All are shares of the interval between the bounds.
 _MARGIN = 1e-3
@@ -51,14 +52,12 @@ class Kind(NamedTuple):
       form: Dependence of times on the load.
       has_slow_state: Whether workers have two states.
       has_speeds: Whether workers have different speeds.
-      in_order: Whether rounds are consecutive, so that states last.
     """
 
     family: type[IndependentDelay]
     form: Form
     has_slow_state: bool = False
     has_speeds: bool = False
-    in_order: bool = True
 
     @property
     def name(self) -> str:
@@ -71,24 +70,16 @@ class Kind(NamedTuple):
         return ", ".join(words)
 
     @property
-    def parameters(self) -> tuple[str, ...]:
-        """Names of the fitted parameters of the family."""
-        return self.family.fitted_fields()
-
-    @property
     def ends_at_least_time(self) -> bool:
         """Returns whether the minimum time estimates the distribution's lower end."""
         return self.family.least_time is not None and not self.form.bounds
 
     def num_parameters(self, num_workers: int) -> int:
         """Returns the number of free parameters, including all speeds but one."""
-        number = len(self.parameters) + len(self.form.bounds)
+        number = len(self.family.field_names()) + len(self.form.bounds)
         if self.has_slow_state:
-            # Two states have twice the parameters, and the probability to become slow.
-            number = 2 * number + 1
-            if self.in_order:
-                # Also the probability to become fast.
-                number += 1
+            # Two states have twice the parameters, and two probabilities to change.
+            number = 2 * number + 2
         if self.has_speeds:
             number += num_workers - 1
         return number
@@ -98,7 +89,7 @@ class Kind(NamedTuple):
         step = -(-measured.times.size // _ENOUGH)
         if start is None and step > 1:
             coarse = self._replace(has_speeds=False)
-            start = coarse._search(measured.every(step), None)
+            start = coarse._search(measured.at(workers=slice(None, None, step)), None)
         return self._search(measured, start)
 
     def _search(self, measured: Measured, start: Model | None) -> Model:
@@ -165,18 +156,13 @@ def _two_states(
             break
         last_mean = mean
         states = responsibilities(logs, model.become_slow, model.become_fast)
-        become_slow = states.become_slow
-        become_fast = states.become_fast
-        if not kind.in_order:
-            become_slow = float(np.clip(states.slow.mean(), 1e-6, 1 - 1e-6))
-            become_fast = 1 - become_slow
         model = Model(
             components=(
                 _component(measured, 1 - states.slow, kind, fast),
                 _component(measured, states.slow, kind, slow),
             ),
-            become_slow=become_slow,
-            become_fast=become_fast,
+            become_slow=states.become_slow,
+            become_fast=states.become_fast,
         )
     return model
 
@@ -192,18 +178,24 @@ def _component(
         # The likelihood has no bound if a state shrinks to one time, or if speeds make
         # one time of each worker equal.
         return start
-    kept = 1.0
-    if kind.has_speeds:
-        kept -= 1 / max(num_rounds, 2)
-    weighted = _WeightedTimes(
-        measured=measured.flat(),
-        weights=weights.ravel(),
-        whole_weight=whole_weight,
-        kept=kept,
-    )
+
+    def component_at(free, near):
+        """Fits the parameters of the family, given the free constants of the load."""
+        load = kind.form.load([float(constant) for constant in free])
+        component = Component(kind.family, load)
+        units, _ = component.units(measured)
+        sample = Sample(
+            times=np.maximum(units, 1e-300).ravel(),
+            weights=weights.ravel(),
+            is_whole=measured.is_whole.ravel(),
+            kept=1 - 1 / max(num_rounds, 2) if kind.has_speeds else 1.0,
+        )
+        parameters = maximum_likelihood(kind.family, sample, near)
+        return component._replace(parameters=parameters)
+
     near = None if start is None else start.parameters
     if not kind.form.bounds:
-        return weighted.component(kind, np.empty(0), near)
+        return component_at([], near)
     low, high = np.array(kind.form.bounds).T
     width = high - low
     if start is None:
@@ -215,71 +207,21 @@ def _component(
         num_evaluations = _FEW_EVALUATIONS
         first = np.array(start.load[-len(kind.form.bounds) :])
     first = np.clip(first, low + _MARGIN * width, high - _MARGIN * width)
-    near = weighted.component(kind, first, near).parameters
-    # Steps point to the middle of the bounds, so the simplex stays inside.
-    signs = np.where(first < (low + high) / 2, 1, -1)
-    best = scipy.optimize.minimize(
-        lambda free: weighted.cost(weighted.component(kind, free, near)),
-        first,
-        method="Nelder-Mead",
-        bounds=kind.form.bounds,
-        options={
-            "initial_simplex": np.vstack(
-                [first, first + np.diag(signs * step * width)]
-            ),
-            "maxfev": num_evaluations,
-            "xatol": 1e-4,
-            "fatol": 1e-7,
-        },
-    )
-    return weighted.component(kind, best.x, near)
+    near = component_at(first, near).parameters
 
-
-class _WeightedTimes(NamedTuple):
-    """Times to which a component is fitted.
-
-    Attributes:
-      measured: Times as vectors.
-      weights: Weights of the times.
-      whole_weight: Sum of the weights of the complete times.
-      kept: Fraction of the degrees of freedom that the speeds do not use up.
-    """
-
-    measured: Measured
-    weights: np.ndarray
-    whole_weight: float
-    kept: float
-
-    def component(
-        self, kind: Kind, free: np.ndarray, near: tuple[float, ...] | None
-    ) -> Component:
-        """Fits the parameters of a family, given the free constants of the load.
-
-        Args:
-          kind: Kind of model.
-          free: Slope and time, only the time, or nothing.
-          near: Parameters where the search begins, or None.
-        """
-        load = kind.form.load([float(constant) for constant in free])
-        component = Component(kind.family, load)
-        units, _ = component.units(self.measured)
-        sample = Sample(
-            times=np.maximum(units, 1e-300),
-            weights=self.weights,
-            is_whole=self.measured.is_whole,
-            kept=self.kept,
-        )
-        return component._replace(parameters=kind.family.estimate(sample, near))
-
-    def cost(self, component: Component) -> float:
-        """Returns the negative mean log-likelihood of a component."""
+    def cost(free):
+        """Returns the negative mean log-likelihood."""
+        component = component_at(free, near)
         if not all(np.isfinite(component.parameters)):
-            return _IMPOSSIBLE
-        logs = component.log_likelihoods(self.measured)
-        has_weight = self.weights > NO_WEIGHT
-        total = np.sum(self.weights * np.where(has_weight, logs, 0))
-        mean = float(total) / self.whole_weight
-        return -mean if np.isfinite(mean) else _IMPOSSIBLE
+            return IMPOSSIBLE
+        logs = component.log_likelihoods(measured)
+        total = np.sum(weights * np.where(weights > NO_WEIGHT, logs, 0))
+        return -total / whole_weight if np.isfinite(total) else IMPOSSIBLE
+
+    # Steps point to the middle of the bounds, so the simplex stays inside.
+    steps = step * np.where(first < (low + high) / 2, width, -width)
+    bounds = kind.form.bounds
+    return component_at(minimum(cost, first, steps, num_evaluations, bounds), near)
 
 
 def _better_speeds(measured: Measured, model: Model, speeds: np.ndarray) -> np.ndarray:
@@ -287,8 +229,7 @@ def _better_speeds(measured: Measured, model: Model, speeds: np.ndarray) -> np.n
     for grid in _SPEED_GRIDS:
         factors = np.exp(grid)
         # Candidate speeds are the leading axis.
-        candidates = speeds * factors[:, None, None]
-        times = measured.with_candidates(candidates)
+        times = measured.at_speed(speeds * factors[:, None, None])
         logs = [component.log_likelihoods(times) for component in model.components]
         log_likelihoods = mixed(model.slow_share, logs)
         totals = np.maximum(log_likelihoods, _LOWEST_LOG_LIKELIHOOD).sum(axis=1)

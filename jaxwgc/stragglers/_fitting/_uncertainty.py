@@ -1,5 +1,6 @@
 """Named parameters of a fitted model, their standard errors, and bias correction."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -20,13 +21,13 @@ _STEP = 1e-4
 
 def parameters_of(kind: Kind, model: Model) -> dict[str, float]:
     """Returns the constructor arguments of a fitted model by name, without speeds."""
-    shown = {*kind.parameters, *kind.form.names}
+    shown = {*kind.family.field_names(), *kind.form.names}
     if kind.has_slow_state:
         shown.update(CHAIN)
     parameters = {}
-    for name, value in _by_name(kind, model).items():
-        if _without_state(name) in shown:
-            parameters[name] = value
+    for (state, name), value in _by_state(kind, model).items():
+        if name in shown:
+            parameters[state + name] = value
     return parameters
 
 
@@ -37,7 +38,7 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
     likelihood is not smooth. Its error is that of their distance, which has a nearly
     exponential distribution.
     """
-    numbers = _by_name(kind, model)
+    numbers = _by_state(kind, model)
     scales = _scales(kind, numbers)
 
     def likelihood(changed):
@@ -55,75 +56,67 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
     num_minima = measured.times.shape[1] if kind.has_speeds else 1
     for minimum in _minima(kind, measured, model):
         if kind.ends_at_least_time:
-            end = minimum.state + str(kind.family.least_time)
+            end = minimum.state, str(kind.family.least_time)
             errors[end] = minimum.distance / float(np.sqrt(num_minima))
-        error_of_slope = errors[minimum.state + "slope"]
-        errors[minimum.state + "overhead"] = error_of_slope * kind.form.mean_load
-    if not kind.in_order:
-        errors["become_fast"] = errors["become_slow"]
-    return {name: errors[name] for name in parameters_of(kind, model)}
+        error_of_slope = errors[minimum.state, "slope"]
+        errors[minimum.state, "overhead"] = error_of_slope * kind.form.mean_load
+    by_name = {state + name: error for (state, name), error in errors.items()}
+    return {name: by_name[name] for name in parameters_of(kind, model)}
 
 
-def _without_state(name: str) -> str:
-    """Returns the name of a parameter without its state, e.g. "time"."""
-    return name.split()[-1]
-
-
-def _by_name(kind: Kind, model: Model) -> dict[str, float]:
-    """Returns the numbers of all components and of the Markov chain by name."""
+def _by_state(kind: Kind, model: Model) -> dict[tuple[str, str], float]:
+    """Returns the numbers of all components and of the chain by state and name."""
     numbers = {}
     for state, component in zip(STATES[len(model.components)], model.components):
-        for name, value in zip(kind.parameters, component.parameters, strict=True):
-            numbers[state + name] = float(value)
+        for name, value in zip(
+            kind.family.field_names(), component.parameters, strict=True
+        ):
+            numbers[state, name] = float(value)
         for name, value in zip(LOAD, component.load, strict=True):
-            numbers[state + name] = float(value)
-    numbers["become_slow"] = model.become_slow
-    numbers["become_fast"] = model.become_fast
+            numbers[state, name] = float(value)
+    numbers["", "become_slow"] = model.become_slow
+    numbers["", "become_fast"] = model.become_fast
     return numbers
 
 
-def _scales(kind: Kind, numbers: dict[str, float]) -> dict[str, float]:
+def _scales(
+    kind: Kind, numbers: dict[tuple[str, str], float]
+) -> dict[tuple[str, str], float]:
     """Returns the scale of each parameter in which the likelihood is smooth."""
     end = kind.family.least_time
     bounds = {}
     if end is None:
         bounds = dict(zip(kind.form.free_names, kind.form.bounds, strict=True))
-    smooth = {*kind.parameters, *bounds, "become_slow"} - {end}
-    if kind.in_order:
-        smooth.add("become_fast")
+    smooth = {*kind.family.field_names(), *bounds, *CHAIN} - {end}
     limits = bounds | dict.fromkeys(CHAIN, (0.0, 1.0))
     scales = {}
-    for name, value in numbers.items():
-        parameter = _without_state(name)
-        if parameter not in smooth:
+    for (state, name), value in numbers.items():
+        if name not in smooth:
             continue
         scale = value
-        if parameter in limits:
-            low, high = limits[parameter]
+        if name in limits:
+            low, high = limits[name]
             margin = _AT_END * (high - low)
             if not low + margin < value < high - margin:
                 continue
-            if parameter in bounds:
+            if name in bounds:
                 scale = high - low
-        scales[name] = scale
+        scales[state, name] = scale
     return scales
 
 
-def _moved(kind: Kind, model: Model, numbers: dict[str, float]) -> Model:
+def _moved(kind: Kind, model: Model, numbers: dict[tuple[str, str], float]) -> Model:
     """Returns a copy of the model with new parameter values."""
     components = []
     for state, component in zip(STATES[len(model.components)], model.components):
-        parameters = tuple(numbers[state + name] for name in kind.parameters)
-        free = [numbers[state + name] for name in kind.form.free_names]
+        parameters = tuple(numbers[state, name] for name in kind.family.field_names())
+        free = [numbers[state, name] for name in kind.form.free_names]
         load = kind.form.load(free)
         components.append(component._replace(parameters=parameters, load=load))
-    become_slow = numbers["become_slow"]
-    become_fast = numbers["become_fast"] if kind.in_order else 1 - become_slow
-    return Model(
+    return model._replace(
         components=tuple(components),
-        become_slow=become_slow,
-        become_fast=become_fast,
-        speeds=model.speeds,
+        become_slow=numbers["", "become_slow"],
+        become_fast=numbers["", "become_fast"],
     )
 
 
@@ -164,16 +157,14 @@ def unbiased(kind: Kind, measured: Measured, model: Model) -> Model:
         return model
     components = []
     for minimum in _minima(kind, measured, model):
-        parameters = []
-        for name, value in zip(
-            kind.parameters, minimum.component.parameters, strict=True
-        ):
-            if name == kind.family.least_time:
-                # The end is at most halved, so that it stays positive.
-                value = max(value - minimum.distance, value / 2)
-            parameters.append(value)
-        component = minimum.component._replace(parameters=tuple(parameters))
-        components.append(component)
+        law = minimum.component.law
+        name = str(kind.family.least_time)
+        end = getattr(law, name)
+        # The end is at most halved, so that it stays positive.
+        corrected = max(end - minimum.distance, end / 2)
+        law = dataclasses.replace(law, **{name: corrected})
+        parameters = dataclasses.astuple(law)
+        components.append(minimum.component._replace(parameters=parameters))
     return model._replace(components=tuple(components))
 
 

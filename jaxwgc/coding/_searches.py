@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._common.arrays import Array, product
-from jaxwgc.coding._errors._evidence import (
+from jaxwgc._common.some_rows import compute_if, in_batches
+from jaxwgc.coding._evidence import (
     UNCHECKED,
     Evidence,
     Findings,
@@ -26,7 +27,7 @@ from jaxwgc.coding._errors._evidence import (
     normalized_columns,
     outside,
 )
-from jaxwgc.decoders import Decoder, Interpolation, compute_if, in_batches
+from jaxwgc.decoders import Decoder, Interpolation
 
 # Number of assumptions for each number of windows: that 0, 1 or 2 error directions are
 # hidden in the noise.

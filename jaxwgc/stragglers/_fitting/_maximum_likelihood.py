@@ -1,17 +1,14 @@
-"""Numerical maximum likelihood for delay laws without a closed form."""
+"""Maximum-likelihood estimates of delay laws, numerical without a closed form."""
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import scipy
 
-from jaxwgc.stragglers._distributions import Sample
-
-if TYPE_CHECKING:
-    from jaxwgc.stragglers._independent_delay import IndependentDelay
+from jaxwgc.stragglers._independent_delay import IndependentDelay, Sample
 
 # Starts of the search. For a positive number, factors of 1 and of the median time. For
 # a number with two bounds, shares of the interval.
@@ -24,14 +21,15 @@ _STEP = 0.3
 _SMALL_STEP = 0.02
 # Number of evaluations per fitted number.
 _EVALUATIONS = 150
-# Relative error of the estimates that ends the search.
-_ENOUGH = 3e-4
 # The information on the scale is computed at the quantiles of these probabilities, with
 # this change of the logarithm of times.
 _LEVELS = (np.arange(40) + 0.5) / 40
 _CHANGES_OF_SCALE = (-0.01, 0.0, 0.01)
+# Distances of numbers and of mean log-likelihoods that end a search.
+_CLOSE = 1e-4
+_CLOSE_COST = 1e-7
 # Cost of numbers that make a measured time impossible.
-_IMPOSSIBLE = 1e10
+IMPOSSIBLE = 1e10
 
 
 class _Axis(NamedTuple):
@@ -80,12 +78,13 @@ class _Axis(NamedTuple):
 
 
 def maximum_likelihood(
-    family: "type[IndependentDelay]", sample: Sample, start: tuple[float, ...] | None
+    family: type[IndependentDelay], sample: Sample, start: tuple[float, ...] | None
 ) -> tuple[float, ...]:
-    """Returns maximum-likelihood estimates of a law's fitted fields, in their order.
+    """Returns maximum-likelihood estimates of a law's fields, in their order.
 
-    The likelihood is maximised by the method of Nelder and Mead. If speeds of the
-    workers were estimated from the same times, it is the adjusted profile likelihood.
+    They are those of `family.estimate`. If it has none, the likelihood is maximised by
+    the method of Nelder and Mead; if speeds of the workers were estimated from the same
+    times, it is the adjusted profile likelihood.
 
     Args:
       family: Subclass of `IndependentDelay`. If it has a `least_time`, that is the
@@ -99,7 +98,10 @@ def maximum_likelihood(
       "Parameter orthogonality and approximate conditional inference", 1987, for the
       adjustment.
     """
-    names = family.fitted_fields()
+    closed_form = family.estimate(sample)
+    if closed_form is not None:
+        return closed_form
+    names = family.field_names()
     known = {}
     is_used = sample.counts
     if family.least_time is not None:
@@ -125,9 +127,9 @@ def maximum_likelihood(
         try:
             law = law_at(point)
         except ValueError:
-            return _IMPOSSIBLE
+            return IMPOSSIBLE
         likelihood = _log_likelihood(law, sample)
-        return -likelihood if np.isfinite(likelihood) else _IMPOSSIBLE
+        return -likelihood if np.isfinite(likelihood) else IMPOSSIBLE
 
     if start is None:
         step = _STEP
@@ -136,24 +138,38 @@ def maximum_likelihood(
         step = _SMALL_STEP
         estimates = dict(zip(names, start, strict=True))
         first = [axes[name].to_real(estimates[name]) for name in searched]
-    law = law_at(_minimum(cost, np.asarray(first), step))
+    steps = np.full(len(first), step)
+    law = law_at(minimum(cost, np.asarray(first), steps, _EVALUATIONS * len(first)))
     return tuple(float(getattr(law, name)) for name in names)
 
 
-def _minimum(
-    cost: Callable[[np.ndarray], float], first: np.ndarray, step: float
+def minimum(
+    cost: Callable[[np.ndarray], float],
+    first: np.ndarray,
+    steps: np.ndarray,
+    num_evaluations: int,
+    bounds: Sequence[tuple[float, float]] | None = None,
 ) -> np.ndarray:
-    """Minimises a cost by the method of Nelder and Mead, from a simplex of a step."""
+    """Minimises a cost by the method of Nelder and Mead.
+
+    Args:
+      cost: Function of a point.
+      first: First point, and corner of the first simplex.
+      steps: Steps to the other corners, one along each axis.
+      num_evaluations: Maximum number of evaluations.
+      bounds: Lower and upper bound of each number, if there are any.
+    """
     if not len(first):
         return first
     options = {
-        "initial_simplex": np.vstack([first, first + step * np.eye(len(first))]),
-        "maxfev": _EVALUATIONS * len(first),
-        "xatol": _ENOUGH,
-        "fatol": _ENOUGH**2,
+        "initial_simplex": np.vstack([first, first + np.diag(steps)]),
+        "maxfev": num_evaluations,
+        "xatol": _CLOSE,
+        "fatol": _CLOSE_COST,
     }
-    result = scipy.optimize.minimize(cost, first, method="Nelder-Mead", options=options)
-    return result.x
+    return scipy.optimize.minimize(
+        cost, first, method="Nelder-Mead", bounds=bounds, options=options
+    ).x
 
 
 def _points(axes: list[_Axis], sample: Sample) -> Iterator[list[float]]:
@@ -166,7 +182,7 @@ def _points(axes: list[_Axis], sample: Sample) -> Iterator[list[float]]:
         yield [axis.to_real(number) for axis, number in zip(axes, numbers)]
 
 
-def _log_likelihood(law: "IndependentDelay", sample: Sample) -> float:
+def _log_likelihood(law: IndependentDelay, sample: Sample) -> float:
     """Returns the mean log-likelihood, adjusted if the scale was estimated, too."""
     times = sample.times
     weights = sample.weights
@@ -182,7 +198,7 @@ def _log_likelihood(law: "IndependentDelay", sample: Sample) -> float:
     return float(mean)
 
 
-def _information_on_scale(law: "IndependentDelay") -> float:
+def _information_on_scale(law: IndependentDelay) -> float:
     """Returns the Fisher information of a time on the logarithm of its scale.
 
     It is the mean of the second difference of the log-density over quantiles.

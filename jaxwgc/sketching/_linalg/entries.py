@@ -1,14 +1,44 @@
-"""The sampled rows of a sparse matrix, which stay sparse."""
+"""Entries of sparse matrices: their sums in buckets, and those of sampled rows."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
-from jaxwgc.sketching._linalg.sparse import entries_of_bcoo
-
 if TYPE_CHECKING:
     from jax.experimental.sparse import BCOO
+
+
+class Entries(NamedTuple):
+    """The rows, columns and values of entries, each (num_entries,)."""
+
+    row: Array
+    column: Array
+    data: Array
+
+
+def entries_of_bcoo(matrix: "BCOO") -> Entries:
+    """Returns the entries of a matrix, some of them out of bounds (padding)."""
+    # Indices become unsigned, so that negative ones are out of bounds, too.
+    row, column = matrix.indices.T.astype(jnp.uint32)
+    return Entries(row, column, matrix.data)
+
+
+def bucket_entries(
+    entries: Entries, buckets: Array, factors: Array, shape: tuple[int, int]
+) -> Array:
+    """Multiplies entries by the factors of their rows, and adds them to buckets.
+
+    Each row of `buckets` and `factors`, (k, N), adds all entries once. Entries are
+    dropped if they or their buckets are out of bounds.
+    """
+    row, column, data = entries
+    total = jnp.zeros(shape, data.dtype)
+    for bucket, factor in zip(buckets, factors.astype(data.dtype), strict=True):
+        factor = factor.at[row].get(mode="fill", fill_value=0)
+        bucket = bucket.at[row].get(mode="fill", fill_value=shape[0])
+        total = total.at[bucket, column].add(data * factor, mode="drop")
+    return total
 
 
 def slots_of_rows(indices: Array, scale: Array, num_rows: int) -> Array:

@@ -3,19 +3,25 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import scipy
 
 from jaxwgc._common import validation
 from jaxwgc._common.text import aligned
-from jaxwgc.simulation._compare import _figures
-from jaxwgc.simulation._compare._intervals import FEW_EVENTS
-from jaxwgc.simulation._monte_carlo import Summary
+from jaxwgc.simulation import _comparison_figures
+from jaxwgc.simulation._monte_carlo import Summary, student_summary, summarize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
+
+# Effective number of rounds that decide a mean, below which the study has seen too few
+# of them. Student's interval assumes a normal distribution of the mean.
+_FEW_EVENTS = 10
+# Number of events above which Garwood's interval is Student's, up to rounding.
+_MOST_EVENTS = 1e10
 
 QUANTITIES = ("time", "error", "share", "exact", "messages", "work")
 
@@ -38,7 +44,7 @@ class Comparison:
       num_trials: Number of simulated rounds per cell.
       time: Duration of a round, in the unit of the delay model; infinite if some rounds
         never end. If all times are equal, the ends of its interval are NaN.
-      error: `jaxwgc.decoding_error` over the squared norm of the target: the error per
+      error: `jaxwgc.Decoding.error` over the squared norm of the target: the error per
         part if all parts have weight 1. 0 for exact decoding, 1 for no gradient. A
         residual of at most 1e-4 of the target (1e-10 in float64) is rounding and counts
         as 0. If few trials have an error, the upper end of the interval is at least a
@@ -132,22 +138,16 @@ class Comparison:
         columns["time_events"] = self.time_events.ravel()
         return pandas.DataFrame(columns)
 
-    def plot(
-        self, x: str = "waiting", y: str = "error", *, log: bool = False
-    ) -> "Figure":
-        """Draws a quantity with its intervals.
+    def plot(self, y: str = "error", *, log: bool = False) -> "Figure":
+        """Draws a quantity with its intervals against the waiting rules.
 
-        For x="waiting" or a quantity, there is a panel for each delay model and a line
-        for each code. For x="delays", panels are waiting rules and lines are codes. For
-        x="codes", panels are delay models and lines are waiting rules.
+        There is a panel for each delay model, and a line for each code. Names of rules
+        that are different numbers become a numeric axis.
 
         Means of equal trials have no bar, e.g. an error that is 0 in every trial: the
         upper limits of exact codes would be the longest bars. They are in the table.
 
         Args:
-          x: `"waiting"`, `"delays"` or `"codes"`. Names that are different numbers
-            become a numeric axis. Alternatively a quantity, for curves such as error
-            against time.
           y: Quantity: `"time"`, `"error"`, `"share"`, `"exact"`, `"messages"` or
             `"work"`.
           log: Whether the y-axis is logarithmic. Means of 0 are gaps.
@@ -157,42 +157,22 @@ class Comparison:
           file.
 
         Raises:
-          ValueError: If x or y is none of these.
+          ValueError: If y is not a quantity.
           ImportError: If matplotlib (extra `plot`) is not installed.
         """
-        validation.check_choice("x", x, ("waiting", "delays", "codes", *QUANTITIES))
         validation.check_choice("y", y, QUANTITIES)
-        names = {"codes": self.codes, "delays": self.delays, "waiting": self.waiting}
-        across = x if x in names else "waiting"
-        # Axes of the arrays that become panels, lines and points.
-        order = {
-            "waiting": ("delays", "codes", "waiting"),
-            "delays": ("waiting", "codes", "delays"),
-            "codes": ("delays", "waiting", "codes"),
-        }[across]
-        places = [list(names).index(axis) for axis in order]
-
-        def in_order(summary: Summary) -> Summary:
-            return Summary(
-                mean=np.transpose(summary.mean, places),
-                low=np.transpose(summary.low, places),
-                high=np.transpose(summary.high, places),
-                standard_error=np.transpose(summary.standard_error, places),
-            )
-
-        return _figures.draw(
-            horizontal=in_order(getattr(self, x)) if x in QUANTITIES else None,
-            vertical=in_order(getattr(self, y)),
-            names=_figures.Names(
-                panels=names[order[0]], lines=names[order[1]], points=names[order[2]]
-            ),
-            labels=(x, y),
+        return _comparison_figures.draw(
+            getattr(self, y),
+            label=y,
+            panels=self.delays,
+            lines=self.codes,
+            points=self.waiting,
             is_log=validation.check_bool("log", log),
         )
 
     def __repr__(self) -> str:
         noun = "round" if self.num_trials == 1 else "rounds"
-        has_few_events = (self.time_events < FEW_EVENTS) & np.isfinite(self.time.mean)
+        has_few_events = (self.time_events < _FEW_EVENTS) & np.isfinite(self.time.mean)
         paragraphs = [
             f"{self.num_trials:,} {noun} per row; mean ± half of the 95% interval, or "
             "its end if all rounds are 0 (<) or 1 (>)"
@@ -212,16 +192,16 @@ class Comparison:
             paragraphs.append(f"{delay}\n{aligned(rows)}")
         if has_few_events.any():
             paragraphs.append(
-                f"* All rounds took equally long, or fewer than {FEW_EVENTS} in effect "
-                "decide the mean. Rarer rounds, if there are any, are not in it: "
-                "simulate more."
+                "* All rounds took equally long, or fewer than "
+                f"{_FEW_EVENTS} in effect decide the mean. Rarer rounds, if there are "
+                "any, are not in it: simulate more."
             )
         return "\n\n".join(paragraphs)
 
 
 def _numbers_or_names(names: tuple[str, ...]) -> np.ndarray:
     """Returns names as numbers if all of them are numbers."""
-    numbers = _figures.numbers_of(names)
+    numbers = _comparison_figures.numbers_of(names)
     return np.array(names) if numbers is None else numbers
 
 
@@ -248,3 +228,90 @@ def _cell(summary: Summary, place: tuple[int, int, int]) -> str:
     if not np.isfinite(half):
         return f"{mean:.4g}"
     return f"{mean:.4g} ± {half:.2g}"
+
+
+class Events(NamedTuple):
+    """Rounds that decide a mean: if `number` of many differ from the others by `size`.
+
+    In general, events of equal size that have the variance and skewness of the trials.
+
+    Attributes:
+      number: Number of trials over their squared skewness; 0 if all trials are equal.
+      size: Negative if the events are smaller than the other trials.
+    """
+
+    number: float
+    size: float
+
+
+def events_of(trials: np.ndarray) -> Events:
+    """Returns the effective events among trials (num_trials,).
+
+    They are NaN if some trials are infinite.
+    """
+    if not np.isfinite(trials).all():
+        return Events(number=np.nan, size=np.nan)
+    if trials.min() == trials.max():
+        return Events(number=0.0, size=0.0)
+    deviations = trials - trials.mean()
+    # Cubes of the relative deviations do not overflow.
+    unit = np.abs(deviations).max()
+    second = np.sum((deviations / unit) ** 2)
+    third = np.sum((deviations / unit) ** 3)
+    with np.errstate(divide="ignore"):
+        number = second**3 / third**2
+    return Events(number=float(number), size=float(unit * third / second))
+
+
+def summary_of_times(trials: np.ndarray) -> Summary:
+    """Returns the mean of times (num_trials,) with its interval.
+
+    Its ends are NaN if all times are equal: a time that was not seen may have any size.
+    """
+    summary = summary_of_rounds(trials)
+    if events_of(trials).number == 0:
+        return summary._replace(low=np.nan, high=np.nan)
+    return summary
+
+
+def summary_of_rounds(trials: np.ndarray) -> Summary:
+    """Returns the mean of trials (num_trials,), with an interval for few events, too.
+
+    The number of rare events is a Poisson variable. From k events, Garwood's interval
+    of its mean has the ends χ²(2k) / 2 and χ²(2k + 2) / 2, here in units of the size of
+    events. Student's factor widens it for few trials. Without skewness, the interval is
+    Student's.
+    """
+    summary = student_summary(trials)
+    number, size = events_of(trials)
+    if not 0 < number < _MOST_EVENTS:
+        return summary
+    num_trials = len(trials)
+    low = scipy.special.chdtri(2 * number, 0.975) / 2
+    high = scipy.special.chdtri(2 * number + 2, 0.025) / 2
+    student = scipy.special.stdtrit(num_trials - 1, 0.975) / scipy.special.ndtri(0.975)
+    factor = student * np.sqrt(num_trials / (num_trials - 1))
+    shifts = factor * size / num_trials * (np.array([low, high]) - number)
+    # A negative size exchanges the ends.
+    lowest = summary.mean + shifts.min()
+    if trials.min() >= 0:
+        lowest = max(lowest, 0.0)
+    return summary._replace(low=lowest, high=summary.mean + shifts.max())
+
+
+def summary_of_errors(trials: np.ndarray) -> Summary:
+    """Returns the mean of errors, with an interval that holds for few errors.
+
+    The mean error is the probability of an error times the mean size of errors. If few
+    trials have an error, the interval reaches at least to the upper limit of this
+    probability times the mean size. Without any error, the size is that of a round
+    without a gradient, 1.
+    """
+    summary = student_summary(trials)
+    is_error = trials > 0
+    num_errors = np.count_nonzero(is_error)
+    if num_errors > _FEW_EVENTS:
+        return summary
+    size = trials[is_error].mean() if num_errors else 1.0
+    upper_limit = size * summarize(is_error).high
+    return summary._replace(high=np.maximum(summary.high, upper_limit))

@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxwgc._common import flat_vectors
 from jaxwgc._common.arrays import inverse_power_of_two, one_norm, promoted
-from jaxwgc.coding import _flat_vectors
 
 # Maximum number of buckets. Each bucket is a sum of entries with random signs.
 _NUM_BUCKETS = 1024
@@ -16,7 +16,23 @@ _AT_ONCE = 32
 
 
 def key_from(messages: jax.Array) -> jax.Array:
-    """Derives a key that cannot be predicted without knowing every message."""
+    """Derives a key that cannot be predicted without knowing every message.
+
+    Args:
+      messages: Real or complex, (num_messages, length).
+
+    Returns:
+      A typed PRNG key, for `project` or `jaxwgc.locate_errors`.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import coding
+      >>> messages = jnp.ones((3, 4))
+      >>> key = coding.key_from(messages)
+      >>> other_key = coding.key_from(messages.at[0, 0].set(2.0))
+      >>> bool(jnp.all(jax.random.bits(key, 8) == jax.random.bits(other_key, 8)))
+      False
+    """
     entries = promoted(messages)[:, :_NUM_BUCKETS]
     if jnp.iscomplexobj(entries):
         entries = jnp.stack([entries.real, entries.imag])
@@ -29,10 +45,27 @@ def key_from(messages: jax.Array) -> jax.Array:
 
 
 def project(key: jax.Array, messages: jax.Array, num_columns: int) -> jax.Array:
-    """Projects every message by one random matrix to (num_messages, num_columns).
+    """Projects every message by one random matrix.
 
-    In at least float32. Projections satisfy the linear relations between messages; a
-    broken relation shows in them. See `project_in_units`.
+    Projections satisfy the linear relations between messages, such as the parity checks
+    of a code. A broken relation shows in them.
+
+    Args:
+      key: PRNG key, drawn after the messages arrived, so that errors cannot be chosen
+        to vanish.
+      messages: Real or complex, (num_messages, length).
+      num_columns: Length of the projections, which keep the norm on average.
+
+    Returns:
+      (num_messages, num_columns), in at least float32.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from jaxwgc import coding
+      >>> messages = jnp.array([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]])
+      >>> first, copy, other = coding.project(jax.random.key(0), messages, 8)
+      >>> bool(jnp.allclose(first, copy)), bool(jnp.allclose(first, other))
+      (True, False)
     """
     rows, units = project_in_units(key, messages, num_columns)
     return rows / units
@@ -59,7 +92,7 @@ def project_in_units(
     while messages.shape[1] > _NUM_BUCKETS:
         key, sign_key = jax.random.split(key)
         messages = _signed_sums(sign_key, messages)
-    pieces = _flat_vectors.blocks(messages, _AT_ONCE)
+    pieces = flat_vectors.blocks(messages, _AT_ONCE)
     real = jnp.finfo(messages.dtype).dtype
     mix = jax.random.normal(key, (*pieces.shape[1:], num_columns), real)
     mix = (mix / math.sqrt(num_columns)).astype(messages.dtype)
@@ -71,7 +104,7 @@ def project_in_units(
 def _signed_sums(key: jax.Array, messages: jax.Array) -> jax.Array:
     """Adds up to 32 entries of each message, with random signs, to each sum."""
     depth = min(-(-messages.shape[1] // _NUM_BUCKETS), _AT_ONCE)
-    rows = _flat_vectors.blocks(messages, depth)
+    rows = flat_vectors.blocks(messages, depth)
     words = jax.random.bits(key, rows.shape[2:], jnp.uint32)
     shifts = jnp.arange(depth, dtype=jnp.uint32)[:, None]
     is_negative = ((words >> shifts) & 1) == 1

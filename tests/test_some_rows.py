@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from jaxwgc.decoders._some_masks import any_under_vmap, masked_map
+from jaxwgc._common.some_rows import any_under_vmap, masked_map
 
 draw = np.random.default_rng(0).normal
 CONDITION = np.random.default_rng(1).random((3, 5)) < 0.4

@@ -1,1 +1,0 @@
-"""Algorithms for the location of corrupted messages."""

@@ -1,0 +1,199 @@
+"""Simulated rounds of candidates: drawn times, durations, and decoded masks."""
+
+import dataclasses
+import math
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import stragglers
+from jaxwgc.codes import GradientCode
+from jaxwgc.planning._choice import Candidate
+from jaxwgc.simulation import (
+    DecodedRounds,
+    Drawn,
+    Loads,
+    decode_rounds,
+    draw_rounds,
+    end_rounds,
+)
+
+# Longest times that rounds may be simulated with, in float32.
+_UNIT_RANGE = (1e-15, 1e15)
+# Relative random change of times, which puts equal times in random order.
+_TIME_ROUNDING = 1e-6
+# Number of simulated times up to which quick compilation saves time.
+_FEW_TIMES = 100_000
+
+
+class _Times(NamedTuple):
+    """Drawn times for some loads.
+
+    Attributes:
+      finish: Finish times, (clusters, rounds, num_workers).
+      drawn: Times of parts without equal ones, so that their order is random.
+    """
+
+    finish: np.ndarray
+    drawn: Drawn
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clusters:
+    """Independent clusters with drawn times, for consecutive rounds.
+
+    All loads share random draws, so that candidates are compared in pairs.
+
+    Attributes:
+      delay: Delay model.
+      key: PRNG key.
+      num_clusters: Number of simulated clusters.
+      num_rounds: Number of consecutive rounds of each.
+      num_measured: Number of rounds in the trace, or infinity.
+      has_stalls: Whether times have stalls that the trace does not rule out.
+      overhead: Share of the time at load 1 that does not depend on the load, for a
+        delay model with times that are proportional to the load.
+    """
+
+    delay: stragglers.DelayModel
+    key: jax.Array
+    num_clusters: int
+    num_rounds: int
+    num_measured: float = math.inf
+    has_stalls: bool = False
+    overhead: float = 0.0
+    _times: dict[Hashable, _Times] = dataclasses.field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def has_state(self, num_workers: int) -> bool:
+        """Returns whether the rounds of a cluster depend on each other."""
+        return bool(jax.tree.leaves(self.delay.init(num_workers)))
+
+    def is_few(self, num_workers: int) -> bool:
+        """Returns whether quick compilation saves time."""
+        return self.num_clusters * self.num_rounds * num_workers <= _FEW_TIMES
+
+    def times(self, code: GradientCode) -> np.ndarray:
+        """Returns the times for the loads of a code, (clusters, rounds, workers)."""
+        return self._times_for(code).finish
+
+    def drawn(self, code: GradientCode) -> Drawn:
+        """Returns drawn times for the loads of a code, without equal times."""
+        return self._times_for(code).drawn
+
+    def _times_for(self, code: GradientCode) -> _Times:
+        """Draws times for the loads of a code, once for all codes with equal loads."""
+        loads = Loads.of(code, np.float32)
+        if loads.identity in self._times:
+            return self._times[loads.identity]
+        shape = (self.num_clusters, self.num_rounds)
+        drawn = draw_rounds(
+            self.delay,
+            jax.random.split(self.key, shape),
+            loads.with_overhead(self.overhead),
+            is_few=self.is_few(code.num_workers),
+        )
+        part_times = np.asarray(drawn.times)
+        finish = part_times[..., -1]
+        _check_times(finish)
+        changes = np.random.default_rng(0).random(finish.shape, np.float32)
+        factors = 1 - np.float32(_TIME_ROUNDING) * changes
+        different_times = part_times * factors[..., None]
+        times = _Times(
+            finish=finish,
+            drawn=drawn._replace(
+                times=jnp.asarray(different_times, jnp.result_type(float))
+            ),
+        )
+        self._times[loads.identity] = times
+        return times
+
+
+def _check_times(times: np.ndarray) -> None:
+    """Raises ValueError for negative times, or squares out of the range of float32."""
+    if not np.all(times >= 0):
+        raise ValueError(f"delay must return times of at least 0; got {times.min()}")
+    is_finite = np.isfinite(times)
+    longest = np.max(times, where=is_finite, initial=0)
+    low, high = _UNIT_RANGE
+    if is_finite.any() and not (low < longest < high):
+        raise ValueError(
+            f"the longest time of delay must be between {low:g} and {high:g}; got "
+            f"{longest:g}. Choose another unit"
+        )
+
+
+class SimulatedRounds(NamedTuple):
+    """Simulated rounds of a candidate.
+
+    Attributes:
+      elapsed: Duration of each round, float64 (rounds,), of one cluster after another.
+      num_answers: Mean number of received messages; on request, the maximum number of
+        sums.
+      num_late: Mean number of messages of earlier rounds that arrived.
+      decoded: Decoded rounds; None if the candidate is exact.
+    """
+
+    elapsed: np.ndarray
+    num_answers: float
+    num_late: float
+    decoded: DecodedRounds | None
+
+
+def simulate(
+    candidates: Sequence[Candidate], clusters: Clusters
+) -> list[SimulatedRounds]:
+    """Simulates the rounds of candidates."""
+    # All programs are started before the host waits for the first.
+    started = []
+    for candidate in candidates:
+        drawn = clusters.drawn(candidate.code)
+        started.append(
+            end_rounds(
+                candidate.wait,
+                candidate.late,
+                candidate.code,
+                drawn,
+                is_few=clusters.is_few(candidate.code.num_workers),
+            )
+        )
+    ended = jax.device_get(started)
+    places_of_codes: dict[int, list[int]] = {}
+    for place, candidate in enumerate(candidates):
+        shortest = np.min(ended[place].time)
+        if not shortest >= 0:
+            raise ValueError(
+                f"rules must end rounds at times of at least 0; {candidate.wait} for "
+                f"code {candidate.name!r} ended a round at {shortest}"
+            )
+        if not candidate.is_exact:
+            places_of_codes.setdefault(id(candidate.code), []).append(place)
+    decoded: dict[int, DecodedRounds] = {}
+    for places in places_of_codes.values():
+        code = candidates[places[0]].code
+        masks = [ended[place].masks for place in places]
+        is_few = clusters.is_few(code.num_workers)
+        series = decode_rounds(code, masks, is_few=is_few)
+        decoded |= dict(zip(places, series, strict=True))
+    return [
+        SimulatedRounds(
+            elapsed=np.asarray(rounds.time, np.float64),
+            num_answers=_num_answers(candidate.code, rounds.masks).mean(),
+            num_late=float(np.mean(rounds.num_late)),
+            decoded=decoded.get(place),
+        )
+        for place, (candidate, rounds) in enumerate(zip(candidates, ended, strict=True))
+    ]
+
+
+def _num_answers(code: GradientCode, packed: np.ndarray) -> np.ndarray:
+    """Returns the number of awaited messages of each packed mask, or of sums."""
+    if not code.allows_requests:
+        return np.bitwise_count(packed).sum(axis=1)
+    bits = np.unpackbits(packed, axis=1, count=code.num_messages)
+    has_sum = bits.reshape(len(bits), code.num_workers, -1).any(axis=2)
+    return has_sum.sum(axis=1)
