@@ -12,7 +12,12 @@ from jaxwgc._common import array_validation, arrays, validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
 from jaxwgc.decoders import DecoderLike
-from jaxwgc.distributed._placement import PlacedParts, check_mesh, held_parts
+from jaxwgc.distributed._placement import (
+    PlacedParts,
+    as_tuples,
+    check_mesh,
+    held_parts,
+)
 from jaxwgc.gradients import scalar_loss
 
 
@@ -93,7 +98,7 @@ def mesh_value_and_grad(
         check_vma=False,
     )
     by_shard = NamedSharding(mesh, PartitionSpec(axis))
-    expected = tuple(map(tuple, held.tolist()))
+    expected = as_tuples(held)
 
     @jax.jit
     def compute(params, parts, arrived):

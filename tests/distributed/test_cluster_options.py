@@ -16,7 +16,7 @@ import jaxwgc
 from jaxwgc import codes, stragglers
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import Faults, RayCluster, Round, Timeouts, Verification
-from jaxwgc.distributed.ray import _cluster
+from jaxwgc.distributed.ray import _coordinator
 from jaxwgc.distributed.ray._events import Lost, Ready
 from jaxwgc.distributed.ray._messages import read
 from jaxwgc.distributed.ray._verification import Audits, ParityChecks
@@ -100,16 +100,16 @@ def open_cluster(monkeypatch):
     def session(address):
         yield None
 
-    monkeypatch.setattr(_cluster, "session", session)
-    monkeypatch.setattr(_cluster, "check_resources", lambda number, options: None)
-    monkeypatch.setattr(_cluster, "Launcher", RecordingLauncher)
-    monkeypatch.setattr(_cluster, "Driver", RecordingDriver)
+    monkeypatch.setattr(_coordinator, "session", session)
+    monkeypatch.setattr(_coordinator, "check_resources", lambda number, options: None)
+    monkeypatch.setattr(_coordinator, "Launcher", RecordingLauncher)
+    monkeypatch.setattr(_coordinator, "Driver", RecordingDriver)
     with contextlib.ExitStack() as stack:
 
         def open_cluster(code=CODE, **options):
             cluster = RayCluster(loss, code, PARTS, **options)
             stack.enter_context(cluster)
-            return cluster, cluster._started(PARAMS, step=0)
+            return cluster, cluster._coordinator.started(PARAMS, 0, cluster.key)
 
         yield open_cluster
 

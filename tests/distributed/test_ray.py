@@ -184,7 +184,7 @@ def test_tasks_leave_no_record(cluster):
 
     for _ in range(20):
         cluster.compute(PARAMS)
-    actors = cluster._driver.actors
+    actors = cluster._coordinator.driver.actors
     compute = actors._actors[1].compute.options(enable_task_events=True)
     ray.get(compute.remote(actors.order))
 
@@ -202,7 +202,7 @@ def test_another_address_than_that_of_open_clusters():
 
 
 def test_parts_of_two_workers_must_be_alike(cluster):
-    actors = cluster._driver.actors
+    actors = cluster._coordinator.driver.actors
     assert (
         actors._first_ready.signature == "['key'].words uint32[2], ['x'] float32[8, 5]"
     )
@@ -216,7 +216,7 @@ def test_undecodable_rounds_name_the_missing(cluster, monkeypatch):
     """One warns, and one raises. No round waits for messages that are not finite."""
     pid = cluster.workers[1].pid
     why = "only workers .0. responded; missing: worker 1 .its message is not finite"
-    monkeypatch.setattr(cluster, "_raises", False)
+    monkeypatch.setattr(cluster._coordinator, "_raises", False)
     cluster.resume(NOT_FINITE)
     with pytest.warns(UserWarning, match=why) as seen:
         round = cluster.compute(PARAMS)
@@ -236,7 +236,7 @@ def test_worker_lost_in_a_query_is_an_event_of_the_next_round(
     cluster, folder, monkeypatch
 ):
     cluster.compute(PARAMS)
-    actors = cluster._driver.actors
+    actors = cluster._coordinator.driver.actors
     why = "ArithmeticError: as told"
 
     def query():
@@ -257,7 +257,7 @@ def test_worker_lost_in_a_query_is_an_event_of_the_next_round(
 def test_every_exception_of_a_worker_is_named(cluster, folder, name):
     """Some cannot be pickled, or would end the process."""
     cluster.compute(PARAMS)
-    actors = cluster._driver.actors
+    actors = cluster._coordinator.driver.actors
     pid = cluster.workers[1].pid
     (folder / "raise").write_text(name)
     with pytest.raises(NoResponse):
@@ -311,7 +311,7 @@ def test_round_that_is_closed_in_another_thread(cluster, folder):
     """The last test of this cluster."""
     (folder / "go").unlink(missing_ok=True)
     cluster.resume(HELD)
-    actors = cluster._driver.actors
+    actors = cluster._coordinator.driver.actors
 
     def close():
         ray_processes.repeat_until(lambda: cluster._fleet.when == f"in step {HELD}")

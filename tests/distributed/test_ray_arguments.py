@@ -15,7 +15,7 @@ import jaxwgc
 from jaxwgc import codes, stragglers
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.distributed import Faults, RayCluster, Timeouts, Verification
-from jaxwgc.distributed.ray import _cluster, _part_worker, _worker
+from jaxwgc.distributed.ray import _coordinator, _part_worker, _worker
 from jaxwgc.distributed.ray._messages import ArrayPool, Layout, pack, sent, unpack
 from jaxwgc.distributed.ray._part_worker import PartWorker
 from jaxwgc.distributed.ray._task import Assignment, Task
@@ -49,7 +49,7 @@ def simple_cluster(**others):
 
 
 def test_loss_is_tried_before_ray_starts(monkeypatch):
-    monkeypatch.setattr(_cluster, "session", None)
+    monkeypatch.setattr(_coordinator, "session", None)
     with simple_cluster(loss=lambda params, part: part @ params["w"]) as cluster:
         with pytest.raises(TypeError, match=r"a scalar; got an array of \(12,\)"):
             cluster.compute(PARAMS)
@@ -64,8 +64,8 @@ def test_interrupt_that_is_lost_in_the_start_of_ray_ends_it(monkeypatch, interru
             signal.raise_signal(signal.SIGINT)
         yield
 
-    monkeypatch.setattr(_cluster, "session", session)
-    monkeypatch.setattr(_cluster, "check_resources", None)
+    monkeypatch.setattr(_coordinator, "session", session)
+    monkeypatch.setattr(_coordinator, "check_resources", None)
     with simple_cluster() as cluster, pytest.raises(KeyboardInterrupt):
         cluster.compute(PARAMS)
 

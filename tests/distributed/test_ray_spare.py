@@ -81,7 +81,7 @@ def fake(monkeypatch):
     ray.signals = []
     monkeypatch.setattr(_launcher, "find_ray", lambda: ray)
     system = types.SimpleNamespace(
-        kill=lambda *arguments: ray.signals.append(arguments)
+        kill=lambda *arguments: ray.signals.append(arguments), environ=os.environ
     )
     monkeypatch.setattr(_launcher, "os", system)
     return ray
@@ -173,7 +173,8 @@ def test_the_spare_process_is_off_if_it_would_claim_more_resources(
     arguments, has_spare
 ):
     pytest.importorskip("ray")
-    assert RayCluster(squares, CODE, PARTS, **arguments)._has_spare is has_spare
+    cluster = RayCluster(squares, CODE, PARTS, **arguments)
+    assert cluster._coordinator._processes.has_spare is has_spare
     with pytest.raises(TypeError, match="spare must be"):
         RayCluster(squares, CODE, PARTS, spare=1)
 
@@ -189,7 +190,7 @@ def test_worker_comes_back(caplog, monkeypatch, fault):
     with RayCluster(squares, CODE, PARTS, **options) as cluster:
         cluster.compute(PARAMS)
         # The step may end before the other worker responds.
-        launcher = cluster._driver.actors._launcher
+        launcher = cluster._coordinator.driver.actors._launcher
         spare = _launcher.find_ray().get(launcher._warm_up)
         if fault is not None:
             os.kill(spare, fault)

@@ -99,7 +99,7 @@ def test_training_is_that_of_one_process(cluster, tmp_path, caplog, monkeypatch)
     number = cluster.step
     first = cluster.compute(PARAMS)
     # An audit would notice the frozen worker before the time limit does.
-    monkeypatch.setattr(cluster._driver, "verifier", None)
+    monkeypatch.setattr(cluster._coordinator.driver, "verifier", None)
     final = train(NUM_STEPS, callbacks=[callback], **saved)
     trace = cluster.trace()
     report = cluster.report()

@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import threading
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,34 +16,18 @@ from jaxwgc.aggregate import DecodingOptions, decode_aggregate
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._callbacks import Callback, TrainingState
-from jaxwgc.distributed.ray._driver import Driver
+from jaxwgc.distributed.ray._coordinator import Coordinator, Processes
 from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot, filled
-from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
-from jaxwgc.distributed.ray._launcher import Launcher
-from jaxwgc.distributed.ray._leaves import by_name, difference, finite_leaves
 from jaxwgc.distributed.ray._live_table import live_table
-from jaxwgc.distributed.ray._messages import Layout, Round, read, sent
+from jaxwgc.distributed.ray._messages import Round, sent
 from jaxwgc.distributed.ray._options import Faults, Timeouts, Verification
-from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._rules import decodes_of, rules_of
 from jaxwgc.distributed.ray._session import (
     actor_options_of,
     check_installed,
-    check_resources,
     claimed_resources,
-    session,
 )
-from jaxwgc.distributed.ray._task import (
-    COMPILATION_CACHE,
-    SHARED_SETTINGS,
-    Task,
-    try_loss,
-)
-from jaxwgc.distributed.ray._verification import (
-    PartCopies,
-    WorkersOfRound,
-    verifier_of,
-)
+from jaxwgc.distributed.ray._task import Task
 from jaxwgc.reports import StragglerReport, straggler_report
 from jaxwgc.stragglers import WaitingRule
 
@@ -174,10 +156,6 @@ class RayCluster:
     """
 
     step = 0
-    _stack: contextlib.ExitStack | None = None
-    _driver: Driver | None = None
-    _params_like: Any = None
-    _has_warned = False
 
     def __init__(
         self,
@@ -214,10 +192,8 @@ class RayCluster:
         validation.check_instance("timeouts", timeouts, Timeouts)
         validation.check_instance("faults", faults, Faults)
         self.code = code
-        self._address = address
-        self._verification = verification
         self.key = jax.random.key(0) if key is None else array_validation.check_key(key)
-        self._parts = None
+        parts_to_send = None
         load = None
         if batches is not None:
             validation.check_callable("batches", batches)
@@ -236,13 +212,13 @@ class RayCluster:
             )
             array_validation.check_dtypes("parts", parts, "numbers, bools or keys")
             array_validation.check_integers_are_kept("parts", parts)
-            self._parts = sent(parts)
+            parts_to_send = sent(parts)
         validation.check_bool("has_aux", has_aux)
         validation.check_callable("loss", loss)
         if batch is not None:
             validation.check_callable("batch", batch)
         # Fields that depend on params are set when the workers start.
-        self._task = Task(
+        task = Task(
             loss=loss,
             has_aux=has_aux,
             load=load,
@@ -253,13 +229,10 @@ class RayCluster:
             batches=batches,
             has_digests=batches is not None and verification.digests,
         )
-        self._options = actor_options_of(address, actor_options)
-        if spare is None:
-            claims_nothing = not claimed_resources(self._options)
-            self._has_spare = address is None and claims_nothing
-        else:
-            validation.check_bool("spare", spare)
-            self._has_spare = spare
+        options = actor_options_of(address, actor_options)
+        has_spare = address is None and not claimed_resources(options)
+        if spare is not None:
+            has_spare = validation.check_bool("spare", spare)
         self._undecodable = undecodable
         self._decoding = decoding
         # The call raises an error if an option does not fit the code.
@@ -269,14 +242,21 @@ class RayCluster:
         self._decodes = self._decodes_with(memory=False, debias=None)
         rules = rules_of(code, wait, self._decodes, self._locator)
         self._fleet = Fleet(code.num_workers, timeouts, rules)
-        # The lock is held during a round.
-        self._lock = threading.RLock()
+        self._coordinator = Coordinator(
+            code,
+            self._decoder,
+            task,
+            parts_to_send,
+            self._fleet,
+            verification=verification,
+            locator=self._locator,
+            processes=Processes(address, options, has_spare),
+            raises=undecodable == "raise",
+        )
 
     def __enter__(self) -> "RayCluster":
         """Opens the cluster; Ray and workers start in the first round."""
-        if self._stack is not None:
-            raise RuntimeError("this RayCluster is open already")
-        self._stack = contextlib.ExitStack()
+        self._coordinator.open()
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -288,16 +268,7 @@ class RayCluster:
 
         A round that is under way in another thread ends with a RuntimeError.
         """
-        if self._driver is not None:
-            self._driver.is_closed.set()
-        with self._lock:
-            driver = self._driver
-            stack = self._stack
-            self._driver = None
-            self._stack = None
-            with stack or contextlib.nullcontext():
-                if driver is not None:
-                    driver.end()
+        self._coordinator.close()
 
     def _aggregator(
         self, memory: bool, debias: str | float | None
@@ -353,8 +324,8 @@ class RayCluster:
             the traceback of the worker, or returns different batches of a part on two
             workers. A batch with another structure, shape or dtype is a ValueError.
         """
-        with self._lock:
-            this_round = self._compute(
+        with self._coordinator.lock:
+            this_round = self._coordinator.compute(
                 params, self.step, self.key, owner=None, decodes=self._decodes
             )
             self.step += 1
@@ -441,7 +412,9 @@ class RayCluster:
         decodes = self._decodes
         if memory or debias is not None:
             decodes = self._decodes_with(memory, debias)
-        compute = functools.partial(self._compute, owner=owner, decodes=decodes)
+        compute = functools.partial(
+            self._coordinator.compute, owner=owner, decodes=decodes
+        )
         params = jax.tree.map(jnp.asarray, params)
         state = TrainingState(
             params=params, optimizer_state=chain.init(params), key=self.key, step=0
@@ -517,129 +490,4 @@ class RayCluster:
 
         A slot has `index`, `pid`, `node`, `host`, `state` and `trouble`.
         """
-        return self._fleet.slots if self._driver else []
-
-    def _compute(
-        self,
-        params: Any,
-        step: int,
-        key: jax.Array,
-        *,
-        owner: object,
-        decodes: Callable[[np.ndarray], bool],
-    ) -> Round:
-        """Runs the round of a step that the caller counts, in one thread at a time.
-
-        Args:
-          params: Parameters.
-          step: Number of the step.
-          key: PRNG key of batches.
-          owner: Owner of late messages, see `MessageRound`.
-          decodes: Returns whether a mask of messages can be decoded. If it cannot, the
-            cluster warns or raises.
-        """
-        with self._lock:
-            driver = self._started(params, step)
-            leaves = finite_leaves(params, self._params_like)
-            before = self._fleet.num_losses().sum()
-            this_round = driver.run(step, leaves, sent(key), owner)
-            num_replaced = int(self._fleet.num_losses().sum() - before)
-            this_round = this_round._replace(replaced=num_replaced)
-            self._check_decodes(this_round, step, decodes)
-            return this_round
-
-    def _check_decodes(
-        self, this_round: Round, step: int, decodes: Callable[[np.ndarray], bool]
-    ) -> None:
-        """Warns once about an undecodable round, or raises an error."""
-        mask = this_round.received
-        if this_round.decoding is not None:
-            mask = np.asarray(this_round.decoding.mask)
-        is_empty = not this_round.received.any() and not this_round.rejected
-        raises = is_empty or self._undecodable == "raise"
-        has_told = self._has_warned and not raises
-        if has_told or decodes(mask):
-            return
-        why = self._fleet.why_undecodable(this_round)
-        message = f"the round of step {step} cannot be decoded, since {why}"
-        if raises:
-            errors = (slot.error for slot in self.workers if slot.error)
-            raise RuntimeError(message) from next(errors, None)
-        warnings.warn(f"{message} (said once)", stacklevel=4)
-        self._has_warned = True
-
-    def _started(self, params: Any, step: int) -> Driver:
-        """Returns the driver; the first call starts the workers for a step."""
-        if self._stack is None:
-            raise RuntimeError("a RayCluster computes inside of its `with` block")
-        like = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)),
-            params,
-        )
-        if self._driver is None:
-            self._params_like = like
-            if self._parts is not None:
-                first = jax.tree.map(lambda leaf: leaf[:1], read(self._parts))
-                try_loss(self._task, like, first, self.key)
-            # Ctrl-C may arrive in a fork with which Ray starts its processes.
-            with noticed_interrupts():
-                folder = self._stack.enter_context(session(self._address))
-                check_interrupt()
-                num_processes = self.code.num_workers
-                if self._has_spare:
-                    num_processes += 1
-                check_resources(num_processes, self._options)
-                self._driver = self._make_driver(like, folder)
-                try:
-                    self._driver.start(step)
-                except BaseException:
-                    self._driver.end()
-                    self._driver = None
-                    raise
-        if jax.tree.flatten(like) != jax.tree.flatten(self._params_like):
-            before = by_name("params", self._params_like)
-            differs = difference(before, by_name("params", like))
-            raise ValueError(
-                "params must keep their structure, shapes and dtypes; got "
-                f"{differs or jax.tree.structure(like)}"
-            )
-        return self._driver
-
-    def _make_driver(self, like: Any, folder: str | None) -> Driver:
-        """Creates the driver.
-
-        Args:
-          like: Shapes and dtypes of params.
-          folder: Folder of a Ray of our own, or None: see `session`.
-        """
-        code = self.code
-        options = self._verification
-        settings = {name: getattr(jax.config, name) for name in SHARED_SETTINGS}
-        if settings[COMPILATION_CACHE] is None and folder is not None:
-            # A replacement finds the compiled programs of other workers in this folder.
-            settings[COMPILATION_CACHE] = str(Path(folder, "compiled"))
-        task = self._task._replace(params=like, key=sent(self.key), settings=settings)
-        task = task._replace(has_queries=bool(options.on_wrong or options.audit))
-        layout = Layout.of(code, like, task.message_dtype)
-        plan = None
-        if code.messages_per_worker > 1:
-            plan = RequestPlan.of(code, layout, self._decoder)
-            task = task._replace(report_size=plan.report_size)
-        self._fleet.restart(code.num_workers)
-        launcher = Launcher(
-            code,
-            layout,
-            task,
-            self._parts,
-            self._options,
-            has_spare=self._has_spare,
-        )
-        driver = Driver(self._fleet, layout, launcher, plan)
-        workers = WorkersOfRound(driver.actors, self._fleet)
-        driver.verifier = verifier_of(
-            options,
-            self._locator,
-            PartCopies(code, task, self._parts, workers),
-            self.key,
-        )
-        return driver
+        return self._coordinator.workers

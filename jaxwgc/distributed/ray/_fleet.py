@@ -126,6 +126,11 @@ class Fleet:
         """Returns which workers are in one of these states, bool (num_workers,)."""
         return np.array([slot.state in states for slot in self.slots])
 
+    @property
+    def are_suspected(self) -> np.ndarray:
+        """Workers that have been silent for half of their limits, (num_workers,)."""
+        return np.array([slot.is_suspected for slot in self.slots])
+
     def num_losses(self) -> np.ndarray:
         """Returns how often each worker was lost, int (num_workers,)."""
         return np.array([slot.num_replaced for slot in self.slots])

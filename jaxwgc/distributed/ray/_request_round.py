@@ -62,34 +62,28 @@ class WorkSharing:
         begun = unfinished[:1]
         parts.apply_to_worker(PartEvent.RELEASE, worker)
         if self._plan.may_skip:
-            parts.apply(PartEvent.COVER, worker, self._finished_by_others(worker))
+            finished = self._held_among(worker, parts.reported_parts())
+            parts.apply(PartEvent.COVER, worker, finished)
         if has_begun:
             free = parts.turns(worker, [PartStatus.HELD])
             parts.apply(PartEvent.CLAIM, worker, np.intersect1d(begun, free))
             num_claims -= len(begun)
         if self._plan.may_skip:
-            parts.apply(PartEvent.TAKE, worker, self._taken_by_helpers(worker))
+            computed = parts.parts_computed_by(self._helpers(worker))
+            parts.apply(PartEvent.TAKE, worker, self._held_among(worker, computed))
         free = parts.turns(worker, [PartStatus.HELD])
         parts.apply(PartEvent.CLAIM, worker, free[:num_claims])
 
-    def _finished_by_others(self, worker: int) -> np.ndarray:
-        """Returns the free turns of a worker that other workers have finished."""
+    def _held_among(self, worker: int, is_included: np.ndarray) -> np.ndarray:
+        """Returns the free turns of a worker with parts in a mask (num_parts,)."""
         turns = self._parts.turns(worker, [PartStatus.HELD])
-        is_reported = self._parts.reported_parts()
-        return turns[is_reported[self._plan.parts[worker, turns]]]
-
-    def _taken_by_helpers(self, worker: int) -> np.ndarray:
-        """Returns the free turns of a worker that its helpers are computing."""
-        turns = self._parts.turns(worker, [PartStatus.HELD])
-        is_computed = self._parts.parts_computed_by(self._helpers(worker))
-        return turns[is_computed[self._plan.parts[worker, turns]]]
+        return turns[is_included[self._plan.parts[worker, turns]]]
 
     def _helpers(self, worker: int) -> np.ndarray:
         """Returns the helpers of a worker, bool (num_workers,)."""
         num_finished = self._parts.num_finished
         is_fast_enough = 2 * num_finished >= num_finished[worker]
-        is_suspected = np.array([slot.is_suspected for slot in self._fleet.slots])
-        is_helper = is_fast_enough & ~is_suspected
+        is_helper = is_fast_enough & ~self._fleet.are_suspected
         is_helper[worker] = False
         return is_helper
 

@@ -42,8 +42,7 @@ class WorkersOfRound:
 
     def can_be_queried(self) -> np.ndarray:
         """Returns which workers run and are not suspected, bool (num_workers,)."""
-        is_suspected = np.array([slot.is_suspected for slot in self._fleet.slots])
-        return self._fleet.are("idle", "computing") & ~is_suspected
+        return self._fleet.are("idle", "computing") & ~self._fleet.are_suspected
 
     def name(self, worker: int) -> str:
         """Returns the index of a worker and where it runs, in words."""

@@ -1,0 +1,248 @@
+"""Coordinator: processes of workers that start at the first round, and their rounds."""
+
+import contextlib
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc import coding
+from jaxwgc.codes import GradientCode
+from jaxwgc.decoders import Decoder
+from jaxwgc.distributed.ray._driver import Driver
+from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
+from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
+from jaxwgc.distributed.ray._launcher import Launcher
+from jaxwgc.distributed.ray._leaves import by_name, difference, finite_leaves
+from jaxwgc.distributed.ray._messages import Layout, Round, read, sent
+from jaxwgc.distributed.ray._options import Verification
+from jaxwgc.distributed.ray._request_plan import RequestPlan
+from jaxwgc.distributed.ray._session import check_resources, session
+from jaxwgc.distributed.ray._task import (
+    COMPILATION_CACHE,
+    SHARED_SETTINGS,
+    Task,
+    try_loss,
+)
+from jaxwgc.distributed.ray._verification import (
+    PartCopies,
+    WorkersOfRound,
+    verifier_of,
+)
+
+
+class Processes(NamedTuple):
+    """Where the processes of workers run.
+
+    Attributes:
+      address: Address of a running Ray, or None for one of our own.
+      options: Options of Ray's actors.
+      has_spare: Whether a spare process waits for the next loss of a worker.
+    """
+
+    address: str | None
+    options: Mapping[str, Any]
+    has_spare: bool
+
+
+class Coordinator:
+    """Starts the processes of workers at the first round, and runs rounds.
+
+    Args:
+      code: Gradient code.
+      decoder: Decoder of the code.
+      task: Task of the workers, without the fields that depend on params.
+      parts: Parts as they travel, or None if workers load or read them.
+      fleet: States of the workers.
+      verification: Options for the detection of corrupted messages.
+      locator: `ErrorLocator` of the code; None without parity checks.
+      processes: Where the processes of workers run.
+      raises: Whether an undecodable round raises an error.
+
+    Attributes:
+      driver: Driver of the workers; None before the first round.
+      lock: Lock that is held during a round.
+    """
+
+    def __init__(
+        self,
+        code: GradientCode,
+        decoder: Decoder,
+        task: Task,
+        parts: Any,
+        fleet: Fleet,
+        *,
+        verification: Verification,
+        locator: coding.ErrorLocator | None,
+        processes: Processes,
+        raises: bool,
+    ):
+        self._code = code
+        self._decoder = decoder
+        self._task = task
+        self._parts = parts
+        self._fleet = fleet
+        self._verification = verification
+        self._locator = locator
+        self._processes = processes
+        self._raises = raises
+        self._has_warned = False
+        self._params_like: Any = None
+        self._stack: contextlib.ExitStack | None = None
+        self.driver: Driver | None = None
+        self.lock = threading.RLock()
+
+    @property
+    def workers(self) -> list[WorkerSlot]:
+        """State of each worker; an empty list before the first round."""
+        return self._fleet.slots if self.driver else []
+
+    def open(self) -> None:
+        """Allows rounds; Ray and workers start in the first one."""
+        if self._stack is not None:
+            raise RuntimeError("this RayCluster is open already")
+        self._stack = contextlib.ExitStack()
+
+    def close(self) -> None:
+        """Ends all workers, and Ray if it was started here."""
+        if self.driver is not None:
+            self.driver.is_closed.set()
+        with self.lock:
+            driver = self.driver
+            stack = self._stack
+            self.driver = None
+            self._stack = None
+            with stack or contextlib.nullcontext():
+                if driver is not None:
+                    driver.end()
+
+    def compute(
+        self,
+        params: Any,
+        step: int,
+        key: jax.Array,
+        *,
+        owner: object,
+        decodes: Callable[[np.ndarray], bool],
+    ) -> Round:
+        """Runs the round of a step that the caller counts, in one thread at a time.
+
+        Args:
+          params: Parameters.
+          step: Number of the step.
+          key: PRNG key of batches.
+          owner: Owner of late messages, see `MessageRound`.
+          decodes: Returns whether a mask of messages can be decoded. If it cannot, the
+            cluster warns or raises.
+        """
+        with self.lock:
+            driver = self.started(params, step, key)
+            leaves = finite_leaves(params, self._params_like)
+            before = self._fleet.num_losses().sum()
+            this_round = driver.run(step, leaves, sent(key), owner)
+            num_replaced = int(self._fleet.num_losses().sum() - before)
+            this_round = this_round._replace(replaced=num_replaced)
+            self._check_decodes(this_round, step, decodes)
+            return this_round
+
+    def _check_decodes(
+        self, this_round: Round, step: int, decodes: Callable[[np.ndarray], bool]
+    ) -> None:
+        """Warns once about an undecodable round, or raises an error."""
+        mask = this_round.received
+        if this_round.decoding is not None:
+            mask = np.asarray(this_round.decoding.mask)
+        is_empty = not this_round.received.any() and not this_round.rejected
+        raises = is_empty or self._raises
+        has_told = self._has_warned and not raises
+        if has_told or decodes(mask):
+            return
+        why = self._fleet.why_undecodable(this_round)
+        message = f"the round of step {step} cannot be decoded, since {why}"
+        if raises:
+            errors = (slot.error for slot in self.workers if slot.error)
+            raise RuntimeError(message) from next(errors, None)
+        warnings.warn(f"{message} (said once)", stacklevel=4)
+        self._has_warned = True
+
+    def started(self, params: Any, step: int, key: jax.Array) -> Driver:
+        """Returns the driver; the first call starts the workers for a step."""
+        if self._stack is None:
+            raise RuntimeError("a RayCluster computes inside of its `with` block")
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)),
+            params,
+        )
+        if self.driver is None:
+            self._params_like = like
+            if self._parts is not None:
+                first = jax.tree.map(lambda leaf: leaf[:1], read(self._parts))
+                try_loss(self._task, like, first, key)
+            # Ctrl-C may arrive in a fork with which Ray starts its processes.
+            with noticed_interrupts():
+                folder = self._stack.enter_context(session(self._processes.address))
+                check_interrupt()
+                num_processes = self._code.num_workers
+                if self._processes.has_spare:
+                    num_processes += 1
+                check_resources(num_processes, self._processes.options)
+                self.driver = self._make_driver(like, key, folder)
+                try:
+                    self.driver.start(step)
+                except BaseException:
+                    self.driver.end()
+                    self.driver = None
+                    raise
+        if jax.tree.flatten(like) != jax.tree.flatten(self._params_like):
+            before = by_name("params", self._params_like)
+            differs = difference(before, by_name("params", like))
+            raise ValueError(
+                "params must keep their structure, shapes and dtypes; got "
+                f"{differs or jax.tree.structure(like)}"
+            )
+        return self.driver
+
+    def _make_driver(self, like: Any, key: jax.Array, folder: str | None) -> Driver:
+        """Creates the driver.
+
+        Args:
+          like: Shapes and dtypes of params.
+          key: PRNG key of batches.
+          folder: Folder of a Ray of our own, or None: see `session`.
+        """
+        code = self._code
+        options = self._verification
+        settings = {name: getattr(jax.config, name) for name in SHARED_SETTINGS}
+        if settings[COMPILATION_CACHE] is None and folder is not None:
+            # A replacement finds the compiled programs of other workers in this folder.
+            settings[COMPILATION_CACHE] = str(Path(folder, "compiled"))
+        task = self._task._replace(params=like, key=sent(key), settings=settings)
+        task = task._replace(has_queries=bool(options.on_wrong or options.audit))
+        layout = Layout.of(code, like, task.message_dtype)
+        plan = None
+        if code.messages_per_worker > 1:
+            plan = RequestPlan.of(code, layout, self._decoder)
+            task = task._replace(report_size=plan.report_size)
+        self._fleet.restart(code.num_workers)
+        launcher = Launcher(
+            code,
+            layout,
+            task,
+            self._parts,
+            self._processes.options,
+            has_spare=self._processes.has_spare,
+        )
+        driver = Driver(self._fleet, layout, launcher, plan)
+        workers = WorkersOfRound(driver.actors, self._fleet)
+        driver.verifier = verifier_of(
+            options,
+            self._locator,
+            PartCopies(code, task, self._parts, workers),
+            key,
+        )
+        return driver
