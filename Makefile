@@ -99,8 +99,8 @@ define list_results
 endef
 
 # A first answer, and what the lowest versions that pyproject.toml declares have to pass.
-CORE_TESTS := $(addprefix tests/,test_coding.py test_gradients.py test_modules.py \
-  test_aggregate_checks.py test_table_files.py decoders/test_decoder.py stragglers/test_models.py \
+CORE_TESTS := $(addprefix tests/,coding/test_coding.py test_gradients.py test_modules.py \
+  aggregate/test_aggregate_checks.py traces/test_table_files.py decoders/test_decoder.py stragglers/test_models.py \
   sketching/test_traced_arguments.py)
 
 # One thread a process: two processes with two threads each spin more than they work.

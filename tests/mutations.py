@@ -23,9 +23,8 @@ ROOMS = """aggregate coding decoders codes parts planning reports simulation ske
     stragglers traces""".split()
 # Tests run in this order: those of the same name, of the same room, of all rooms.
 TESTS = """**/test{name}.py {room}/test_*.py test_{room}.py catalogue/test_*.py
-    distributed/test_mesh.py test_coding.py test_every_path.py
-    test_locate_errors.py test_arbitration.py test_noisy_messages.py test_precision.py
-    test_aggregate_checks.py test_dtypes.py test_gradients.py test_messages.py
+    distributed/test_mesh.py coding/test_*.py test_precision.py
+    aggregate/test_aggregate_checks.py test_dtypes.py test_gradients.py
     **/test_combined_codes.py **/test_waiting_arguments.py"""
 # What the tests import or read.
 COPIED = "jaxwgc tests experiments docs README.md pyproject.toml"
