@@ -1,7 +1,7 @@
 """Every code, and every path from messages or partial gradients, against NumPy.
 
-`python -m pytest tests/coding/test_every_path.py --hypothesis-profile=thorough` draws 20,000
-examples of `test_any_round` in each precision.
+`python -m pytest tests/coding/test_every_path.py --hypothesis-profile=thorough` draws
+20,000 examples of `test_any_round` in each precision.
 """
 
 from typing import NamedTuple
