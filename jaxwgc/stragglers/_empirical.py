@@ -80,6 +80,7 @@ def empirical(
       of a series); Hanley, Lippman-Hand, "If nothing goes wrong, is everything all
       right?", 1983 (the rule of three).
     """
+    array_validation.check_dense("times", times)
     array_validation.check_concrete("times", times, "its entries are checked")
     table = measured_times(times)
     validation.check_choice("resample", resample, RESAMPLE)

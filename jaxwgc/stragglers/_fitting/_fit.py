@@ -273,6 +273,7 @@ def _delay_of_state(kind: Kind, component: Component) -> DelayModel:
 
 def _measured(times: Any, loads: ArrayLike) -> Measured:
     """Checks times; a missing time becomes a lower bound, the longest of its round."""
+    array_validation.check_dense("times", times)
     array_validation.check_concrete("times", times, "its entries are checked")
     table = measured_times(times, least_rounds=4)
     checked_loads = array_validation.concrete_array("loads", loads, "real numbers")
