@@ -290,7 +290,7 @@ def _measured(options: argparse.Namespace) -> list[_Measured]:
             source = options.file
             if load is not None:
                 source = f"{options.file} at load {load:g}"
-            measured.append(_Measured(load, source, trace))
+            measured.append(_Measured(load=load, source=source, trace=trace))
         if measured[-1].load == 0:
             raise ValueError(f"{options.file} must have a load above 0; got 0 alone")
         return measured
@@ -309,7 +309,7 @@ def _measured(options: argparse.Namespace) -> list[_Measured]:
                 f"--at gives the load of all rows of a file, and {file} has a column "
                 "'load'; leave out --at, or rename the column if it holds no loads"
             )
-        measured.append(_Measured(load, file, traces[None]))
+        measured.append(_Measured(load=load, source=file, trace=traces[None]))
     return measured
 
 

@@ -124,7 +124,11 @@ def decode_rounds(
     error_of_masks = np.concatenate(errors, dtype=np.float64)
     weights_of_masks = np.concatenate(weights, dtype=np.float64)
     return [
-        DecodedRounds(error_of_masks, weights_of_masks, places_of_series)
+        DecodedRounds(
+            error_of_masks=error_of_masks,
+            weights_of_masks=weights_of_masks,
+            masks=places_of_series,
+        )
         for places_of_series in np.split(places, len(masks))
     ]
 

@@ -1,4 +1,7 @@
-"""Measured times of workers: arrays, frames, files, and names of columns."""
+"""Measured times of workers: arrays, frames, files, and names of columns.
+
+For other rooms and the command line; users pass arrays and DataFrames to those.
+"""
 
 from jaxwgc.traces._column_names import ColumnOptions
 from jaxwgc.traces._files import FileOptions, read_trace, read_traces

@@ -140,7 +140,12 @@ def form_of(
             f"and one of seconds; the columns are {listed(names)}. {_HOW_TO_CHOOSE}. "
             "If the columns are steps, transpose the table"
         )
-    return LongForm(step, worker, seconds, _units_per_second(seconds))
+    return LongForm(
+        step=step,
+        worker=worker,
+        seconds=seconds,
+        units_per_second=_units_per_second(seconds),
+    )
 
 
 def holds_numbered_worker(name: str) -> bool:
@@ -283,7 +288,12 @@ def wide_form(
     if step is None and len(possible_steps) == 1:
         step = possible_steps[0]
     skipped = [name for name in others if name != step and not is_step_name(name)]
-    return WideForm(workers, units_per_second, step, tuple(skipped))
+    return WideForm(
+        workers=workers,
+        units_per_second=units_per_second,
+        step=step,
+        skipped=tuple(skipped),
+    )
 
 
 def _plain(name: str) -> str:

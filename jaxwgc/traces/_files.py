@@ -93,7 +93,13 @@ def read_traces(
         if times.ndim == 2:
             _check_is_no_step(times[:, 0])
         workers = [str(worker) for worker in range(times.shape[1])]
-        return {None: WorkerTimes(times, workers, np.arange(len(times)), False)}
+        trace = WorkerTimes(
+            times=times,
+            workers=workers,
+            steps=np.arange(len(times)),
+            has_steps=False,
+        )
+        return {None: trace}
     if suffix not in (*_TEXT_FILES, *_JSON_FILES):
         known = ", ".join((*_TEXT_FILES, *_JSON_FILES, *_NUMPY_FILES))
         raise ValueError(f"FILE must be one of {known}; got {path.name}")
@@ -313,7 +319,13 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
                 )
     if not line_numbers:
         raise ValueError(f"{path.name} must have rows of times; got none")
-    return _TextLayout(delimiter, names, other_lines, line_numbers, num_bad_lines)
+    return _TextLayout(
+        delimiter=delimiter,
+        names=names,
+        other_lines=other_lines,
+        line_numbers=line_numbers,
+        num_bad_lines=num_bad_lines,
+    )
 
 
 def _encoding(path: Path) -> str:
