@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import jaxwgc
-from jaxwgc.traces import (
-    ColumnOptions,
-    FileOptions,
-    WorkerTimes,
-    read_trace,
-    read_traces,
-)
+from jaxwgc.traces._column_names import ColumnOptions
+from jaxwgc.traces._files import FileOptions, read_trace, read_traces
+from jaxwgc.traces._frames import WorkerTimes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ from jaxwgc._common import array_validation, arrays, validation
 from jaxwgc._common.arrays import product
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
-from jaxwgc.decoders import DecoderLike
+from jaxwgc.decoders._decoder import DecoderLike
 
 __all__ = ["decoded_value_and_grad", "partial_value_and_grad"]
 

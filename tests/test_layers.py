@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import pathlib
 
 ROOT = pathlib.Path(__file__).parents[1] / "jaxwgc"
@@ -73,14 +74,30 @@ def test_no_room_imports_a_higher_room():
     assert not wrong
 
 
-def test_private_files_stay_in_their_rooms():
+def public_names(room):
+    module = importlib.import_module(f"jaxwgc.{room}")
+    return {*getattr(module, "__all__", ())}
+
+
+def test_public_names_are_imported_from_their_room():
+    """What a room shows to other rooms alone, they import from its file."""
     wrong = [
         f"{path.relative_to(ROOT)} imports jaxwgc.{'.'.join(parts)}"
         for room, path, parts in arrows()
-        if parts[0] not in ("_common", room)
-        and any(part.startswith("_") for part in parts)
+        if parts[0] != room and len(parts) > 2 and parts[-1] in public_names(parts[0])
     ]
     assert not wrong
+
+
+def test_rooms_list_what_they_import():
+    """A name without an entry in `__all__` would be public by accident."""
+    for path in ROOT.glob("*/__init__.py"):
+        room = path.parent.name
+        files = f"jaxwgc.{room}."
+        names = {
+            name.rpartition(".")[2] for name in imported(path) if name.startswith(files)
+        }
+        assert names <= public_names(room), room
 
 
 def files_of_imports():

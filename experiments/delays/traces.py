@@ -9,7 +9,8 @@ import numpy as np
 import jaxwgc
 from experiments.runner.results import ExperimentError, Record
 from jaxwgc import stragglers
-from jaxwgc.traces import FileOptions, measured_times, read_trace
+from jaxwgc.traces._files import FileOptions, read_trace
+from jaxwgc.traces._measured_times import measured_times
 
 # Two trainings of language models, and four jobs on Alibaba's PAI. The README beside
 # the files has their sources.

@@ -9,7 +9,6 @@ from jaxwgc.aggregate._coded_aggregate import coded_aggregate
 from jaxwgc.aggregate._decode_aggregate import decode_aggregate
 from jaxwgc.aggregate._options import DecodingOptions
 from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts
-from jaxwgc.aggregate._updates import shapes_of as shapes_of
 
 __all__ = [
     "BlockLeverageState",

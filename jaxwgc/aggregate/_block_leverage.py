@@ -15,7 +15,7 @@ from jaxwgc.aggregate import _updates
 from jaxwgc.aggregate._coded_aggregate import coded_aggregate
 from jaxwgc.aggregate._policy import make_aggregator
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import DecoderLike
+from jaxwgc.decoders._decoder import DecoderLike
 from jaxwgc.gradients import checked_loss, decoded_value_and_grad
 from jaxwgc.parts import (
     PartitionSample,

@@ -12,6 +12,7 @@ from jaxwgc.aggregate import _updates
 from jaxwgc.aggregate._options import DecodingOptions
 from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding._projection import key_from
 
 
 def decode_aggregate(
@@ -142,7 +143,7 @@ def decode_aggregate(
     @functools.partial(jax.jit, inline=True)
     def aggregate(messages, state, params, arrived, elapsed):
         if correct_errors:
-            location_key = coding.key_from(messages)
+            location_key = key_from(messages)
             if key is not None:
                 location_key = jax.random.fold_in(key, jax.random.bits(location_key))
             arrived, state = policy.without_errors(

@@ -6,7 +6,8 @@ from jax.typing import DTypeLike
 
 from jaxwgc._common import array_validation
 from jaxwgc._common.tolerances import APPROXIMATES, DECODES
-from jaxwgc.decoders import Decoder, DecoderLike
+from jaxwgc.decoders import Decoder
+from jaxwgc.decoders._decoder import DecoderLike
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,6 +16,7 @@ from jaxwgc.aggregate._options import DecodingOptions
 from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
+from jaxwgc.coding._decode import Finished, Received
 
 # Extra arguments that describe a round.
 _ROUND_ARGUMENTS = ("received", "finished", "late", "elapsed")
@@ -182,8 +183,8 @@ class DecodingPolicy:
 
     def observed(
         self,
-        received: coding.Received | None = None,
-        finished: coding.Finished | None = None,
+        received: Received | None = None,
+        finished: Finished | None = None,
         elapsed: jax.Array | float | None = None,
         late: ArrayLike | None = None,
         **others: object,

@@ -24,9 +24,7 @@ from jaxwgc.codes._random_codes import (
 )
 from jaxwgc.codes._reed_solomon import reed_solomon
 from jaxwgc.codes._repetition import binary, fractional_repetition, replicated, uncoded
-from jaxwgc.codes._unequal import correlations_of as correlations_of
 from jaxwgc.codes._unequal import unequal
-from jaxwgc.codes._unequal import variances_of as variances_of
 
 __all__ = [
     "GradientCode",

@@ -16,7 +16,8 @@ from jaxwgc._common.arrays import Array, array_module
 from jaxwgc._common.pytrees import Static, register
 from jaxwgc._common.validation import in_short
 from jaxwgc.codes._tolerance import check_tolerance
-from jaxwgc.decoders import Decoder, DecoderLike, LeastSquares
+from jaxwgc.decoders import Decoder, LeastSquares
+from jaxwgc.decoders._decoder import DecoderLike
 
 
 @register

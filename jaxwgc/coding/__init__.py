@@ -8,16 +8,9 @@ derivatives with respect to those ignore this. First derivatives of the least-sq
 """
 
 from jaxwgc.coding._arbitration import Arbitration, arbitrate
-from jaxwgc.coding._decode import (
-    Arrived,
-    ErrorLocation,
-    Finished,
-    Received,
-    decode,
-    decoding,
-)
+from jaxwgc.coding._decode import Arrived, ErrorLocation, decode, decoding
 from jaxwgc.coding._decoding import Decoding
-from jaxwgc.coding._locate_errors import ErrorLocator, locate_errors, rounding_noise
+from jaxwgc.coding._locate_errors import ErrorLocator, locate_errors
 from jaxwgc.coding._memory import Memory
 from jaxwgc.coding._messages import (
     answer_request,
@@ -25,7 +18,7 @@ from jaxwgc.coding._messages import (
     encode,
     form_messages,
 )
-from jaxwgc.coding._projection import key_from, project
+from jaxwgc.coding._projection import project
 from jaxwgc.coding._quantization import allocate_bits, quantization_variance, quantize
 from jaxwgc.coding._weighting import (
     inverse_variance_weights,
@@ -39,9 +32,7 @@ __all__ = [
     "Decoding",
     "ErrorLocation",
     "ErrorLocator",
-    "Finished",
     "Memory",
-    "Received",
     "allocate_bits",
     "answer_request",
     "arbitrate",
@@ -51,12 +42,10 @@ __all__ = [
     "encode",
     "form_messages",
     "inverse_variance_weights",
-    "key_from",
     "locate_errors",
     "project",
     "quantization_variance",
     "quantize",
-    "rounding_noise",
     "source_variances",
     "weighted",
 ]

@@ -14,7 +14,8 @@ from jaxwgc._common.arrays import Array, sharding_by_batch
 from jaxwgc._common.pytrees import register
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._decoding import Decoding
-from jaxwgc.decoders import Decoder, DecoderLike
+from jaxwgc.decoders import Decoder
+from jaxwgc.decoders._decoder import DecoderLike
 from jaxwgc.stragglers import Arrivals
 
 

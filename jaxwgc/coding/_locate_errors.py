@@ -259,12 +259,6 @@ def rounding_noise(
 
     Returns:
       A few machine epsilons, e.g. for `noise` of `arbitrate`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxwgc import coding
-      >>> coding.rounding_noise(jnp.ones((2, 3), jnp.float32))
-      2.384185791015625e-07
     """
     dtype = messages.dtype if message_dtype is None else message_dtype
     if not jnp.issubdtype(dtype, jnp.inexact):

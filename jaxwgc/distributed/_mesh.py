@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxwgc._common import array_validation, arrays, validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
-from jaxwgc.decoders import DecoderLike
+from jaxwgc.decoders._decoder import DecoderLike
 from jaxwgc.distributed._placement import (
     PlacedParts,
     as_tuples,

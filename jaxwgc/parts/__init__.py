@@ -6,7 +6,6 @@ from jaxwgc.parts._sample_partitions import (
     drop_last_distinct,
     sample_partitions,
 )
-from jaxwgc.parts._sample_partitions import draw_parts as draw_parts
 from jaxwgc.parts._weighted_parts import (
     WeightedParts,
     rescaling_factors,

@@ -14,7 +14,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import Lagrange, OneCopy, OneStep
 from jaxwgc.planning._choice import BUSY, CANCELLED, Candidate
 from jaxwgc.planning._rounds import Clusters
-from jaxwgc.simulation import rule_of_code
+from jaxwgc.simulation._rules import rule_of_code
 from jaxwgc.stragglers import WaitingRule
 
 # A waiting rule, or a function that returns one for a code.

@@ -6,14 +6,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc import stragglers
 from jaxwgc._common.pytrees import Static, register
-from jaxwgc.simulation import as_argument, from_argument
+from jaxwgc.simulation._program_arguments import as_argument, from_argument
+from jaxwgc.stragglers._models import DelayOfParts, Stalls
 
 
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
-class WithLostWorkers(stragglers.DelayOfParts):
+class WithLostWorkers(DelayOfParts):
     """Delay model of a cluster in which some workers never respond.
 
     Attributes:
@@ -45,7 +45,7 @@ class WithLostWorkers(stragglers.DelayOfParts):
 
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
-class OtherWorkers(stragglers.DelayOfParts):
+class OtherWorkers(DelayOfParts):
     """Delay model of some workers of a cluster, which do all of its work.
 
     A load of 1 is an equal share of the work among them, and therefore more than 1 for
@@ -88,9 +88,7 @@ class OtherWorkers(stragglers.DelayOfParts):
         return _stalls_of(self, tail)
 
 
-def _stalls_of(
-    model: WithLostWorkers | OtherWorkers, tail: float
-) -> stragglers.Stalls | None:
+def _stalls_of(model: WithLostWorkers | OtherWorkers, tail: float) -> Stalls | None:
     """Returns the stalls of the inner delay model of a model, as seen by the model."""
     stalls = from_argument(model.delay).stalls(tail)
     if stalls is None:

@@ -22,7 +22,7 @@ from jaxwgc.planning._lost_workers import OtherWorkers, WithLostWorkers
 from jaxwgc.planning._ranking import ranked_choices
 from jaxwgc.planning._results import PlanData, best_by_code
 from jaxwgc.planning._rounds import Clusters
-from jaxwgc.simulation import as_argument
+from jaxwgc.simulation._program_arguments import as_argument
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from jaxwgc.planning._choice import Choice
 from jaxwgc.planning._convergence import Goal
-from jaxwgc.stragglers import DelayModel, Stalls
+from jaxwgc.stragglers import DelayModel
+from jaxwgc.stragglers._models import Stalls
 
 # Maximum number of rows of the table, besides the baseline.
 _NUM_ROWS = 12

@@ -12,14 +12,8 @@ import numpy as np
 from jaxwgc import stragglers
 from jaxwgc.codes import GradientCode
 from jaxwgc.planning._choice import Candidate
-from jaxwgc.simulation import (
-    DecodedRounds,
-    Drawn,
-    Loads,
-    decode_rounds,
-    draw_rounds,
-    end_rounds,
-)
+from jaxwgc.simulation._masks import DecodedRounds, decode_rounds
+from jaxwgc.simulation._rounds import Drawn, Loads, draw_rounds, end_rounds
 
 # Longest times that rounds may be simulated with, in float32.
 _UNIT_RANGE = (1e-15, 1e15)

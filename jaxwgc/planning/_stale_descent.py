@@ -15,7 +15,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.planning._choice import Candidate
 from jaxwgc.planning._convergence import MOVES, StaleDescent
 from jaxwgc.planning._rounds import Clusters
-from jaxwgc.simulation import as_argument, from_argument
+from jaxwgc.simulation._program_arguments import as_argument, from_argument
 
 # Number of simulated steps with memory. Later steps shrink the residual at the rate of
 # the second half of these steps. Workers that have not responded by then are assumed

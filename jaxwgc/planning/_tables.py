@@ -11,7 +11,7 @@ from jaxwgc._common.text import workers_named
 from jaxwgc.planning._choice import NUM_PARAMETERS, Choice
 from jaxwgc.planning._ranking import jackknife
 from jaxwgc.planning._results import PlanData
-from jaxwgc.stragglers import Stalls
+from jaxwgc.stragglers._models import Stalls
 
 # Maximum number of characters of a line.
 _WIDTH = 80

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxwgc import traces
 from jaxwgc._common import validation
 from jaxwgc.reports._statistics import LEAST_RESPONSES, sampled_rounds
+from jaxwgc.traces._frames import is_frame, times_of_frame
+from jaxwgc.traces._measured_times import as_seconds, measured_times
 
 # Largest range of the times of a round, relative to its longest time, in nearly all
 # rounds. Up to the first bound, times are equal. Up to the second, they are equal if no
@@ -54,11 +55,11 @@ def tables_of(
       ValueError: If two DataFrames have other workers or other steps.
     """
     frame = None
-    if traces.is_frame(times):
-        frame = traces.times_of_frame(times)
+    if is_frame(times):
+        frame = times_of_frame(times)
         times = frame.times
-    if traces.is_frame(waits):
-        idle = traces.times_of_frame(waits, waits=True)
+    if is_frame(waits):
+        idle = times_of_frame(waits, waits=True)
         waits = idle.times
         if frame is None:
             frame = idle
@@ -89,7 +90,7 @@ def checked_times(times: Any, waits: Any) -> np.ndarray:
       times: (rounds, workers), or (rounds, workers, parts).
       waits: Waits that the times include, (rounds, workers), or None.
     """
-    table = traces.measured_times(times, least_rounds=2)
+    table = measured_times(times, least_rounds=2)
     if waits is not None:
         waits = checked_waits(waits)
         if waits.shape != table.shape:
@@ -112,7 +113,7 @@ def checked_times(times: Any, waits: Any) -> np.ndarray:
 
 def checked_waits(waits: Any) -> np.ndarray:
     """Checks waiting times (rounds, workers), and converts them to float64."""
-    table = traces.as_seconds("waits", waits)
+    table = as_seconds("waits", waits)
     if table.ndim != 2 or len(table) < 2 or not table.size:
         raise ValueError(
             "waits must have shape (rounds, workers), with at least 2 rounds; got "

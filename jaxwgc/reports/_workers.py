@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy
 
-from jaxwgc import traces
 from jaxwgc._common.text import aligned, workers_named
 from jaxwgc.reports._statistics import FALSE_ALARMS
+from jaxwgc.traces._missing_at_end import missing_at_end
 
 # Share of the rounds above which the advice mentions that a worker misses them, or that
 # they have no response.
@@ -120,7 +120,7 @@ class Workers(NamedTuple):
         """
         has_response = is_response.any(axis=1)
         steps = steps[has_response]
-        start, p_end = traces.missing_at_end(is_response[has_response])
+        start, p_end = missing_at_end(is_response[has_response])
         num_missing = len(steps) - is_response.sum(axis=0)
         num_tests = _NUM_TESTS * len(names)
         never_responds = start == 0

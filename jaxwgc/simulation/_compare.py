@@ -10,7 +10,7 @@ import numpy as np
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.progress import Progress
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import DecoderLike
+from jaxwgc.decoders._decoder import DecoderLike
 from jaxwgc.simulation._compare_inputs import Inputs, checked_inputs
 from jaxwgc.simulation._comparison import (
     QUANTITIES,

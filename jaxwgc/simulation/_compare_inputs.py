@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import DecoderLike
+from jaxwgc.decoders._decoder import DecoderLike
 from jaxwgc.simulation._program_arguments import with_one_decoder
 from jaxwgc.simulation._rules import rule_of_code
 from jaxwgc.stragglers import DelayModel, WaitingRule

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import DecoderLike
+from jaxwgc.decoders._decoder import DecoderLike
 from jaxwgc.simulation import _worst_pattern
 
 # Default number of rows. Each row is a number of stragglers.

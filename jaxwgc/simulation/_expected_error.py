@@ -6,7 +6,8 @@ import jax
 import numpy as np
 
 from jaxwgc._common import array_validation, validation
-from jaxwgc.codes import GradientCode, correlations_of, variances_of
+from jaxwgc.codes import GradientCode
+from jaxwgc.codes._unequal import correlations_of, variances_of
 from jaxwgc.decoders import OneStep
 
 

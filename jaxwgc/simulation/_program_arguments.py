@@ -11,7 +11,7 @@ import jax
 
 from jaxwgc._common.pytrees import ByIdentity, Static, register
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import DecoderLike
+from jaxwgc.decoders._decoder import DecoderLike
 
 # Compiler options for programs that run for milliseconds. Compilation takes half of the
 # time.

@@ -19,13 +19,9 @@ from jaxwgc.simulation._program_arguments import (
     from_argument,
     with_one_decoder,
 )
-from jaxwgc.stragglers import (
-    DelayModel,
-    UntilDecodable,
-    WaitingRule,
-    check_part_times,
-    delayed,
-)
+from jaxwgc.stragglers import DelayModel, WaitingRule, delayed
+from jaxwgc.stragglers._part_times import check_part_times
+from jaxwgc.stragglers._until_decodable import UntilDecodable
 
 # NumPy arrays on the host, JAX arrays in compiled programs.
 Array: TypeAlias = jax.Array | np.ndarray

@@ -8,7 +8,8 @@ import numpy as np
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.stragglers import WaitingRule, check_round
+from jaxwgc.stragglers import WaitingRule
+from jaxwgc.stragglers._models import check_round
 
 # Relative difference of entries of encoding matrices that is rounding in float32.
 _ROUNDING = 1e-5

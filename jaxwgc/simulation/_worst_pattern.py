@@ -12,7 +12,8 @@ from jaxwgc._common import validation
 from jaxwgc._common.arrays import squares, working
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import decoding
-from jaxwgc.decoders import Decoder, DecoderLike
+from jaxwgc.decoders import Decoder
+from jaxwgc.decoders._decoder import DecoderLike
 from jaxwgc.stragglers import StragglerModel, fixed
 
 # Errors are equal if they differ by less than this number of machine epsilons times the

@@ -20,12 +20,8 @@ from jaxwgc.stragglers._laws import (
     shifted_exponential,
     weibull,
 )
-from jaxwgc.stragglers._models import Arrivals, DelayModel, Stalls, StragglerModel
-from jaxwgc.stragglers._models import DelayOfParts as DelayOfParts
-from jaxwgc.stragglers._models import check_round as check_round
-from jaxwgc.stragglers._part_times import check_part_times as check_part_times
+from jaxwgc.stragglers._models import Arrivals, DelayModel, StragglerModel
 from jaxwgc.stragglers._straggler_models import bernoulli, delayed, fixed, uniform
-from jaxwgc.stragglers._until_decodable import UntilDecodable as UntilDecodable
 from jaxwgc.stragglers._until_decodable import coverage, until_decodable
 from jaxwgc.stragglers._waiting_rules import (
     WaitingRule,
@@ -40,7 +36,6 @@ __all__ = [
     "DelayModel",
     "Distribution",
     "IndependentDelay",
-    "Stalls",
     "StragglerModel",
     "WaitingRule",
     "affine",

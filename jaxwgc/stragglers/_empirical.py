@@ -13,7 +13,8 @@ from jaxwgc._common import array_validation, validation
 from jaxwgc._common.pytrees import Static, register
 from jaxwgc.stragglers._combined_delays import chosen_workers
 from jaxwgc.stragglers._models import DelayModel, DelayOfParts, Stalls, loads_of
-from jaxwgc.traces import measured_times, missing_at_end
+from jaxwgc.traces._measured_times import measured_times
+from jaxwgc.traces._missing_at_end import missing_at_end
 
 RESAMPLE = ("rounds", "workers", "cells")
 # Rule of three: an event that is not seen in m draws has a probability below 3 / m,

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxwgc._common import arrays, validation
 from jaxwgc._common.arrays import Array, is_kind
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import DecoderLike
+from jaxwgc.decoders._decoder import DecoderLike
 from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._part_times import finished_parts
 

@@ -13,7 +13,7 @@ from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import Array
 from jaxwgc._common.tolerances import DECODES
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import DecoderLike
+from jaxwgc.decoders._decoder import DecoderLike
 from jaxwgc.stragglers import _models
 from jaxwgc.stragglers._independent_delay import IndependentDelay
 from jaxwgc.stragglers._models import Arrivals, DelayModel, StragglerModel, loads_of

@@ -13,7 +13,8 @@ from jaxwgc._common import array_validation
 from jaxwgc._common.pytrees import register
 from jaxwgc._common.tolerances import DECODES
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders import Decoder, DecoderLike
+from jaxwgc.decoders import Decoder
+from jaxwgc.decoders._decoder import DecoderLike
 from jaxwgc.stragglers._models import Arrivals, times_of
 from jaxwgc.stragglers._part_times import at_constant_speed
 from jaxwgc.stragglers._waiting_rules import WaitingRule

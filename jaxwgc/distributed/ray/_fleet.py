@@ -11,7 +11,7 @@ from jaxwgc.distributed.ray._messages import Round
 from jaxwgc.distributed.ray._options import Timeouts
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from jaxwgc.distributed.ray._rules import Rules
-from jaxwgc.traces import missing_at_end
+from jaxwgc.traces._missing_at_end import missing_at_end
 
 # Longest pause, in seconds, before a process that failed several times is launched
 # again.

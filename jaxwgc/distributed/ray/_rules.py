@@ -10,7 +10,7 @@ import numpy as np
 from jaxwgc._common import validation
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import ErrorLocator
-from jaxwgc.decoders import DecoderLike
+from jaxwgc.decoders._decoder import DecoderLike
 from jaxwgc.stragglers import WaitingRule, fastest
 
 

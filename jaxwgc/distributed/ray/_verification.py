@@ -10,6 +10,8 @@ import numpy as np
 
 from jaxwgc import coding
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding._locate_errors import rounding_noise
+from jaxwgc.coding._projection import key_from
 from jaxwgc.distributed.ray._actors import Actors
 from jaxwgc.distributed.ray._data import DataSource, HostBatches, StoredParts
 from jaxwgc.distributed.ray._errors import NoResponse
@@ -133,7 +135,7 @@ class Verifier(abc.ABC):
 
     def _noise_of(self, messages: np.ndarray) -> float:
         """Returns the relative difference of honest copies, rounding included."""
-        rounding = coding.rounding_noise(messages, self._copies.message_dtype)
+        rounding = rounding_noise(messages, self._copies.message_dtype)
         return max(self._noise, rounding)
 
 
@@ -161,7 +163,7 @@ class ParityChecks(Verifier):
 
         def locate(messages, mask, number):
             # A worker can guess the key only if it knows all messages.
-            key = jax.random.fold_in(coding.key_from(messages), number)
+            key = jax.random.fold_in(key_from(messages), number)
             location = locator.locate(
                 messages, mask, key, self._noise, copies.message_dtype
             )

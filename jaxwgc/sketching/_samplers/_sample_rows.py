@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import is_sparse
 from jaxwgc._common.probabilities import distribution, nonnegative_vector, normalised
-from jaxwgc.parts import draw_parts
+from jaxwgc.parts._sample_partitions import draw_parts
 from jaxwgc.sketching._embeddings._embedding import number_arrays
 from jaxwgc.sketching._linalg.entries import sampled_bcoo
 from jaxwgc.sketching._samplers._exact_inclusion import (

@@ -25,7 +25,7 @@ from jaxwgc.stragglers._laws import (
     weibull,
 )
 from jaxwgc.stragglers._models import DelayModel
-from jaxwgc.traces import measured_times
+from jaxwgc.traces._measured_times import measured_times
 
 # Difference of log-likelihoods that decides between models: odds of 100 to 1.
 _DECISIVE = np.log(100)
