@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc import codes, corruptions, stragglers
+from jaxwgc import codes, coding, corruptions, stragglers
 from jaxwgc.aggregate import DecodingOptions
+from jaxwgc.coding._locate_errors import _PROJECTION_DIM
 
 KEY = jax.random.key(0)
 CODE = codes.fractional_repetition(6, num_stragglers=2)
@@ -60,6 +61,39 @@ def test_simulated_rounds():
     state, gradients = train(False)
     assert state.errors == ()
     assert np.abs(gradients["w"] - EXACT["w"]).max() > 0.1
+
+
+def test_other_messages_are_wrong_in_each_observed_round():
+    corrupt = corruptions.additive_noise(stragglers.uniform(1))
+    aggregate = coded(stragglers.uniform(0), corrupt, correct_errors=False)
+
+    def step(state, _):
+        gradient, state = aggregate.update(PARTIALS, state, PARAMS, received=EVERYBODY)
+        return state, gradient["w"]
+
+    _, gradients = jax.lax.scan(step, aggregate.init(PARAMS), None, 12)
+    # Only the messages that decoding uses count.
+    assert len(np.unique(gradients, axis=0)) > 3
+
+
+def test_projections_by_a_secret_key_change_with_the_messages():
+    """An error that the projections by the key itself do not see is located."""
+    length = 100
+    key = jax.random.key(7)
+    aggregate = decode_aggregate(key=key)
+    honest = np.random.default_rng(0).normal(size=(CODE.num_parts, length))
+    messages = np.asarray(jaxwgc.encode(CODE, jnp.asarray(honest, jnp.float32)))
+    projection = np.asarray(
+        coding.project(key, jnp.eye(length), _PROJECTION_DIM), np.float64
+    )
+    directions = np.linalg.svd(projection.T)[2]
+    wrong = messages.copy()
+    wrong[3] += 5 * directions[-1]
+    params = jnp.zeros(length)
+    _, state = aggregate.update(
+        jnp.asarray(wrong), aggregate.init(params), params, received=EVERYBODY
+    )
+    np.testing.assert_array_equal(state.errors.wrong, np.arange(6) == 3)
 
 
 def test_state_of_both_models():

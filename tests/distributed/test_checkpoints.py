@@ -21,13 +21,14 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
 CODE = codes.uncoded(2)
+KEY = jax.random.key(0)
 # Arrays of this length are in files of their own, which Orbax does not check.
 PARAMS = jnp.asarray(np.random.default_rng(0).normal(size=1000), jnp.float32)
 # A checkpoint is saved every three steps.
 SAVED_STEPS = [3, 6]
 
 
-def train(num_steps, folder, params=PARAMS, code=CODE, **options):
+def train(num_steps, folder, params=PARAMS, code=CODE, key=KEY, **options):
     """Trains with checkpoints in a folder, and returns the state.
 
     Each round has random messages of all workers.
@@ -46,7 +47,7 @@ def train(num_steps, folder, params=PARAMS, code=CODE, **options):
         compute,
         code,
         chain,
-        TrainingState(params, chain.init(params), jax.random.key(0), 0),
+        TrainingState(params, chain.init(params), key, 0),
         num_steps,
         checkpoint=folder,
         checkpoint_every=3,
@@ -180,6 +181,17 @@ def test_params_of_any_names_and_sizes_are_restored(tmp_path, params):
         assert before.shape == after.shape
         assert before.dtype == after.dtype
         np.testing.assert_array_equal(before, after)
+
+
+def test_a_key_of_another_implementation_is_restored(tmp_path):
+    key = jax.random.key(0, impl="rbg")
+    saved = train(3, tmp_path, key=key)
+    resumed = train(3, tmp_path, key=key)
+    assert resumed.step == 3
+    assert jax.random.key_impl(resumed.key) == jax.random.key_impl(key)
+    np.testing.assert_array_equal(
+        jax.random.key_data(resumed.key), jax.random.key_data(saved.key)
+    )
 
 
 def test_another_number_of_parts_is_a_warning(tmp_path):

@@ -90,6 +90,21 @@ def test_batches_that_are_not_expected_any_more_are_not_read():
     assert {step for step, _ in function.calls} <= {0, 1, 5, 7}
 
 
+def test_batches_that_are_still_expected_are_read_once():
+    function = Recorded()
+    data = stacked(function)
+    function.may_read.clear()
+    data.expect([(1, 0), (2, 0)])
+    data.expect([(2, 0), (3, 0)])
+    function.may_read.set()
+    for step in (2, 3):
+        np.testing.assert_array_equal(
+            data.of_step(step, 0)[:, 0, 0], [10 * step + 3, 10 * step + 1]
+        )
+    function.wait_for((3, 1))
+    assert function.calls.count((2, 3)) == function.calls.count((3, 3)) == 1
+
+
 def test_batches_that_are_waited_for_are_read():
     """Though another thread, such as that of an audit, asks for another step."""
     function = Recorded()

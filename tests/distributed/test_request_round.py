@@ -88,6 +88,28 @@ def test_two_helpers_share_the_work_of_a_slow_worker():
     assert report(0, []) == 0
 
 
+def test_a_second_report_of_a_part_with_another_batch_is_an_error():
+    """Such as that of a replacement, which computes the part again."""
+    fleet = request_fleet()
+    code = codes.replicated(4, num_parts=8, copies=2)
+    layout = Layout.of(code, jax.ShapeDtypeStruct((2,), np.float32), None)
+    plan = RequestPlan.of(code, layout, code.choose_decoder())
+    for slot in fleet.slots:
+        slot.state = "idle"
+    start = RoundStart(step=0, now=0.0, messages=np.zeros((4, 2), np.float32))
+    engine = RequestRound(fleet, plan, start)
+    call = next(send.call for send in fleet.actions() if send.worker == 1)
+
+    def report(batch_digest):
+        taken = Report(0, 0, 1.0, None, True, 0.1, batch_digest)
+        return engine.handle(Response(1, call, [taken], 0.1), 1.0)
+
+    [listen] = report(b"digest a")
+    call = listen.call
+    with pytest.raises(RuntimeError, match="worker 1 and its replacement have"):
+        report(b"digest b")
+
+
 def test_rule_that_sees_workers():
     """It ends the round once two workers have finished all of their parts."""
     fleet = request_fleet()

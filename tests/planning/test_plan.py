@@ -301,12 +301,10 @@ def test_a_choice_has_the_options_of_its_simulation_and_cluster(measured):
     exact = by_wait["decodable"]
     assert approximate.tolerance == approximate.wait.tolerance > 0.3
     counts = next(choice for choice in result.choices if choice.waits_for == "first 5")
-    remembers = dataclasses.replace(counts, memory=True)
-    assert [choice.tolerance for choice in (exact, counts, remembers)] == [
-        1e-3,
-        0.999,
-        1e-3,
-    ]
+    assert [choice.tolerance for choice in (exact, counts)] == [1e-3, 0.999]
+    # Stored messages complete each round that is not exact.
+    for choice in (counts, approximate):
+        assert dataclasses.replace(choice, memory=True).tolerance == 1e-3
     assert exact.model(delay) == stragglers.delayed(delay, exact.wait, exact.late)
     options = exact.cluster_options()
     assert options["decoding"].tolerance == 1e-3

@@ -58,6 +58,15 @@ def test_a_collective_that_one_worker_always_leaves_last():
     assert jaxwgc.straggler_report(times).after_barrier
 
 
+def test_a_coarse_clock_lets_several_workers_be_last():
+    """Two thirds of the workers are last in each round."""
+    generator = np.random.default_rng(0)
+    late = generator.random((200, 8)) < 2 / 3
+    late[:, 0] |= ~late.any(1)
+    times = busy_times(0).max(1, keepdims=True) * np.where(late, 1.0, 0.95)
+    assert jaxwgc.straggler_report(times).after_barrier
+
+
 def test_rounds_of_very_different_length():
     """Jitter of 7% of a round is small beside rounds that differ by a factor of 30."""
     generator = np.random.default_rng(0)

@@ -278,11 +278,12 @@ def test_embeddings(with_x64):
         np.testing.assert_allclose(result, by_pinv(matrix, vector), rtol=1e-9)
 
 
-def test_an_operator_of_products_is_not_materialised():
+@pytest.mark.parametrize(("is_wide", "sketch_size"), [(False, 1000), (True, None)])
+def test_an_operator_of_products_is_not_materialised(is_wide, sketch_size):
     num_rows = 100_000
     num_columns = 200
     solver = SketchPreconditioned(
-        KEY, sketch_size=1000, embedding=sketching.count_sketch
+        KEY, sketch_size=sketch_size, embedding=sketching.count_sketch
     )
 
     def difference(v):
@@ -293,14 +294,38 @@ def test_an_operator_of_products_is_not_materialised():
     def solve(vector):
         like = jax.ShapeDtypeStruct((num_columns,), jnp.float32)
         operator = lx.FunctionLinearOperator(difference, like)
+        if is_wide:
+            operator = operator.transpose()
         return lx.linear_solve(operator, vector, solver).value
 
     solution = jnp.linspace(-1, 1, num_columns)
-    compiled = jax.jit(solve).lower(difference(solution)).compile()
+    transposed = jax.linear_transpose(difference, solution)
+    vector = difference(solution)
+    if is_wide:
+        [vector] = transposed(vector)
+    compiled = jax.jit(solve).lower(vector).compile()
     matrix_bytes = 4 * num_rows * num_columns
     assert compiled.memory_analysis().temp_size_in_bytes < 0.6 * matrix_bytes
-    result = compiled(difference(solution))
-    np.testing.assert_allclose(result, solution, atol=1e-4)
+    result = compiled(vector)
+    # The minimum-norm solution is in the row space, and `difference(solution)` is, too.
+    expected = difference(solution) if is_wide else solution
+    np.testing.assert_allclose(result, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_wide", [False, True])
+def test_a_sketch_that_misses_a_direction_is_no_success(is_wide):
+    """All of the first column is in one row, which is never sampled."""
+    matrix = conditioned(10.0, TALL).astype(np.float32)
+    matrix[:, 0] = 0
+    matrix[7] = [1, 0, 0, 0]
+    probabilities = np.full(200, 1 / 199)
+    probabilities[7] = 0
+    embedding = sketching.row_sampling(KEY, 40, 200, probabilities)
+    solver = SketchPreconditioned(KEY, 40, embedding, method="sketch")
+    operator = as_matrix(matrix.T if is_wide else matrix)
+    vector = jnp.asarray(vectors_of((operator.out_size(),))[0], jnp.float32)
+    result = solved(operator, vector, solver, throw=False)
+    assert result.result != lx.RESULTS.successful
 
 
 def test_results_say_what_went_wrong(with_x64):
