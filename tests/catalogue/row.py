@@ -1,6 +1,7 @@
 """The part of a row that all protocols share."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -67,6 +68,15 @@ def examples_of(rows):
 def by_name(rows):
     """Rows by the names of their constructors."""
     return {row.name: row for row in rows}
+
+
+def makes(constructor, kind):
+    """Returns whether a public object is a class of a kind or returns one."""
+    if inspect.isclass(constructor):
+        is_base = inspect.isabstract(constructor) or constructor is kind
+        return issubclass(constructor, kind) and not is_base
+    returned = getattr(constructor, "__annotations__", {}).get("return")
+    return getattr(returned, "__name__", returned) == kind.__name__
 
 
 def every_row(rows):

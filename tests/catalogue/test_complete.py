@@ -5,17 +5,8 @@ import inspect
 import pytest
 
 from jaxwgc import sketching
-from tests.catalogue.row import every_row
+from tests.catalogue.row import every_row, makes
 from tests.catalogue.rows import COMPLETE_ROWS, EVERY_ROW, PROTOCOLS, SKETCHING
-
-
-def makes(constructor, kind):
-    """Returns whether a public object is a class of a kind or returns one."""
-    if inspect.isclass(constructor):
-        is_base = inspect.isabstract(constructor) or constructor is kind
-        return issubclass(constructor, kind) and not is_base
-    returned = getattr(constructor, "__annotations__", {}).get("return")
-    return getattr(returned, "__name__", returned) == kind.__name__
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ from jaxwgc.sketching import (
     sparse_stack,
     srht,
 )
+from tests.catalogue import embeddings as catalogue
+from tests.catalogue.row import makes
 from tests.oracles import check_counts
 
 # No power of two. Dense embeddings need three blocks of rows for this size, srht five,
@@ -46,16 +48,17 @@ def weighted_rows(key, sketch_size, num_rows):
     return row_sampling(key, sketch_size, num_rows, weights)
 
 
-MAKERS = {
-    "gaussian": gaussian,
-    "rademacher": rademacher,
-    "srht": srht,
-    # `count_sketch` is a `sparse_sign` of one entry.
+# 1000 rows of a stack are three blocks, of unequal size.
+OF_LAWS = {
     "sparse_sign": functools.partial(sparse_sign, num_nonzeros=3),
-    # 1000 rows in three blocks, of unequal size.
     "sparse_stack": functools.partial(sparse_stack, num_nonzeros=3),
     "row_sampling": weighted_rows,
 }
+# All constructors of the catalogue.
+CONSTRUCTORS = {
+    row.name: row.make for row in catalogue.ROWS if makes(row.make, Embedding)
+}
+MAKERS = CONSTRUCTORS | OF_LAWS
 
 
 def normal(*shape, seed=0, dtype=np.float32):
@@ -422,6 +425,15 @@ def test_recommended_sizes():
     assert textbook / 2 < size(rademacher) < textbook
     # It never needs more than all rows.
     assert recommended_sketch_size(srht, 5, 0.01, num_rows=1000) == 1024
+
+
+@pytest.mark.parametrize("name", CONSTRUCTORS)
+def test_every_embedding_has_a_recommended_size(name):
+    sizes = [
+        recommended_sketch_size(CONSTRUCTORS[name], 3, epsilon, num_rows=10**6)
+        for epsilon in (0.5, 0.1)
+    ]
+    assert 3 < sizes[0] < sizes[1]
 
 
 def test_recommended_sizes_of_sparse_sign():
