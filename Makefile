@@ -127,9 +127,11 @@ test-lowest: $(LOWEST_VENV)/.stamp
 test-variants: $(STAMPS)/test $(LOWEST_VENV)/.stamp
 	$(BIN)/python -m tests.variants --lowest $(LOWEST_VENV)/bin/python
 
-# COUNT faults; SEED draws others, WHERE names folders, files or lines.
+# COUNT faults; SEED draws others, WHERE names folders, files or lines, FAULTS an earlier
+# run. What tests execute is kept: remove $(VENV)/executed after large changes.
 mutations: $(STAMPS)/test
-	$(BIN)/python -m tests.mutations $(or $(COUNT),120) $(or $(SEED),0) $(WHERE)
+	$(BIN)/python -m tests.mutations $(or $(COUNT),120) $(or $(SEED),0) $(WHERE) \
+	  --kept $(VENV)/executed $(addprefix --faults ,$(FAULTS))
 
 $(LOWEST_VENV)/.stamp: pyproject.toml
 	@if ! "$(LOWEST_PYTHON)" -c 'import ensurepip, sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \

@@ -1,34 +1,42 @@
-"""Puts small faults into the core, one at a time, and prints those that tests miss.
+"""Puts small faults into the library, one at a time, and prints those that tests miss.
 
-    make mutations                         120 faults, an hour or two
+    make mutations                         120 faults, an hour or so
     make mutations COUNT=20 SEED=1         others
     make mutations WHERE=jaxwgc/decoders   in some folders, files or lines
+    make mutations FAULTS=tests/mutants.txt   those of an earlier run
 
-Works in copies of the tree. Prints a line per fault: the line of code, what it became,
-and the first test that failed or SURVIVED. A test that takes longer than two minutes
-counts as failed. Module-level constants, annotations, decorators and messages of errors
-have no faults.
+Works in copies of the tree. First runs each file of tests once, and notes which
+functions it executes; that takes as long as all tests, and is kept beside the
+environment. A fault is then tried on the files that execute its function, the fastest
+first, but on no more than take `--seconds` together without a fault. Prints a line per
+fault: the line of code, what it became, and the first test that failed or SURVIVED. A
+test that takes longer than two minutes counts as failed. Module-level constants,
+annotations, decorators and messages of errors have no faults. Tests of real processes,
+of experiments and of pages are not run.
 """
 
+import argparse
 import ast
+import concurrent.futures
 import contextlib
+import functools
+import json
+import os
 import pathlib
 import random
 import re
 import subprocess
 import sys
 import tempfile
+import time
 
-ROOMS = """aggregate coding decoders codes parts planning reports simulation sketching
-    stragglers traces""".split()
-# Tests run in this order: those of the same name, of the same room, of all rooms.
-TESTS = """**/test{name}.py {room}/test_*.py test_{room}.py catalogue/test_*.py
-    distributed/test_mesh.py coding/test_*.py test_precision.py
-    aggregate/test_aggregate_checks.py test_dtypes.py test_gradients.py
-    **/test_combined_codes.py **/test_waiting_arguments.py"""
+# Start processes, run experiments, or read pages: minutes each.
+SKIPPED = """**/test_ray*.py **/test_several_machines.py experiments/*.py
+    **/test_cluster_experiment.py test_documentation.py test_public_api.py
+    test_numbers_in_prose.py test_profiles.py test_devices.py test_layers.py"""
 # What the tests import or read.
 COPIED = "jaxwgc tests experiments docs README.md pyproject.toml"
-PYTEST = """-m pytest -qx -o faulthandler_timeout=120
+PYTEST = """-m pytest -qx -p no:cacheprovider -o faulthandler_timeout=120
     -o faulthandler_exit_on_timeout=true"""
 # What is replaced, as a regular expression, and by what.
 SWAPS = """+ -, - +, * /, / *, ** *, // *, % //, & |, | &, << >>, and or, or and,
@@ -79,57 +87,151 @@ def faults_of(path):
                     yield f"{path}:{line + 1}: {name}", path, changed
 
 
-def run_tests(path, source, *flags):
-    """Runs the tests of a file with another source, in a copy of the tree.
+def all_tests():
+    """Returns the files of tests that are run."""
+    tests = pathlib.Path("tests")
+    skipped = {file for pattern in SKIPPED.split() for file in tests.glob(pattern)}
+    return sorted(set(tests.rglob("test_*.py")) - skipped)
+
+
+def execute(test, kept):
+    """Runs a file of tests, and notes in a folder which functions it executes."""
+    noted = kept / f"{'.'.join(test.with_suffix('').parts)}.json"
+    if not noted.exists():
+        flags = ["-p", "tests.executed", "--executed", noted, test]
+        subprocess.run([sys.executable, *PYTEST.split(), *flags], check=True)
+    return test, json.loads(noted.read_text())
+
+
+def executed_by(kept):
+    """Returns for each file of tests its seconds, and the functions it executes."""
+    kept.mkdir(parents=True, exist_ok=True)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(pool.map(functools.partial(execute, kept=kept), all_tests()))
+
+
+def function_at(source, line):
+    """Returns the qualified name of the function with a line; None outside of all."""
+
+    def search(node, prefix):
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, ast.FunctionDef | ast.ClassDef):
+                inner = search(child, prefix)
+            elif child.lineno <= line <= child.end_lineno:
+                own = f"{prefix}{child.name}"
+                is_class = isinstance(child, ast.ClassDef)
+                inner = search(child, f"{own}." if is_class else f"{own}.<locals>.")
+                inner = inner or (None if is_class else own)
+            else:
+                continue
+            if inner:
+                return inner
+        return None
+
+    return search(ast.parse(source), "")
+
+
+def tests_of(fault, runs, seconds):
+    """Returns the files of tests that execute the function of a fault, in order."""
+    name, path, changed = fault
+    line = int(name.split(":")[1])
+    function = f"{path}:{function_at(path.read_text(), line)}"
+    own = f"test{path.stem}" if path.stem.startswith("_") else f"test_{path.stem}"
+    found = {
+        test: run["seconds"]
+        for test, run in runs.items()
+        if function in run["functions"]
+    }
+    chosen = []
+    for test in sorted(found, key=lambda test: (test.stem != own, found[test])):
+        if not chosen or found[test] <= seconds:
+            chosen.append(test)
+            seconds -= found[test]
+    return chosen
+
+
+def run_tests(tree, path, source, tests):
+    """Runs tests with another source of a file, in a copy of the tree.
 
     Returns:
       Whether all tests pass, and what pytest has printed.
     """
-    patterns = TESTS.format(name=path.stem, room=path.parts[1]).split()
-    files = [sorted(pathlib.Path("tests").glob(pattern)) for pattern in patterns]
-    with tempfile.TemporaryDirectory() as tree:
-        subprocess.run(["cp", "-rp", *COPIED.split(), tree], check=True)
-        pathlib.Path(tree, path).write_text(source)
-        command = [sys.executable, *PYTEST.split(), *flags]
-        command += dict.fromkeys(sum(files, []))
+    target = pathlib.Path(tree, path)
+    kept = target.read_text()
+    command = [sys.executable, *PYTEST.split(), *tests]
+    try:
+        target.write_text(source)
         done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+    finally:
+        target.write_text(kept)
     return done.returncode == 0, done.stdout
 
 
-def failure(path, changed):
-    """Returns the first test that fails if the source of a file is changed, or None."""
-    passes, printed = run_tests(path, changed)
+def outcome(tree, fault, tests):
+    """Returns the first test that fails because of a fault, in words."""
+    _, path, changed = fault
+    if not tests:
+        return "SURVIVED, no test executes it"
+    passes, printed = run_tests(tree, path, changed, tests)
     if passes:
-        return None
+        return "SURVIVED"
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", printed, re.MULTILINE)
-    return failed[1] if failed else "the time limit, or a crash"
+    return f"by {failed[1] if failed else 'the time limit, or a crash'}"
 
 
-def check_collection(paths):
-    """Raises an error if pytest cannot import tests from a copy of the tree."""
-    first_of_rooms = {path.parts[1]: path for path in reversed(paths)}
-    for path in first_of_rooms.values():
-        passes, printed = run_tests(path, path.read_text(), "--collect-only")
-        if not passes:
-            raise RuntimeError(f"the tests of {path} fail without a fault: {printed}")
+def change_of(name):
+    """Returns file and change of a fault, without the number of its line."""
+    place, _, change = name.partition(": ")
+    return place.partition(":")[0], change.partition("  by ")[0].partition("  SURV")[0]
 
 
-def main(count, seed, *places):
+def earlier(faults, report):
+    """Returns the faults of an earlier run, wherever their lines are now."""
+    lines = re.findall(r"^\d+/\d+ (jaxwgc/.*)", report.read_text(), re.MULTILINE)
+    wanted = {change_of(line) for line in lines}
+    found = {change_of(fault[0]): fault for fault in faults}
+    for path, change in sorted(wanted - found.keys()):
+        print(f"GONE {path}: {change}")
+    return [found[change] for change in sorted(wanted & found.keys())]
+
+
+def arguments():
+    """Returns the parsed arguments of the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("count", type=int)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("places", nargs="*", default=["jaxwgc"])
+    parser.add_argument("--faults", type=pathlib.Path)
+    parser.add_argument("--seconds", type=float, default=90.0)
+    parser.add_argument("--kept", type=pathlib.Path, required=True)
+    return parser.parse_args()
+
+
+def main():
     """Prints the outcome of each fault, and how many were caught."""
-    core = pathlib.Path("jaxwgc")
-    paths = sorted(path for room in ROOMS for path in (core / room).rglob("*.py"))
-    check_collection(paths)
+    options = arguments()
+    runs = executed_by(options.kept)
+    files = tuple(place.partition(":")[0] for place in options.places)
+    paths = sorted(pathlib.Path("jaxwgc").rglob("*.py"))
+    paths = [path for path in paths if str(path).startswith(files)]
     faults = [fault for path in paths for fault in faults_of(path)]
-    faults = [fault for fault in faults if fault[0].startswith(places or "jaxwgc")]
-    chosen = random.Random(int(seed)).sample(faults, min(int(count), len(faults)))
+    faults = [fault for fault in faults if fault[0].startswith(tuple(options.places))]
+    if options.faults:
+        chosen = earlier(faults, options.faults)
+    else:
+        count = min(options.count, len(faults))
+        chosen = random.Random(options.seed).sample(faults, count)
     caught = 0
-    for number, (name, path, changed) in enumerate(chosen, 1):
-        failed = failure(path, changed)
-        caught += failed is not None
-        outcome = f"by {failed}" if failed else "SURVIVED"
-        print(f"{number}/{len(chosen)} {name}  {outcome}", flush=True)
-    print(f"{caught} of {len(chosen)} caught")
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as tree:
+        subprocess.run(["cp", "-rp", *COPIED.split(), tree], check=True)
+        for number, fault in enumerate(chosen, 1):
+            result = outcome(tree, fault, tests_of(fault, runs, options.seconds))
+            caught += result.startswith("by")
+            print(f"{number}/{len(chosen)} {fault[0]}  {result}", flush=True)
+    seconds = (time.monotonic() - start) / max(len(chosen), 1)
+    print(f"{caught} of {len(chosen)} caught, {seconds:.0f} s a fault")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
