@@ -41,7 +41,7 @@ def pytest_configure(config):
 
 def pytest_sessionfinish(session, exitstatus):
     """Writes the functions and the seconds of a run that passes."""
-    sys.monitoring.free_tool_id(sys.monitoring.COVERAGE_ID)
+    sys.monitoring.set_events(sys.monitoring.COVERAGE_ID, 0)
     if exitstatus == 0:
         seconds = time.monotonic() - start
         run = {"seconds": round(seconds, 1), "functions": sorted(functions)}
