@@ -1,7 +1,8 @@
 # Needs Python 3.11 or newer, make and a package index; nothing else.
 #
 #   make reproduce          the paper's tables and figure, into results/
-#   make test               every test; FAST=1 a core of them
+#   make test               everything a change can break; FAST=1 a core of it
+#   make test-all           every test, thoroughly
 #   make help               the rest
 #
 # Variables: PYTHON (the interpreter to build the environment with), VENV (where
@@ -44,7 +45,7 @@ VENV_WORKS := $(shell $(BIN)/python -c 'import pip, sys; print(sys.version_info 
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help reproduce compare benchmark measure test coverage test-lowest test-variants
+.PHONY: help reproduce compare benchmark measure test test-all coverage test-lowest test-variants
 .PHONY: mutations lint format types docs serve package clean
 
 help:
@@ -52,7 +53,8 @@ help:
 	@echo 'make compare     all codes and all sketches compared, 16 minutes (QUICK=1: few runs)'
 	@echo 'make benchmark   time the library and its peers, 11 minutes'
 	@echo 'make measure     every number of README and docs anew, real workers too, 115 minutes'
-	@echo 'make test        run the tests (FAST=1: a core of them, in 90 seconds)'
+	@echo 'make test        run the tests of every day (FAST=1: a core of them, in 90 seconds)'
+	@echo 'make test-all    run every test, with many more random examples'
 	@echo 'make coverage    run the tests, print which lines and branches none runs'
 	@echo 'make test-lowest run that core on the lowest versions supported'
 	@echo 'make test-variants numerical tests as on other processors, BLAS kernels, seeds, 3 hours'
@@ -107,15 +109,18 @@ CORE_TESTS := $(addprefix tests/,coding/test_coding.py test_gradients.py test_mo
 # Nearly all of the time goes into compiling, which takes half as long without LLVM's
 # optimisations (XLA_FLAGS= tests with them); what is compiled is kept beside the
 # environment's packages for the next time.
-test coverage test-lowest test-variants mutations: export OPENBLAS_NUM_THREADS := 1
-test coverage test-lowest mutations: export XLA_FLAGS ?= --xla_backend_optimization_level=0
-test coverage test-lowest test-variants mutations: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.2
-test coverage test-variants: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
+test test-all coverage test-lowest test-variants mutations: export OPENBLAS_NUM_THREADS := 1
+test test-all coverage test-lowest mutations: export XLA_FLAGS ?= --xla_backend_optimization_level=0
+test test-all coverage test-lowest test-variants mutations: export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+test test-all coverage test-variants: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/jax-cache
 mutations: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(VENV))/mutations-cache
 test-lowest: export JAX_COMPILATION_CACHE_DIR ?= $(abspath $(LOWEST_VENV))/jax-cache
 
 test: $(STAMPS)/test
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) $(if $(call is_on,$(FAST)),$(CORE_TESTS))
+	$(BIN)/python -m pytest -m "not weekly" $(PYTEST_FLAGS) $(if $(call is_on,$(FAST)),$(CORE_TESTS))
+
+test-all: $(STAMPS)/test
+	$(BIN)/python -m pytest --hypothesis-profile=thorough $(PYTEST_FLAGS)
 
 # Lines and branches of jaxwgc that the tests run, and the lines that none of them does.
 coverage: $(STAMPS)/dev
