@@ -1,7 +1,7 @@
 """Straggler models and delay models: base classes, inputs and results."""
 
 import abc
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -204,10 +204,6 @@ class DelayModel(Model):
       >>> bool(jnp.all((times >= 2) & (times <= 4)))
       True
     """
-
-    # Whether `sample` of a class of the library computes with its fields without
-    # branching on them: studies then compile one program for all values.
-    shares_programs: ClassVar[bool] = False
 
     @abc.abstractmethod
     def sample(

@@ -29,7 +29,7 @@ def rounds(delay, num_workers, num_rounds=NUM_ROUNDS, loads=1.0, seed=0):
 PARAMETERS = {
     row.name: {name: np.full(10, value) for name, value in row.arguments.items()}
     for row in ROWS
-    if row.example.shares_programs and set(row.arguments) == set(row.rules)
+    if set(row.arguments) == set(row.rules)
 }
 
 
