@@ -10,7 +10,6 @@ import numpy as np
 
 import jaxwgc
 from jaxwgc.traces import (
-    ColumnOptions,
     FileOptions,
     WorkerTimes,
     read_trace,
@@ -168,12 +167,10 @@ def _add_arguments_of_file(
 def _file_options(options: argparse.Namespace, *, waits: bool = False) -> FileOptions:
     """Returns the options for reading a file of times."""
     return FileOptions(
-        columns=ColumnOptions(
-            step=options.step,
-            worker=options.worker,
-            seconds=options.seconds,
-            workers=options.workers,
-        ),
+        step=options.step,
+        worker=options.worker,
+        seconds=options.seconds,
+        workers=options.workers,
         array=options.array,
         decimal=options.decimal,
         skip_bad_rows=options.skip_bad_rows,
