@@ -3,10 +3,11 @@
 from jaxwgc.simulation._compare import compare
 from jaxwgc.simulation._comparison import Comparison
 from jaxwgc.simulation._diagnosis import Diagnosis, diagnose
-from jaxwgc.simulation._expected_error import ExpectedError, expected_error
+from jaxwgc.simulation._expected_error import expected_error
 from jaxwgc.simulation._learned_entries import learn_entries
-from jaxwgc.simulation._masks import DecodedRounds as DecodedRounds
-from jaxwgc.simulation._masks import decode_rounds as decode_rounds
+from jaxwgc.simulation._masks import DecodedMasks as DecodedMasks
+from jaxwgc.simulation._masks import decode_packed as decode_packed
+from jaxwgc.simulation._masks import distinct_rows as distinct_rows
 from jaxwgc.simulation._monte_carlo import (
     Summary,
     monte_carlo,
@@ -25,7 +26,6 @@ from jaxwgc.simulation._worst_pattern import adversarial, worst_pattern
 __all__ = [
     "Comparison",
     "Diagnosis",
-    "ExpectedError",
     "Summary",
     "adversarial",
     "compare",

@@ -405,6 +405,7 @@ def _quantities_of_cells(
         masks_of_cells = [trials_of_cell.masks for trials_of_cell in cells.values()]
         masks, places = distinct_rows(np.concatenate(masks_of_cells))
         decoded = decode_packed(code, masks)
+        num_messages = np.bitwise_count(masks).sum(axis=1, dtype=np.float64)
         shown.advance()
         ends = np.cumsum([len(masks_of_cell) for masks_of_cell in masks_of_cells])
         places_of_cells = np.split(places, ends[:-1])
@@ -419,7 +420,7 @@ def _quantities_of_cells(
                 "share": decoded.share[at_trials],
                 # An error of 0 means that the residual is rounding.
                 "exact": (residual <= tolerance) | (error == 0),
-                "messages": decoded.messages[at_trials],
+                "messages": num_messages[at_trials],
                 "work": trials_of_cell.work,
             }
             yield cell, quantities

@@ -12,16 +12,11 @@ import scipy
 
 from jaxwgc._common import array_validation, arrays, validation
 from jaxwgc._common.progress import Progress
-from jaxwgc._common.some_rows import in_batches
 
 _DEFAULT_BATCH_SIZE = 256
 # Minimum number of nonnegative results at which intervals are clipped at 0.
 _NUM_OF_ONE_SIGN = 10
-_EQUAL_TRIALS = (
-    "trial ignores its key, so that all trials are equal and their intervals mean "
-    "nothing. Draw all random numbers of the trial from its key, by jax.random: "
-    "numbers from NumPy or from another key are drawn once"
-)
+_ON_HOST = "results move to the host after each batch"
 _trial_keys = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))
 
 
@@ -57,14 +52,14 @@ def monte_carlo(
         notebook, if rich and ipywidgets are.
 
     Returns:
-      The pytree returned by trial, with NumPy leaves (num_trials, ...). Inside a traced
-      function: JAX arrays, without progress.
+      The pytree returned by trial, with NumPy leaves (num_trials, ...).
 
     Raises:
       ValueError: If num_trials or batch_size is below 1.
       TypeError: If num_trials or batch_size is not an int, key is not a PRNG key, trial
         or progress is not a function, or trial returns anything but numbers and bools
-        (for a key, return `jax.random.key_data(key)`).
+        (for a key, return `jax.random.key_data(key)`). If the study runs inside a
+        function that JAX traces.
 
     Example:
       Decoding errors if 3 random workers of 10 straggle:
@@ -80,6 +75,7 @@ def monte_carlo(
       ((1000,), True)
     """
     key = jnp.asarray(array_validation.check_key(key))
+    array_validation.check_concrete("key", key, _ON_HOST)
     num_trials = validation.check_int("num_trials", num_trials, minimum=1)
     if batch_size is None:
         batch_size = _DEFAULT_BATCH_SIZE
@@ -89,34 +85,24 @@ def monte_carlo(
 
     # JAX keeps the compiled program as long as `trial` exists, also under vmap.
     run = jax.vmap(jax.jit(trial))
-
-    def batch_of(numbers):
-        batch = run(_trial_keys(key, numbers))
-        array_validation.check_dtypes("trial's result", batch, "numbers or bools")
-        return batch
-
-    def run_traced():
-        if num_trials > 1 and _ignores_key(trial, key):
-            warnings.warn(_EQUAL_TRIALS, stacklevel=3)
-        numbers = jnp.arange(num_trials)[:, None]
-        return in_batches(lambda some: batch_of(some[:, 0]), numbers, batch_size)
-
-    if array_validation.is_traced(key):
-        return run_traced()
     batches = []
     with Progress(progress, num_trials) as shown:
         for start in range(0, num_trials, batch_size):
-            batch = batch_of(start + np.arange(batch_size))
-            if array_validation.is_traced(batch):
-                # This call is under jit, or the trial reads a traced value.
-                return run_traced()
+            batch = run(_trial_keys(key, start + np.arange(batch_size)))
+            array_validation.check_dtypes("trial's result", batch, "numbers or bools")
+            array_validation.check_concrete("trial's result", batch, _ON_HOST)
             batches.append(jax.device_get(batch))
             shown.update(min(start + batch_size, num_trials))
     results = jax.tree.map(
         lambda *leaves: np.concatenate(leaves)[:num_trials], *batches
     )
     if num_trials > 1 and _begins_equal(results) and _ignores_key(trial, key):
-        warnings.warn(_EQUAL_TRIALS, stacklevel=2)
+        warnings.warn(
+            "trial ignores its key, so that all trials are equal and their intervals "
+            "mean nothing. Draw all random numbers of the trial from its key, by "
+            "jax.random: numbers from NumPy or from another key are drawn once",
+            stacklevel=2,
+        )
     return results
 
 
@@ -160,29 +146,26 @@ class Summary(NamedTuple):
     standard_error: Any
 
 
-def summarize(results: Any, confidence: float = 0.95) -> Any:
-    """Computes means over trials, with confidence intervals.
+def summarize(results: Any) -> Any:
+    """Computes means over trials, with 95% confidence intervals.
 
     Intervals of numbers are Student's. They do not go below 0 if there are at least 10
     results, all nonnegative. The mean of bools, or of numbers that are all 0 or 1, is a
     proportion with Wilson's interval (continuity correction), at most 5 / m for 0 of m.
-    Its coverage at 95% is 95.6 to 98.7% for p = 0.01, 0.1 and 0.5 with 10, 30 and 200
-    trials. (For p = 0.01 with 10 trials it is 99.6%; no interval has 93 to 99% there.)
+    Its coverage is 95.6 to 98.7% for p = 0.01, 0.1 and 0.5 with 10, 30 and 200 trials.
+    (For p = 0.01 with 10 trials it is 99.6%; no interval has 93 to 99% there.)
 
     Args:
       results: Pytree with leaves (num_trials, ...), real or bool, e.g. from
-        `monte_carlo`. NumPy leaves are averaged in float64, JAX arrays in their own
-        precision, also under `jit`.
-      confidence: Level of the interval, between 0 and 1.
+        `monte_carlo`. They are averaged in float64.
 
     Returns:
-      The pytree with a `Summary` in place of each leaf. For a single trial, the
-      interval of a number is NaN.
+      The pytree with a `Summary` in place of each leaf, of NumPy arrays. For a single
+      trial, the interval of a number is NaN.
 
     Raises:
-      ValueError: If leaves are empty or have different numbers of trials, or confidence
-        is not between 0 and 1.
-      TypeError: If results are not real numbers or bools.
+      ValueError: If leaves are empty or have different numbers of trials.
+      TypeError: If results are not real numbers or bools, or are traced.
 
     Example:
       >>> import numpy as np, jaxwgc
@@ -198,51 +181,44 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
       Newcombe, "Two-sided confidence intervals for the single proportion: comparison of
       seven methods", 1998 (method 4).
     """
-    array_validation.check_share("confidence", confidence)
+    array_validation.check_concrete("results", results, "means are NumPy arrays")
     num_trials = array_validation.check_parts("results", results, "num_trials")
     array_validation.check_dtypes("results", results, "real numbers or bools")
 
     def of_leaf(leaf):
-        if isinstance(leaf, jax.Array):
-            xp = jnp
-            values = arrays.promoted(leaf)
-        else:
-            xp = np
-            values = np.asarray(leaf, np.float64)
-        summary = student_summary(values, confidence)
-        low = summary.low
-        high = summary.high
-        if num_trials > 1 or arrays.dtype_of(leaf) == np.bool_:
-            share_low, share_high = _wilson_interval(
-                xp, values.sum(0), num_trials, confidence
-            )
-            is_share = ((values == 0) | (values == 1)).all(0)
-            low = xp.where(is_share, share_low, low)
-            high = xp.where(is_share, share_high, high)
-        return summary._replace(low=low[()], high=high[()])
+        values = np.asarray(leaf, np.float64)
+        summary = student_summary(values)
+        if num_trials == 1 and arrays.dtype_of(leaf) != np.bool_:
+            return summary
+        num_hits = values.sum(axis=0)
+        is_share = ((values == 0) | (values == 1)).all(axis=0)
+        low = _wilson_low(num_hits, num_trials)
+        high = 1 - _wilson_low(num_trials - num_hits, num_trials)
+        return summary._replace(
+            low=np.where(is_share, low, summary.low)[()],
+            high=np.where(is_share, high, summary.high)[()],
+        )
 
     return jax.tree.map(of_leaf, results)
 
 
-def student_summary(trials: Any, confidence: float = 0.95) -> Summary:
+def student_summary(trials: np.ndarray) -> Summary:
     """Computes the mean of real trials (num_trials, ...), with Student's interval."""
-    xp = arrays.array_module(trials)
-    values = trials if xp is jnp else np.asarray(trials, np.float64)
+    values = np.asarray(trials, np.float64)
     num_trials = len(values)
-    mean = xp.mean(values, axis=0)
+    mean = np.mean(values, axis=0)
     degrees = num_trials - 1 or math.nan
-    variance = xp.sum((values - mean) ** 2, axis=0) / degrees
-    error = xp.sqrt(variance / num_trials)
-    half = scipy.special.stdtrit(num_trials - 1, (1 + confidence) / 2) * error
+    variance = np.sum((values - mean) ** 2, axis=0) / degrees
+    error = np.sqrt(variance / num_trials)
+    half = scipy.special.stdtrit(num_trials - 1, 0.975) * error
     low = mean - half
-    high = mean + half
     if num_trials >= _NUM_OF_ONE_SIGN:
-        low = xp.where((values < 0).any(0), low, xp.maximum(low, 0))
-    return Summary(mean=mean, low=low[()], high=high[()], standard_error=error)
+        low = np.where((values < 0).any(axis=0), low, np.maximum(low, 0))[()]
+    return Summary(mean=mean, low=low, high=mean + half, standard_error=error)
 
 
-def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
-    """Estimates the straggler probability of each worker, with intervals.
+def straggler_probabilities(received: Any) -> Summary:
+    """Estimates the straggler probability of each worker, with 95% intervals.
 
     Rounds may come from a trace with a waiting rule, from a straggler model, or from
     training (stacked `received` of `RayCluster.compute`). For x of N rounds without a
@@ -251,7 +227,6 @@ def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
 
     Args:
       received: Which workers responded in each round, bool (rounds, num_workers).
-      confidence: Level of the intervals, between 0 and 1.
 
     Returns:
       A `Summary` of (num_workers,), NumPy float64: the estimates as `mean`, with
@@ -259,8 +234,7 @@ def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
       assumed independent: for workers with slow spells, intervals are too narrow.
 
     Raises:
-      ValueError: If received does not have two axes or is empty, or confidence is not
-        between 0 and 1.
+      ValueError: If received does not have two axes or is empty.
       TypeError: If received is not bool or is traced.
 
     Example:
@@ -289,29 +263,17 @@ def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
     num_rounds = len(responses)
     lost = ~responses
     estimates = (lost.sum(0) + 0.5) / (num_rounds + 1)
-    return summarize(lost, confidence)._replace(mean=estimates)
+    return summarize(lost)._replace(mean=estimates)
 
 
-def _wilson_interval(
-    xp: Any, hits: Any, num_trials: int, confidence: float
-) -> tuple[Any, Any]:
-    """Computes Wilson's interval of a proportion, with continuity correction.
+def _wilson_low(num_hits: np.ndarray, num_trials: int) -> np.ndarray:
+    """Returns lower ends of Wilson's interval of a proportion, continuity-corrected.
 
-    Args:
-      xp: Module `numpy` or `jax.numpy`.
-      hits: Numbers of hits, arrays of this module.
-      num_trials: Number of trials.
-      confidence: Level of the interval.
+    The upper end is one minus the lower end for the other trials.
     """
-    # (1 + confidence) / 2 could round to one, so the lower quantile is used.
-    z = -scipy.special.ndtri((1 - confidence) / 2)
-
-    def low_end(count):
-        # The argument of the root may be negative if there are no hits. The lower end
-        # is then 0.
-        spread = 4 * count * (num_trials - count + 1) / num_trials - 2 - 1 / num_trials
-        root = xp.sqrt(xp.maximum(z**2 + spread, 0))
-        low = (2 * count + z**2 - 1 - z * root) / (2 * (num_trials + z**2))
-        return xp.where(count > 0, low, 0)
-
-    return low_end(hits), 1 - low_end(num_trials - hits)
+    z = scipy.special.ndtri(0.975)
+    # The argument of the root may be negative if there are no hits. The end is then 0.
+    spread = 4 * num_hits * (num_trials - num_hits + 1) / num_trials
+    root = np.sqrt(np.maximum(z**2 + spread - 2 - 1 / num_trials, 0))
+    low = (2 * num_hits + z**2 - 1 - z * root) / (2 * (num_trials + z**2))
+    return np.where(num_hits > 0, low, 0)

@@ -8,9 +8,8 @@ dataclasses: equal ones, passed as static arguments, share compiled programs.
 """
 
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
-from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._empirical import empirical
-from jaxwgc.stragglers._fitting._fit import DelayFit, fit_delays
+from jaxwgc.stragglers._fitting._fit import fit_delays
 from jaxwgc.stragglers._independent_delay import IndependentDelay
 from jaxwgc.stragglers._laws import (
     bernoulli_slowdown,
@@ -20,8 +19,9 @@ from jaxwgc.stragglers._laws import (
     shifted_exponential,
     weibull,
 )
-from jaxwgc.stragglers._models import Arrivals, DelayModel, Stalls, StragglerModel
+from jaxwgc.stragglers._models import Arrivals, DelayModel, StragglerModel
 from jaxwgc.stragglers._models import DelayOfParts as DelayOfParts
+from jaxwgc.stragglers._models import Stalls as Stalls
 from jaxwgc.stragglers._models import check_round as check_round
 from jaxwgc.stragglers._part_times import check_part_times as check_part_times
 from jaxwgc.stragglers._straggler_models import bernoulli, delayed, fixed, uniform
@@ -36,11 +36,8 @@ from jaxwgc.stragglers._waiting_rules import (
 
 __all__ = [
     "Arrivals",
-    "DelayFit",
     "DelayModel",
-    "Distribution",
     "IndependentDelay",
-    "Stalls",
     "StragglerModel",
     "WaitingRule",
     "affine",

@@ -102,8 +102,11 @@ class WideForm(NamedTuple):
     skipped: tuple[str, ...] = ()
 
 
+_NOTHING_CHOSEN = FileOptions()
+
+
 def form_of(
-    names: Sequence[str], options: FileOptions = FileOptions()
+    names: Sequence[str], options: FileOptions = _NOTHING_CHOSEN
 ) -> LongForm | WideForm:
     """Returns the form of a table with these column names.
 
