@@ -45,11 +45,9 @@ def checked_inputs(
 ) -> Inputs:
     """Returns the names and objects of a comparison; see `compare` for errors."""
     validation.check_choice("late", late, ("cancelled", "busy"))
-
-    def code_labels(codes):
-        return _code_labels(codes, decoder)
-
-    named_codes = _named("codes", codes, _check_code, code_labels)
+    named_codes = _named(
+        "codes", codes, _check_code, lambda listed: _code_labels(listed, decoder)
+    )
     all_num_workers = {name: code.num_workers for name, code in named_codes.items()}
     if len(set(all_num_workers.values())) > 1:
         raise ValueError(
@@ -57,15 +55,15 @@ def checked_inputs(
             "Compare the codes of each number of workers in a study of its own"
         )
     num_workers = next(iter(all_num_workers.values()))
-
-    def delay_labels(delays):
-        return [repr(delay) for delay in delays]
-
-    def rule_labels(rules):
-        return [_rule_label(rule, num_workers) for rule in rules]
-
-    named_delays = _named("delays", delays, _check_delay, delay_labels)
-    named_rules = _named("waiting", waiting, _check_rule, rule_labels)
+    named_delays = _named(
+        "delays", delays, _check_delay, lambda listed: [repr(delay) for delay in listed]
+    )
+    named_rules = _named(
+        "waiting",
+        waiting,
+        _check_rule,
+        lambda listed: [_rule_label(rule, num_workers) for rule in listed],
+    )
     # Functions of a code get codes with the decoder of the study.
     named_codes = {
         name: _with_default_decoder(code, decoder) for name, code in named_codes.items()
