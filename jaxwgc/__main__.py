@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 import jaxwgc
-from jaxwgc.traces._column_names import ColumnOptions
-from jaxwgc.traces._files import FileOptions, read_trace, read_traces
+from jaxwgc.traces._column_names import FileOptions
+from jaxwgc.traces._files import read_trace, read_traces
 from jaxwgc.traces._frames import WorkerTimes
 
 if TYPE_CHECKING:
@@ -23,12 +23,12 @@ class _Result(NamedTuple):
     Attributes:
       fields: Result as a dict for JSON.
       text: Result as text.
-      draw: Returns a `matplotlib.figure.Figure` of the result.
+      draw: Returns a `matplotlib.figure.Figure` of the result; None for waits.
     """
 
     fields: dict[str, Any]
     text: str
-    draw: Callable[[], "Figure"]
+    draw: Callable[[], "Figure"] | None
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(json.dumps(result.fields, indent=1))
         else:
             print(result.text)
-        if options.plot:
+        if options.plot and result.draw:
             result.draw().savefig(options.plot, dpi=160)
     except (EOFError, ImportError, OSError, TypeError, ValueError) as error:
         options.command.error(str(error))
@@ -164,12 +164,10 @@ def _add_arguments_of_file(
 def _file_options(options: argparse.Namespace, *, waits: bool = False) -> FileOptions:
     """Returns the options for reading a file of times."""
     return FileOptions(
-        columns=ColumnOptions(
-            step=options.step,
-            worker=options.worker,
-            seconds=options.seconds,
-            workers=options.workers,
-        ),
+        step=options.step,
+        worker=options.worker,
+        seconds=options.seconds,
+        workers=options.workers,
         array=options.array,
         decimal=options.decimal,
         skip_bad_rows=options.skip_bad_rows,
@@ -187,8 +185,11 @@ def _report(options: argparse.Namespace) -> _Result:
     """Returns a report; needs no JAX, unless it has a plan."""
     if options.memory and not options.plan:
         raise ValueError("--memory is an option of the plan: add --plan")
+    if options.waits and options.plot:
+        raise ValueError("--plot is for times, and --waits are not drawn")
     trace = read_trace(options.file, _file_options(options, waits=options.waits))
     _print_notes(options.file, trace)
+    draw = None
     if options.waits:
         report = jaxwgc.straggler_report(waits=trace.times, names=trace.workers)
     else:
@@ -198,13 +199,14 @@ def _report(options: argparse.Namespace) -> _Result:
             steps=trace.steps if trace.has_steps else None,
             before_collective=options.before_collective,
         )
+        draw = report.plot
     fields = report.to_dict()
     text = str(report)
     if options.plan:
         advice = _advice(report, trace.times, memory=options.memory)
         fields["plan"] = advice
         text = f"{text}\n\n{advice}"
-    return _Result(fields=fields, text=text, draw=report.plot)
+    return _Result(fields=fields, text=text, draw=draw)
 
 
 def _advice(

@@ -13,9 +13,12 @@ T = TypeVar("T")
 Static: TypeAlias = Annotated[T, "static"]
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False)
 class ByIdentity(Generic[T]):
     """An object as a static argument of compiled functions, equal to itself alone.
+
+    It is also a pytree without arrays.
 
     Objects of the user's classes may be equal although they compute other results, and
     may have no hash.

@@ -11,11 +11,12 @@ def workers_named(names: np.ndarray) -> str:
     return f"{noun} {', '.join(names)}"
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Returns rows as text, with columns aligned to the left."""
+def aligned(rows: Sequence[Sequence[str]], to_right: bool = False) -> str:
+    """Returns rows as text, with columns aligned to the left or right."""
+    align = str.rjust if to_right else str.ljust
     widths = [max(len(cell) for cell in column) for column in zip(*rows)]
     lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+        "  ".join(align(cell, width) for cell, width in zip(row, widths)).rstrip()
         for row in rows
     ]
     return "\n".join(lines)

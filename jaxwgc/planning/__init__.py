@@ -1,8 +1,8 @@
 """Plans: the code and the waiting rule with the shortest expected training time."""
 
 from jaxwgc.planning._candidates import Candidates
-from jaxwgc.planning._choice import Candidate, Choice, Estimate
+from jaxwgc.planning._choice import Candidate, Choice
 from jaxwgc.planning._convergence import Goal
 from jaxwgc.planning._plan import Plan, plan
 
-__all__ = ["Candidate", "Candidates", "Choice", "Estimate", "Goal", "Plan", "plan"]
+__all__ = ["Candidate", "Candidates", "Choice", "Goal", "Plan", "plan"]

@@ -121,24 +121,7 @@ class Candidate:
 
 
 class Estimate(NamedTuple):
-    """A number and its standard error.
-
-    Attributes:
-      value: The number.
-      standard_error: Monte Carlo error; 0 for a closed form, NaN for an infinite value.
-
-    Example:
-      A mean from order statistics has no Monte Carlo error:
-
-      >>> import jax, jaxwgc
-      >>> from jaxwgc import planning, stragglers
-      >>> delay = stragglers.shifted_exponential(shift=1.0, rate=1.0)
-      >>> exact = planning.Candidates(replications=[1], exact=True)
-      >>> plan = jaxwgc.plan(delay, 4, jax.random.key(0), candidates=exact)
-      >>> step_time = plan.best.step_time
-      >>> round(step_time.value, 3), step_time.standard_error
-      (3.083, 0.0)
-    """
+    """A number and its standard error; see `Choice`."""
 
     value: float
     standard_error: float
@@ -175,16 +158,18 @@ class Choice(Candidate):
     choice, and `RayCluster(loss, parts=parts, **choice.cluster_options())` runs it. It
     also has the attributes of `Candidate`.
 
-    Times are in the unit of the delay model, seconds for those of the library.
+    Times are in the unit of the delay model, seconds for those of the library. An
+    estimate has a `value` and a `standard_error`: its Monte Carlo error, 0 for a closed
+    form and NaN for an infinite value.
 
     Attributes:
-      step_time: Expected time of a step, an `Estimate`.
-      step_quantile: 90% quantile of the time of a step, an `Estimate`.
+      step_time: Expected time of a step, an estimate.
+      step_quantile: 90% quantile of the time of a step, an estimate.
       stalled_step_time: Expected time of a step if workers stall as in `Plan.stalls`;
         equal to `step_time` if there are no stalls.
       is_closed_form: Whether both come from order statistics, not from Monte Carlo.
       decoding_error: Mean of `jaxwgc.Decoding.error` over the squared norm of the
-        target, an `Estimate`; NaN if a round does not end.
+        target, an estimate; NaN if a round does not end.
       num_answers: Mean number of awaited messages; for a code that allows requests, at
         most one sum of each worker that has finished a part.
       num_steps: Expected number of steps to the target; infinite if it is not reached.
@@ -192,10 +177,10 @@ class Choice(Candidate):
         largest curvature; if the target is not reached, the one that comes closest.
       lowest_loss: Final loss with that step size, relative to the initial loss; 1 if a
         round does not end.
-      time: Expected time to the target, an `Estimate`.
-      stalled_time: Expected time to the target if workers stall, an `Estimate`.
-      behind: `time` minus that of the best choice, as an `Estimate` (common random
-        numbers). Negative if another choice is the best because of stalls.
+      time: Expected time to the target, an estimate.
+      stalled_time: Expected time to the target if workers stall, an estimate.
+      behind: `time` minus that of the best choice, an estimate (common random numbers).
+        Negative if another choice is the best because of stalls.
       regret: Relative excess of its time over the fastest choice, the larger one of the
         two cases without and with stalls.
       rounds: Statistics without and with stalls, from which plans for other goals are
@@ -209,6 +194,8 @@ class Choice(Candidate):
       >>> choice = jaxwgc.plan(delay, 4, jax.random.key(0), candidates=exact).best
       >>> choice.name, choice.waits_for, round(choice.step_time.value, 2)
       ('uncoded', 'all', 3.08)
+      >>> choice.step_time.standard_error
+      0.0
       >>> round(choice.num_steps), round(choice.time.value), choice.num_bytes / 1e6
       (67, 207, 32.0)
       >>> choice.cluster_options()["decoding"].tolerance

@@ -87,10 +87,10 @@ def _statistics(
     else:
         num_answers = rounds.num_answers + (rounds.num_late if candidate.memory else 0)
     if rounds is not None and rounds.decoded is not None:
-        decoded = rounds.decoded
-        error_of_rounds = decoded.error_of_masks[decoded.masks]
+        assert rounds.decoded.weights is not None
+        error_of_rounds = rounds.decoded.error[rounds.masks]
         error = leave_one_out(error_of_rounds.reshape(num_clusters, -1).mean(axis=1))
-        effective = decoded.weights_of_masks[decoded.masks]
+        effective = rounds.decoded.weights[rounds.masks]
         effective = effective.reshape(num_clusters, -1, effective.shape[-1])
         weights = moments_of_weights(candidate, effective, clusters)
     if form is not None:

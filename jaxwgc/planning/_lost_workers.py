@@ -8,90 +8,62 @@ import numpy as np
 
 from jaxwgc._common.pytrees import Static, register
 from jaxwgc.simulation._program_arguments import as_argument, from_argument
-from jaxwgc.stragglers._models import DelayOfParts, Stalls
-
-
-@register
-@dataclasses.dataclass(frozen=True, eq=False)
-class WithLostWorkers(DelayOfParts):
-    """Delay model of a cluster in which some workers never respond.
-
-    Attributes:
-      delay: Delay model of the cluster, from `as_argument`.
-      lost: Indices of the workers that never respond.
-    """
-
-    delay: Any
-    lost: Static[tuple[int, ...]]
-
-    def init(self, num_workers):
-        """Returns the state of the delay model of the cluster."""
-        return from_argument(self.delay).init(num_workers)
-
-    def part_times(self, key, state, loads, shares):
-        """Draws the times of parts of all workers, (num_workers, parts)."""
-        delay = from_argument(self.delay)
-        times, state = delay.part_times(key, state, loads, shares)
-        return times.at[np.array(self.lost)].set(jnp.inf), state
-
-    def measured_loads(self):
-        """Returns the loads at which the times of the cluster were measured."""
-        return from_argument(self.delay).measured_loads()
-
-    def stalls(self, tail):
-        """Returns the `Stalls` that the times of the cluster do not rule out."""
-        return _stalls_of(self, tail)
+from jaxwgc.stragglers._models import DelayOfParts
 
 
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class OtherWorkers(DelayOfParts):
-    """Delay model of some workers of a cluster, which do all of its work.
+    """Delay model of a cluster without the workers that have stopped.
 
-    A load of 1 is an equal share of the work among them, and therefore more than 1 for
-    the delay model of the cluster.
+    Either they never respond, or the others do all of the work. A load of 1 is then an
+    equal share of the work among these, and therefore more than 1 for the delay model
+    of the cluster.
 
     Attributes:
       delay: Delay model of the cluster, from `as_argument`.
-      workers: Indices of the workers that remain.
+      workers: Indices of the workers that respond.
       num_workers: Number of workers of the cluster.
+      do_all: Whether the workers that respond do all of the work.
     """
 
     delay: Any
     workers: Static[tuple[int, ...]]
     num_workers: Static[int]
+    do_all: Static[bool]
+
+    @property
+    def load_factor(self) -> float:
+        """Load of the cluster for a load of 1."""
+        return self.num_workers / len(self.workers) if self.do_all else 1.0
 
     def init(self, num_workers):
         """Returns the state of the delay model of the cluster."""
         return from_argument(self.delay).init(self.num_workers)
 
     def part_times(self, key, state, loads, shares):
-        """Draws the times of parts of the workers that remain."""
-        remaining = np.array(self.workers)
-        share = self.num_workers / len(remaining)
-        all_loads = jnp.ones(self.num_workers, loads.dtype)
-        all_loads = all_loads.at[remaining].set(loads * share)
-        all_shares = jnp.ones((self.num_workers, shares.shape[1]), loads.dtype)
-        all_shares = all_shares.at[remaining].set(shares)
+        """Draws the times of parts of the workers."""
+        workers = np.array(self.workers, int)
+        if self.do_all:
+            all_loads = jnp.ones(self.num_workers, loads.dtype)
+            loads = all_loads.at[workers].set(loads * self.load_factor)
+            all_shares = jnp.ones((self.num_workers, shares.shape[1]), loads.dtype)
+            shares = all_shares.at[workers].set(shares)
         delay = from_argument(self.delay)
-        times, state = delay.part_times(key, state, all_loads, all_shares)
-        return times[remaining], state
+        times, state = delay.part_times(key, state, loads, shares)
+        if self.do_all:
+            return times[workers], state
+        return jnp.full_like(times, jnp.inf).at[workers].set(times[workers]), state
 
     def measured_loads(self):
-        """Returns the loads of the measurement, by the unit of the other workers."""
-        share = self.num_workers / len(self.workers)
+        """Returns the loads of the measurement, in the unit of these workers."""
         loads = from_argument(self.delay).measured_loads()
-        return tuple(load / share for load in loads)
+        return tuple(load / self.load_factor for load in loads)
 
     def stalls(self, tail):
-        """Returns the `Stalls` that the times of the cluster do not rule out."""
-        return _stalls_of(self, tail)
-
-
-def _stalls_of(model: WithLostWorkers | OtherWorkers, tail: float) -> Stalls | None:
-    """Returns the stalls of the inner delay model of a model, as seen by the model."""
-    stalls = from_argument(model.delay).stalls(tail)
-    if stalls is None:
-        return None
-    stalled = dataclasses.replace(model, delay=as_argument(stalls.delay))
-    return stalls._replace(delay=stalled)
+        """Returns the stalls that the times of the cluster do not rule out."""
+        stalls = from_argument(self.delay).stalls(tail)
+        if stalls is None:
+            return None
+        stalled = dataclasses.replace(self, delay=as_argument(stalls.delay))
+        return stalls._replace(delay=stalled)

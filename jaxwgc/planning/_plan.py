@@ -18,7 +18,7 @@ from jaxwgc.planning._candidates import Candidates, check_candidate, listed
 from jaxwgc.planning._choice import Candidate, Choice
 from jaxwgc.planning._convergence import Goal
 from jaxwgc.planning._judging import judge
-from jaxwgc.planning._lost_workers import OtherWorkers, WithLostWorkers
+from jaxwgc.planning._lost_workers import OtherWorkers
 from jaxwgc.planning._ranking import ranked_choices
 from jaxwgc.planning._results import PlanData, best_by_code
 from jaxwgc.planning._rounds import Clusters
@@ -49,7 +49,7 @@ class Plan(PlanData):
       delay: Delay model of the plan, with which `choice.model(plan.delay)` simulates a
         choice. That of `without` has the other workers, with all of the work.
       stalls: Stalls that the trace does not rule out, with which choices are compared,
-        too; None for parametric delay models, and with `tail=0`.
+        too: `delay.stalls(tail)`. None for parametric delay models, and with `tail=0`.
       names: Names of the workers.
       lost: Workers that do not respond: for the index of each, the round of the trace
         since which it has not, or 0.
@@ -280,7 +280,13 @@ def plan(
     stopped = delay.stopped(num_workers)
     model = delay
     if stopped:
-        model = WithLostWorkers(delay=as_argument(delay), lost=tuple(stopped))
+        responding = sorted({*range(num_workers)} - stopped.keys())
+        model = OtherWorkers(
+            delay=as_argument(delay),
+            workers=tuple(responding),
+            num_workers=num_workers,
+            do_all=False,
+        )
     stalls = model.stalls(float(tail))
     calm = Clusters(
         delay=model,
@@ -337,6 +343,7 @@ def plan(
                 delay=as_argument(delay),
                 workers=tuple(remaining),
                 num_workers=num_workers,
+                do_all=True,
             ),
             len(remaining),
             key,

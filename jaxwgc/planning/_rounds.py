@@ -12,7 +12,7 @@ import numpy as np
 from jaxwgc import stragglers
 from jaxwgc.codes import GradientCode
 from jaxwgc.planning._choice import Candidate
-from jaxwgc.simulation._masks import DecodedRounds, decode_rounds
+from jaxwgc.simulation._masks import DecodedMasks, decode_packed, distinct_rows
 from jaxwgc.simulation._rounds import Drawn, Loads, draw_rounds, end_rounds
 
 # Longest times that rounds may be simulated with, in float32.
@@ -129,13 +129,16 @@ class SimulatedRounds(NamedTuple):
       num_answers: Mean number of received messages; on request, the maximum number of
         sums.
       num_late: Mean number of messages of earlier rounds that arrived.
-      decoded: Decoded rounds; None if the candidate is exact.
+      decoded: Decoded masks of all candidates with the code; None if the candidate is
+        exact.
+      masks: Index of the mask of each round, (rounds,); None if the candidate is exact.
     """
 
     elapsed: np.ndarray
     num_answers: float
     num_late: float
-    decoded: DecodedRounds | None
+    decoded: DecodedMasks | None = None
+    masks: np.ndarray | None = None
 
 
 def simulate(
@@ -166,22 +169,25 @@ def simulate(
             )
         if not candidate.is_exact:
             places_of_codes.setdefault(id(candidate.code), []).append(place)
-    decoded: dict[int, DecodedRounds] = {}
-    for places in places_of_codes.values():
-        code = candidates[places[0]].code
-        masks = [ended[place].masks for place in places]
-        is_few = clusters.is_few(code.num_workers)
-        series = decode_rounds(code, masks, is_few=is_few)
-        decoded |= dict(zip(places, series, strict=True))
-    return [
+    simulated = [
         SimulatedRounds(
             elapsed=np.asarray(rounds.time, np.float64),
             num_answers=_num_answers(candidate.code, rounds.masks).mean(),
             num_late=float(np.mean(rounds.num_late)),
-            decoded=decoded.get(place),
         )
-        for place, (candidate, rounds) in enumerate(zip(candidates, ended, strict=True))
+        for candidate, rounds in zip(candidates, ended, strict=True)
     ]
+    for places in places_of_codes.values():
+        code = candidates[places[0]].code
+        packed = np.concatenate([ended[place].masks for place in places])
+        distinct, masks = distinct_rows(packed)
+        is_few = clusters.is_few(code.num_workers)
+        decoded = decode_packed(code, distinct, with_weights=True, is_few=is_few)
+        for place, own_masks in zip(places, np.split(masks, len(places)), strict=True):
+            simulated[place] = simulated[place]._replace(
+                decoded=decoded, masks=own_masks
+            )
+    return simulated
 
 
 def _num_answers(code: GradientCode, packed: np.ndarray) -> np.ndarray:

@@ -50,7 +50,8 @@ def _sentences(plan: PlanData) -> Iterator[str]:
         yield from _sentences(plan.followed)
         yield _with_all(plan, plan.followed)
     elif plan.is_reached:
-        yield f"{_coding(plan.best)}: {plan.best}.{_gain_and_loads(plan.best, plan)}"
+        advice = "Code" if plan.best.is_coded else "Do not code"
+        yield f"{advice}: {plan.best}.{_gain_and_loads(plan.best, plan)}"
         yield from _alternatives(plan)
         yield from _work_by_speed(plan)
         yield from _hidden_stalls(plan)
@@ -91,10 +92,6 @@ def _with_all(plan: PlanData, without: PlanData) -> str:
         return _closest(plan)
     ratio = plan.best.time.value / without.best.time.value
     return f"With all {plan.num_workers} workers: {plan.best}, takes {_excess(ratio)}."
-
-
-def _coding(choice: Choice) -> str:
-    return "Code" if choice.is_coded else "Do not code"
 
 
 def _closest(plan: PlanData) -> str:
@@ -225,18 +222,14 @@ def _loads(choice: Choice, plan: PlanData) -> str:
     printed = []
     for load, name in zip(_printed_loads(choice), plan.names):
         printed.append(f"{load} (worker {name})")
-    noun = _name_of_loads(choice)
+    # Copies on request are computed only if necessary.
+    noun = "Loads with all copies" if choice.sends_several_messages else "Loads"
     if len(printed) <= _NUM_LOADS:
         return f"{noun}: {', '.join(printed)}."
     loads = np.asarray(choice.code.loads)
     smallest = printed[int(loads.argmin())]
     largest = printed[int(loads.argmax())]
     return f"{noun}: from {smallest} to {largest}, see `code.loads`."
-
-
-def _name_of_loads(choice: Choice) -> str:
-    # Copies on request are computed only if necessary.
-    return "Loads with all copies" if choice.sends_several_messages else "Loads"
 
 
 def _hidden_stalls(plan: PlanData) -> Iterator[str]:
@@ -268,17 +261,14 @@ def _times_and_loads(plan: PlanData) -> Iterator[str]:
         )
         cases = []
         for share, choices in plan.overheads.items():
+            amount = "all" if share == 1 else f"{share:.0%}"
             outcome = _choice_with_overhead(plan.best, choices)
             cases.append(
-                f"If {_share_of_time(share)} did not depend on the load, {outcome}."
+                f"If {amount} of each time did not depend on the load, {outcome}."
             )
         yield " ".join([assumption, *cases])
     elif loads:
         yield from _extrapolated(plan, loads)
-
-
-def _share_of_time(share: float) -> str:
-    return "all of each time" if share == 1 else f"{share:.0%} of each time"
 
 
 def _choice_with_overhead(best: Choice, choices: tuple[Choice, ...]) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 import numpy as np
 
 from jaxwgc._common import validation
-from jaxwgc.reports import _figures
 from jaxwgc.reports._advice import advice_of
 from jaxwgc.reports._inputs import (
     checked_steps,
@@ -38,6 +37,8 @@ if TYPE_CHECKING:
 # minimum and maximum number of workers in it.
 _NUM_ROWS = 20
 _FEWEST_ROWS = 5
+# Maximum number of workers with names beside the heat map.
+_NUM_NAMES = 40
 
 
 class StragglerReport(NamedTuple):
@@ -209,7 +210,7 @@ class StragglerReport(NamedTuple):
         `kinds` are the texts, such as "since round 151", and `kind_values` the kinds
         alone.
         """
-        return report_dict(self, without="rounds")
+        return report_dict(self)
 
     def plot(self) -> "Figure":
         """Draws slowdowns by round and worker, and the time lost per worker.
@@ -220,27 +221,45 @@ class StragglerReport(NamedTuple):
         Raises:
           ImportError: If matplotlib (extra `plot`) is not installed.
         """
+        from jaxwgc._common.notebook_figure import NotebookFigure
+
+        num_workers = len(self.names)
+        steps = self.rounds.steps
         places = sampled_rounds(self.num_rounds)
         medians = self.rounds.medians[places, None]
         logs = np.log2(self.rounds.times[places]) - np.log2(medians)
         limit = np.clip(np.nanquantile(np.abs(logs), 0.99), 0.3, 3)
-        return _figures.draw(
-            heat=_figures.Heat(
-                values=logs,
-                limits=(-limit, limit),
-                label=lambda tick: f"{2**tick:.2g}",
-                colors="RdBu_r",
-                title="time over the round's median",
-            ),
-            bars=_figures.Bars(
-                values=self.time_lost,
-                errors=self.time_lost_error,
-                title="time lost per round",
-            ),
-            names=self.names,
-            steps=self.rounds.steps,
-            noun=self.noun,
+        figure = NotebookFigure(
+            (9.0, min(1.2 + 0.2 * num_workers, 8.0)), layout="constrained"
         )
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 1))
+        image = left.imshow(
+            logs.T,
+            cmap="RdBu_r",
+            vmin=-limit,
+            vmax=limit,
+            aspect="auto",
+            interpolation="nearest",
+            extent=(-0.5, len(steps) - 0.5, num_workers - 0.5, -0.5),
+        )
+        ticks = np.linspace(-limit, limit, 5).tolist()
+        color_bar = figure.colorbar(image, ax=left)
+        color_bar.set_ticks(ticks, labels=[f"{2**tick:.2g}" for tick in ticks])
+        left.set(
+            xlabel=self.noun, ylabel="worker", title="time over the round's median"
+        )
+
+        def step_at(place: float, _: int | None) -> str:
+            index = round(place)
+            return str(steps[index]) if 0 <= index < len(steps) else ""
+
+        left.xaxis.set_major_formatter(step_at)
+        rows = np.arange(num_workers)
+        if num_workers <= _NUM_NAMES:
+            left.set_yticks(rows, labels=self.names)
+        right.barh(rows, self.time_lost, xerr=self.time_lost_error, color="0.4")
+        right.set(title="time lost per round", xlim=(0, None))
+        return figure
 
 
 @overload

@@ -1,20 +1,18 @@
 """Reports of waiting times: the worker that waits least is the slow one."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
 
 from jaxwgc._common.text import workers_named
-from jaxwgc.reports import _figures
 from jaxwgc.reports._inputs import checked_waits, comparable_workers
 from jaxwgc.reports._statistics import (
     FALSE_ALARMS,
     batches_of_rounds,
     errors_of_batches,
     lost_times,
-    sampled_rounds,
 )
 from jaxwgc.reports._workers import (
     Kind,
@@ -26,9 +24,6 @@ from jaxwgc.reports._workers import (
     with_errors,
     workers_to_check,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 # Maximum number of workers in the printed table.
 _NUM_ROWS = 20
@@ -65,7 +60,6 @@ class WaitReport(NamedTuple):
       time_saved: Mean time by which a round would be shorter if all workers of kind
         `LATE` arrived with the last of the others.
       advice: Recommended action: workers to check, and the time that this saves.
-      sampled_waits: Waits in the rounds that the picture shows, (sampled, workers).
 
     Example:
       All others wait for worker 1:
@@ -99,7 +93,6 @@ class WaitReport(NamedTuple):
     round_wait: float
     time_saved: float
     advice: str
-    sampled_waits: np.ndarray
 
     @property
     def kind_texts(self) -> list[str]:
@@ -131,40 +124,12 @@ class WaitReport(NamedTuple):
         return report_text(totals, table, advice)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns fields as lists, numbers and None for JSON, without sampled waits.
+        """Returns fields as lists, numbers and None for JSON.
 
         `kinds` are the texts, such as "missing since round 151", and `kind_values` the
         kinds alone.
         """
-        return report_dict(self, without="sampled_waits")
-
-    def plot(self) -> "Figure":
-        """Draws waits by round and worker, and the mean wait of each worker.
-
-        Returns:
-          A `matplotlib.figure.Figure`; `savefig` writes it to a file.
-
-        Raises:
-          ImportError: If matplotlib (extra `plot`) is not installed.
-        """
-        limit = float(np.nanquantile(self.sampled_waits, 0.99)) or 1.0
-        return _figures.draw(
-            heat=_figures.Heat(
-                values=self.sampled_waits,
-                limits=(0.0, limit),
-                label="{:.2g}".format,
-                colors="Blues",
-                title="wait for the last worker",
-            ),
-            bars=_figures.Bars(
-                values=np.nan_to_num(self.mean_wait),
-                errors=np.zeros(len(self.names)),
-                title="mean wait",
-            ),
-            names=self.names,
-            steps=np.arange(self.num_rounds),
-            noun="round",
-        )
+        return report_dict(self)
 
 
 def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
@@ -223,7 +188,6 @@ def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
         round_wait=float(np.nanmean(table)),
         time_saved=float(saved.mean()),
         advice="",
-        sampled_waits=table[has_response][sampled_rounds(len(filled))],
     )
     sentences = [*workers_to_check(workers), _about_late_workers(report)]
     return report._replace(advice=" ".join(sentences))

@@ -209,18 +209,17 @@ def report_text(totals: str, table: str, advice: str) -> str:
     return "\n\n".join([textwrap.fill(totals, 80), table, textwrap.fill(advice, 80)])
 
 
-def report_dict(report: Any, without: str) -> dict[str, Any]:
+def report_dict(report: Any) -> dict[str, Any]:
     """Returns fields of a report as lists, numbers and None, for JSON.
 
     Args:
-      report: A `StragglerReport` or a `WaitReport`.
-      without: Name of a field that is left out.
+      report: A `StragglerReport` or a `WaitReport`. Its `rounds` are left out.
     """
     fields = report._asdict() | {
         "kinds": report.kind_texts,
         "kind_values": report.kinds,
     }
-    del fields[without]
+    fields.pop("rounds", None)
     text = json.dumps(fields, default=np.ndarray.tolist)
     # JSON has neither NaN nor infinity.
     return json.loads(text, parse_constant=lambda _: None)

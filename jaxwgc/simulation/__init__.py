@@ -3,7 +3,7 @@
 from jaxwgc.simulation._compare import compare
 from jaxwgc.simulation._comparison import Comparison
 from jaxwgc.simulation._diagnosis import Diagnosis, diagnose
-from jaxwgc.simulation._expected_error import ExpectedError, expected_error
+from jaxwgc.simulation._expected_error import expected_error
 from jaxwgc.simulation._learned_entries import learn_entries
 from jaxwgc.simulation._monte_carlo import (
     Summary,
@@ -16,7 +16,6 @@ from jaxwgc.simulation._worst_pattern import adversarial, worst_pattern
 __all__ = [
     "Comparison",
     "Diagnosis",
-    "ExpectedError",
     "Summary",
     "adversarial",
     "compare",

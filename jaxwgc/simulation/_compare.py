@@ -53,7 +53,7 @@ def compare(
     num_trials: int,
     *,
     late: str = "cancelled",
-    decoder: DecoderLike | Mapping[Any, DecoderLike] = None,
+    decoder: DecoderLike = None,
     tolerance: float = 1e-3,
     num_rounds: int = 50,
     keep_trials: bool = False,
@@ -107,8 +107,8 @@ def compare(
       late: What late workers do. `"cancelled"` workers stop when the round ends.
         `"busy"` workers continue, and join the round in which they respond. Codes with
         several messages per worker need `"cancelled"`.
-      decoder: Decoder of all codes, an instance or a class, or a dict with the decoders
-        of some codes by name. Defaults to the first decoder of each code.
+      decoder: Decoder of all codes, an instance or a class. Defaults to the first
+        decoder of each code.
       tolerance: Residual relative to the norm of the target up to which a round is
         exact. A residual that is rounding is exact for every tolerance.
       num_rounds: Number of consecutive rounds of a cluster, if rounds depend on each
@@ -405,6 +405,7 @@ def _quantities_of_cells(
         masks_of_cells = [trials_of_cell.masks for trials_of_cell in cells.values()]
         masks, places = distinct_rows(np.concatenate(masks_of_cells))
         decoded = decode_packed(code, masks)
+        num_messages = np.bitwise_count(masks).sum(axis=1, dtype=np.float64)
         shown.advance()
         ends = np.cumsum([len(masks_of_cell) for masks_of_cell in masks_of_cells])
         places_of_cells = np.split(places, ends[:-1])
@@ -419,7 +420,7 @@ def _quantities_of_cells(
                 "share": decoded.share[at_trials],
                 # An error of 0 means that the residual is rounding.
                 "exact": (residual <= tolerance) | (error == 0),
-                "messages": decoded.messages[at_trials],
+                "messages": num_messages[at_trials],
                 "work": trials_of_cell.work,
             }
             yield cell, quantities

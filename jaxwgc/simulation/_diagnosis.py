@@ -9,12 +9,16 @@ import jax
 import numpy as np
 
 from jaxwgc._common import array_validation, validation
+from jaxwgc._common.text import aligned
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders._decoder import DecoderLike
 from jaxwgc.simulation import _worst_pattern
+from jaxwgc.simulation._masks import decode_packed
 
 # Default number of rows. Each row is a number of stragglers.
 _NUM_ROWS = 8
+# Levels of the quantiles of errors.
+_LEVELS = (0.5, 0.9, 0.99)
 _REASON = "patterns are enumerated on the host"
 
 
@@ -37,8 +41,8 @@ class Diagnosis(NamedTuple):
       mean_error: Mean over the patterns, (rows,).
       standard_error: Standard error of `mean_error`, (rows,); 0 if all patterns were
         decoded.
-      quantile_levels: (levels,).
-      error_quantiles: Quantiles of errors over the patterns, (rows, levels).
+      error_quantiles: Quantiles of errors over the patterns, of levels 0.5, 0.9 and
+        0.99, (rows, 3).
       worst_error: Error of the pattern found by `worst_pattern`, (rows,).
       worst_received: Mask of responses of that pattern, bool (rows, num_workers).
       noise_amplification: Noise in the decoded gradient, relative to that in the sum of
@@ -68,7 +72,6 @@ class Diagnosis(NamedTuple):
     is_exhaustive: np.ndarray
     mean_error: np.ndarray
     standard_error: np.ndarray
-    quantile_levels: np.ndarray
     error_quantiles: np.ndarray
     worst_error: np.ndarray
     worst_received: np.ndarray
@@ -84,7 +87,7 @@ class Diagnosis(NamedTuple):
         ]
         if self.min_replication == 0:
             lines.insert(1, "some parts are on no worker: they are lost in every round")
-        levels = [f"{100 * level:g}%" for level in self.quantile_levels]
+        levels = [f"{level:.0%}" for level in _LEVELS]
         rows = [["stragglers", "mean", "±", *levels, "worst", "noise"]]
         for row, number in enumerate(self.num_stragglers):
             suffix = " (all)" if self.is_exhaustive[row] else ""
@@ -99,13 +102,7 @@ class Diagnosis(NamedTuple):
                     f"{self.noise_amplification[row]:.2f}",
                 ]
             )
-        widths = []
-        for column in zip(*rows, strict=True):
-            widths.append(max(len(cell) for cell in column))
-        for row in rows:
-            cells = [cell.rjust(width) for cell, width in zip(row, widths)]
-            lines.append("  ".join(cells))
-        return "\n".join(lines)
+        return "\n".join([*lines, aligned(rows, to_right=True)])
 
 
 def _number(value: float) -> str:
@@ -118,9 +115,7 @@ def diagnose(
     num_stragglers: int | Sequence[int] | None = None,
     *,
     num_patterns: int = 1000,
-    quantile_levels: Sequence[float] = (0.5, 0.9, 0.99),
     decoder: DecoderLike = None,
-    max_patterns: int = 50_000,
 ) -> Diagnosis:
     """Returns the costs of a code, and its decoding errors by number of stragglers.
 
@@ -134,18 +129,15 @@ def diagnose(
       num_stragglers: Numbers of stragglers, from 0 to n - 1. None for up to eight
         numbers from 0 to n / 2.
       num_patterns: Number of random patterns for each, at least 2.
-      quantile_levels: Levels of the quantiles of errors over patterns, from 0 to 1.
       decoder: Decoder instance, or decoder class supported by the code. Defaults to
         `code.decoders[0]`.
-      max_patterns: Maximum number of patterns for an exhaustive search for the worst
-        one.
 
     Returns:
       A `Diagnosis`, in JAX's working precision.
 
     Raises:
       ValueError: If a number of stragglers is not from 0 to n - 1, if num_patterns is
-        below 2, if a level is not from 0 to 1, or if the decoder does not fit the code.
+        below 2, or if the decoder does not fit the code.
       TypeError: If an argument has the wrong type, or code is traced.
 
     Example:
@@ -168,10 +160,6 @@ def diagnose(
     code = dataclasses.replace(code, decoders=(code.choose_decoder(decoder),))
     num_patterns = validation.check_int("num_patterns", num_patterns, minimum=2)
     numbers = _numbers_of_stragglers(num_stragglers, code.num_workers)
-    levels = array_validation.concrete_array(
-        "quantile_levels", quantile_levels, "real numbers"
-    )
-
     bits = jax.random.bits(key, (4,))
     array_validation.check_concrete("key", bits, _REASON)
     generator = np.random.default_rng(np.asarray(bits))
@@ -186,8 +174,8 @@ def diagnose(
             patterns = _worst_pattern.masks_without(sets, code.num_workers)
         else:
             patterns = ranks >= number
-        worst = _worst_pattern.worst_pattern(code, number, max_patterns=max_patterns)
-        rows.append(_row(code, patterns, worst, is_exhaustive, levels))
+        worst = _worst_pattern.worst_pattern(code, number)
+        rows.append(_row(code, patterns, worst, is_exhaustive))
     copies = np.asarray(code.assignment).sum(axis=0)
     return Diagnosis(
         parts_per_worker=float(np.mean(code.parts_per_worker)),
@@ -196,17 +184,12 @@ def diagnose(
         min_replication=int(copies.min()),
         message_length=code.messages_per_worker / code.num_segments,
         num_stragglers=np.array(numbers),
-        quantile_levels=levels,
         **{name: np.array([row[name] for row in rows]) for name in rows[0]},
     )
 
 
 def _row(
-    code: GradientCode,
-    patterns: np.ndarray,
-    worst: np.ndarray,
-    is_exhaustive: bool,
-    levels: np.ndarray,
+    code: GradientCode, patterns: np.ndarray, worst: np.ndarray, is_exhaustive: bool
 ) -> dict[str, Any]:
     """Returns attributes of a `Diagnosis` for one number of stragglers, by name.
 
@@ -215,13 +198,11 @@ def _row(
       patterns: Which workers respond, bool (patterns, num_workers).
       worst: Pattern of the search for the worst one, bool (num_workers,).
       is_exhaustive: Whether these are all patterns.
-      levels: Levels of the quantiles.
     """
     masks = np.concatenate([worst[None], patterns])
-    decoded_errors, decoded_noise = _worst_pattern.decode_masks(code, masks)
-    scale = float(np.sum(np.asarray(code.target, np.float64) ** 2)) or 1.0
-    errors = decoded_errors / scale
-    noise = decoded_noise / scale
+    packed = _worst_pattern.packed_messages(code, masks)
+    decoded = decode_packed(code, packed, batch_size=_worst_pattern.BATCH)
+    errors = decoded.residual**2
     errors_of_patterns = errors[1:]
     spread = 0.0 if is_exhaustive else errors_of_patterns.std(ddof=1)
     # A random pattern may be worse than the result of a search that was not exhaustive.
@@ -230,10 +211,10 @@ def _row(
         "is_exhaustive": is_exhaustive,
         "mean_error": errors_of_patterns.mean(),
         "standard_error": spread / math.sqrt(len(patterns)),
-        "error_quantiles": np.quantile(errors_of_patterns, levels),
+        "error_quantiles": np.quantile(errors_of_patterns, _LEVELS),
         "worst_error": errors[hardest],
         "worst_received": masks[hardest],
-        "noise_amplification": math.sqrt(noise[1:].mean()),
+        "noise_amplification": math.sqrt(decoded.noise[1:].mean()),
     }
 
 

@@ -12,22 +12,7 @@ from jaxwgc.decoders import OneStep
 
 
 class ExpectedError(NamedTuple):
-    """Bias and error of a code with fixed decoding weights, in NumPy float64.
-
-    Attributes:
-      bias: Mean effective weight of each partial gradient minus its target,
-        (num_parts,). Zero for an unbiased code.
-      squared_error: E‖ĝ - g‖², in units of the mean square of a partial gradient.
-
-    Example:
-      Worker 0 straggles more often than the code assumes:
-
-      >>> from jaxwgc import codes, simulation
-      >>> code = codes.unequal([0.5, 0.5, 0.1], num_parts=4)
-      >>> expected = simulation.expected_error(code, [0.6, 0.5, 0.1])
-      >>> expected.bias.round(3), round(expected.squared_error, 3)
-      (array([-0.073,  0.   ,  0.   ,  0.   ]), 0.606)
-    """
+    """Bias and error of a code with fixed decoding weights; see `expected_error`."""
 
     bias: np.ndarray
     squared_error: float
@@ -59,7 +44,10 @@ def expected_error(
         its squared norm, at least 0: (num_workers,), or one number for all.
 
     Returns:
-      An `ExpectedError`.
+      A NamedTuple in float64. Its `bias` is the mean effective weight of each partial
+      gradient minus its target, NumPy array (num_parts,), zero for an unbiased code.
+      Its `squared_error` is E‖ĝ - g‖², in units of the mean square of a partial
+      gradient.
 
     Raises:
       ValueError: If an argument has an invalid value, or decoding weights are not
@@ -73,6 +61,9 @@ def expected_error(
       >>> expected = simulation.expected_error(code, probabilities, correlation=1.0)
       >>> round(expected.squared_error, 6)
       1.454545
+
+      Worker 0 straggles more often than the code assumes:
+
       >>> simulation.expected_error(code, [0.6, 0.5, 0.1]).bias.round(3)
       array([-0.073,  0.   ,  0.   ,  0.   ])
 

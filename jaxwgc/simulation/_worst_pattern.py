@@ -1,19 +1,18 @@
 """Search for the straggler pattern with the largest decoding error."""
 
-import dataclasses
 import itertools
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._common import validation
-from jaxwgc._common.arrays import squares, working
+from jaxwgc._common.arrays import working
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import decoding
 from jaxwgc.decoders import Decoder
 from jaxwgc.decoders._decoder import DecoderLike
+from jaxwgc.simulation._masks import decode_packed
+from jaxwgc.simulation._program_arguments import with_one_decoder
 from jaxwgc.stragglers import StragglerModel, fixed
 
 # Errors are equal if they differ by less than this number of machine epsilons times the
@@ -153,18 +152,20 @@ class _Adversary:
 
     def __init__(self, code: GradientCode, decoder: Decoder):
         self.num_workers = code.num_workers
-        self._code = dataclasses.replace(code, decoders=(decoder,))
+        self._code = with_one_decoder(code, decoder)
         # The error of an optimal decoder is the minimum over all weights, so it never
         # exceeds the ridge error.
         self.ridge_error_is_bound = decoder.is_optimal
         self.ridge_errors = RidgeErrors(code)
         dtype = working(code.encoding_matrix).dtype
-        scale = float(np.sum(np.asarray(code.target, np.float64) ** 2))
-        self.tolerance = _NOISE * float(jnp.finfo(dtype).eps) * scale
+        self._scale = np.sum(np.asarray(code.target, np.float64) ** 2)
+        self.tolerance = _NOISE * float(jnp.finfo(dtype).eps) * float(self._scale)
 
     def errors(self, lost: np.ndarray) -> np.ndarray:
         """Computes errors (number,) of the sets (number, s); NaN counts as infinite."""
-        errors, _ = decode_masks(self._code, masks_without(lost, self.num_workers))
+        packed = packed_messages(self._code, masks_without(lost, self.num_workers))
+        residuals = decode_packed(self._code, packed, batch_size=BATCH).residual
+        errors = self._scale * residuals**2
         return np.where(np.isnan(errors), np.inf, errors)
 
 
@@ -333,40 +334,13 @@ def every_set(num_workers: int, num_stragglers: int) -> np.ndarray:
     return np.array(sets, int).reshape(len(sets), num_stragglers)
 
 
+def packed_messages(code: GradientCode, received: np.ndarray) -> np.ndarray:
+    """Returns the messages of workers (number, num_workers) as packed bits."""
+    return np.packbits(received.repeat(code.messages_per_worker, axis=1), axis=1)
+
+
 def masks_without(lost: np.ndarray, num_workers: int) -> np.ndarray:
     """Returns which workers respond, (number, num_workers), for sets (number, s)."""
     masks = np.ones((len(lost), num_workers), bool)
     np.put_along_axis(masks, lost, False, axis=1)
     return masks
-
-
-def decode_masks(
-    code: GradientCode, masks: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Decodes masks in batches; codes of equal shapes share compiled programs.
-
-    Args:
-      code: Gradient code, decoded by its first decoder.
-      masks: Which workers respond, bool (number, num_workers).
-
-    Returns:
-      Decoding errors, and squared noise if the noise of a message is proportional to
-      its size, float64 (number,) each.
-    """
-    padding = [(0, -len(masks) % BATCH), (0, 0)]
-    batches = np.pad(masks, padding, constant_values=True)
-    batches = batches.reshape(-1, BATCH, code.num_workers)
-    # Errors are concrete, even if this runs while a function is traced.
-    with jax.ensure_compile_time_eval():
-        decoded = jax.device_get([_decode(code, batch) for batch in batches])
-    errors, noise = np.concatenate(decoded, axis=1, dtype=np.float64)
-    return errors[: len(masks)], noise[: len(masks)]
-
-
-@jax.jit
-def _decode(code: GradientCode, masks: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns decoding errors and squared noise of masks, (number,) each."""
-    decoded = decoding(code, masks)
-    sizes = jnp.sum(squares(jnp.asarray(code.encoding_matrix)), axis=1)
-    noise = jnp.sum(squares(decoded.weights) * sizes, axis=(-2, -1))
-    return decoded.error, noise / code.num_segments

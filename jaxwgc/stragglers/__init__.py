@@ -8,9 +8,8 @@ dataclasses: equal ones, passed as static arguments, share compiled programs.
 """
 
 from jaxwgc.stragglers._combined_delays import affine, markov, unequal_speeds
-from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._empirical import empirical
-from jaxwgc.stragglers._fitting._fit import DelayFit, fit_delays
+from jaxwgc.stragglers._fitting._fit import fit_delays
 from jaxwgc.stragglers._independent_delay import IndependentDelay
 from jaxwgc.stragglers._laws import (
     bernoulli_slowdown,
@@ -32,9 +31,7 @@ from jaxwgc.stragglers._waiting_rules import (
 
 __all__ = [
     "Arrivals",
-    "DelayFit",
     "DelayModel",
-    "Distribution",
     "IndependentDelay",
     "StragglerModel",
     "WaitingRule",

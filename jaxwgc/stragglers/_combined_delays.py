@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._common import array_validation, validation
-from jaxwgc.stragglers._distributions import Distribution, Mixture, Moved
+from jaxwgc.stragglers._distributions import Distribution, Moved
 from jaxwgc.stragglers._models import DelayModel, DelayOfParts, loads_of
 
 
@@ -225,14 +225,6 @@ class markov(DelayOfParts):
             "slow": slow_state,
         }
         return times, next_state
-
-    def law(self, load: float) -> Distribution | None:
-        """Returns the distribution of times at a load, or None if a state has none."""
-        fast = self.fast.law(load)
-        slow = self.slow.law(load)
-        if fast is None or slow is None:
-            return None
-        return Mixture(first=fast, second=slow, probability=self.slow_share)
 
 
 def chosen_workers(key: jax.Array, state: jax.Array, num_measured: int) -> jax.Array:

@@ -8,8 +8,6 @@ import math
 import numpy as np
 import scipy
 
-# Number of bisections: enough for float64.
-_BISECTIONS = 60
 # Log-odds of a longer time, for probabilities from 1e-18 to 1 - 1e-16. Integrals are
 # sums over the cells between their quantiles.
 _LOG_ODDS = np.linspace(36.75, -41.5, 8001)
@@ -131,45 +129,3 @@ class Moved(Distribution):
         """Returns the log-density at x."""
         standard = (np.asarray(x) - self.shift) / self.scale
         return self.law.logpdf(standard) - np.log(self.scale)
-
-
-@dataclasses.dataclass(frozen=True)
-class Mixture(Distribution):
-    """Mixture of two distributions, with the probability of the second."""
-
-    first: Distribution
-    second: Distribution
-    probability: float
-
-    def sf(self, x: float | np.ndarray) -> np.ndarray:
-        """Returns the probability of a time above x."""
-        first = self.first.sf(x)
-        second = self.second.sf(x)
-        return (1 - self.probability) * first + self.probability * second
-
-    def logpdf(self, x: float | np.ndarray) -> np.ndarray:
-        """Returns the log-density at x."""
-        first = np.log1p(-self.probability) + self.first.logpdf(x)
-        second = np.log(self.probability) + self.second.logpdf(x)
-        return np.logaddexp(first, second)
-
-    def isf(self, q: float | np.ndarray) -> np.ndarray:
-        """Inverts the survival function by bisection between both parts' inverses."""
-        q = np.asarray(q, np.float64)
-        ends = np.stack([self.first.isf(q), self.second.isf(q)])
-        low = ends.min(0)
-        high = ends.max(0)
-        # If the second distribution has only infinite times, all finite times are from
-        # the first one.
-        others = (q - self.probability) / max(1 - self.probability, 1e-300)
-        last = self.first.isf(np.clip(others, 0, 1))
-        bound = np.where(q < self.probability, np.inf, last)
-        high = np.where(np.isinf(high), bound, high)
-        low = np.minimum(low, high)
-        for _ in range(_BISECTIONS):
-            # At a jump of the distribution, the upper end of the interval is correct.
-            middle = np.where(low < high, low / 2 + high / 2, high)
-            is_later = self.sf(middle) > q
-            low = np.where(is_later, middle, low)
-            high = np.where(is_later, high, middle)
-        return high

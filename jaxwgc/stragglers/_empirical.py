@@ -267,7 +267,7 @@ class _Empirical(DelayOfParts):
         return {worker: int(end.start[worker]) for worker in workers}
 
     def stalls(self, tail):
-        """Returns the `Stalls` that the times do not rule out."""
+        """Returns the stalls that the times do not rule out."""
         is_finite = np.isfinite(self.table)
         longest = np.max(self.table, axis=(0, 1), where=is_finite, initial=0)
         stall = tail * longest

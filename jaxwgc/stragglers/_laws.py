@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
+from jaxwgc._common.pytrees import register
 from jaxwgc.stragglers._independent_delay import IndependentDelay, Rules, Sample
 
 # Smallest estimate of the deviation of logarithms of times.
@@ -41,6 +42,7 @@ def _rate_of(sample: Sample, excess: np.ndarray) -> float:
     return count / max(total, 1e-300)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class shifted_exponential(IndependentDelay):
     """Finish times load * (shift + X / rate), with X standard exponential.
@@ -67,7 +69,6 @@ class shifted_exponential(IndependentDelay):
     shift: float
     rate: float
     least_time: ClassVar[str] = "shift"
-    shares_programs: ClassVar[bool] = True
     rules: ClassVar[Rules] = {"shift": {"minimum": 0}, "rate": {"positive": True}}
 
     def draw(self, key, shape):
@@ -93,6 +94,7 @@ class shifted_exponential(IndependentDelay):
         return shift, _rate_of(sample, sample.times - shift)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class pareto(IndependentDelay):
     """Finish times load * scale * X, X Pareto: P(X > t) = t ** -shape for t at least 1.
@@ -120,7 +122,6 @@ class pareto(IndependentDelay):
     scale: float
     shape: float
     least_time: ClassVar[str] = "scale"
-    shares_programs: ClassVar[bool] = True
     rules: ClassVar[Rules] = {"scale": {"positive": True}, "shape": {"positive": True}}
 
     def draw(self, key, shape):
@@ -148,6 +149,7 @@ class pareto(IndependentDelay):
         return scale, _rate_of(sample, _log_times(sample.times) - np.log(scale))
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class weibull(IndependentDelay):
     """Finish times load * scale * X, with X Weibull: P(X > t) = exp(-(t ** shape)).
@@ -175,7 +177,6 @@ class weibull(IndependentDelay):
 
     scale: float
     shape: float
-    shares_programs: ClassVar[bool] = True
     rules: ClassVar[Rules] = {"scale": {"positive": True}, "shape": {"positive": True}}
 
     def draw(self, key, shape):
@@ -228,6 +229,7 @@ class weibull(IndependentDelay):
         return np.exp(log_scale), shape
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class log_normal(IndependentDelay):
     """Finish times load * median * exp(deviation * X), with X standard normal.
@@ -254,7 +256,6 @@ class log_normal(IndependentDelay):
 
     median: float
     deviation: float
-    shares_programs: ClassVar[bool] = True
     rules: ClassVar[Rules] = {
         "median": {"positive": True},
         "deviation": {"positive": True},
@@ -296,6 +297,7 @@ class log_normal(IndependentDelay):
         return (_log_times(x) - np.log(self.median)) / self.deviation
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class gamma(IndependentDelay):
     """Finish times load * scale * X, with X gamma of a given shape.
@@ -326,7 +328,6 @@ class gamma(IndependentDelay):
 
     scale: float
     shape: float
-    shares_programs: ClassVar[bool] = True
     rules: ClassVar[Rules] = {"scale": {"positive": True}, "shape": {"positive": True}}
 
     def draw(self, key, shape):
@@ -350,6 +351,7 @@ class gamma(IndependentDelay):
         return self.scale * scipy.special.gammainccinv(self.shape, q)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class bernoulli_slowdown(IndependentDelay):
     """Finish times load * time, multiplied by `slowdown` with a given probability.
@@ -378,7 +380,6 @@ class bernoulli_slowdown(IndependentDelay):
     probability: float
     slowdown: float
     time: float = 1.0
-    shares_programs: ClassVar[bool] = True
     rules: ClassVar[Rules] = {
         "probability": {"minimum": 0, "maximum": 1},
         "slowdown": {"minimum": 1},

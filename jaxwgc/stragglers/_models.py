@@ -1,7 +1,7 @@
 """Straggler models and delay models: base classes, inputs and results."""
 
 import abc
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -205,10 +205,6 @@ class DelayModel(Model):
       True
     """
 
-    # Whether `sample` of a class of the library computes with its fields without
-    # branching on them: studies then compile one program for all values.
-    shares_programs: ClassVar[bool] = False
-
     @abc.abstractmethod
     def sample(
         self, key: jax.Array, state: Any, loads: jax.Array
@@ -255,8 +251,9 @@ class DelayModel(Model):
     def law(self, load: float) -> Distribution | None:
         """Returns the distribution of a worker's time at a load, or None if unknown.
 
-        It is known only if workers are independent and identically distributed. It then
-        gives the distribution of the f-th fastest worker.
+        It is known only if workers are independent and identically distributed. Its
+        methods `sf`, `isf` and `logpdf` are as in SciPy, `fastest_mean` and
+        `fastest_quantile` are for the f-th fastest worker.
         """
         return None
 
@@ -282,12 +279,19 @@ class DelayModel(Model):
         return {}
 
     def stalls(self, tail: float) -> "Stalls | None":
-        """Returns the `Stalls` that measured times cannot rule out.
+        """Returns stalls that measured times cannot rule out, although they show none.
 
         None for parametric models, which have a known tail.
 
         Args:
           tail: Length of a stall, as a multiple of the longest measured time.
+
+        Returns:
+          A NamedTuple. Its `delay` is the delay model of the trace, in which workers
+          stall at random, with a `probability` per worker and round. A larger one would
+          have shown in the measured times with probability 95% (rule of three). Its
+          `time` is the length of a stall at load 1, and `num_rounds` the number of
+          measured rounds.
         """
         return None
 
@@ -309,25 +313,7 @@ class DelayOfParts(DelayModel):
 
 
 class Stalls(NamedTuple):
-    """Stalls that are possible although a trace does not show them.
-
-    Attributes:
-      delay: Delay model of the trace, in which workers stall at random.
-      probability: Probability of a stall per worker and round. A larger one would have
-        shown in the measured times with probability 95% (rule of three).
-      time: Length of a stall at load 1.
-      num_rounds: Number of measured rounds.
-
-    Example:
-      A trace of 1,200 times without stalls:
-
-      >>> import numpy as np
-      >>> from jaxwgc import stragglers
-      >>> times = np.random.default_rng(0).uniform(1.0, 2.0, (300, 4))
-      >>> stalls = stragglers.empirical(times).stalls(tail=10.0)
-      >>> float(stalls.probability), stalls.num_rounds, bool(stalls.time < 20)
-      (0.0025, 300, True)
-    """
+    """Stalls that a trace does not show, nor rule out; see `DelayModel.stalls`."""
 
     delay: DelayModel
     probability: float

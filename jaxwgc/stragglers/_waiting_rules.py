@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.bisection import first_time
-from jaxwgc._common.pytrees import ByIdentity
+from jaxwgc._common.pytrees import ByIdentity, register
 from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._models import Arrivals, times_of
@@ -54,9 +53,6 @@ class WaitingRule:
 
     code: GradientCode | None = None
     tolerance: float | None = None
-    # Whether the methods of a class of the library compute with its fields without
-    # branching on them: studies then compile one program for all values.
-    shares_programs: ClassVar[bool] = False
 
     def is_over(self, times: Times, now: Scalar) -> Flag:
         """Returns whether a round is over, a bool.
@@ -152,6 +148,7 @@ class WaitingRule:
 _compiled_end = jax.jit(lambda rule, times: rule.value._end(times), static_argnums=0)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class fastest(WaitingRule):
     """Waits for exactly f workers, the fastest ones.
@@ -181,7 +178,6 @@ class fastest(WaitingRule):
     """
 
     num_required: int
-    shares_programs: ClassVar[bool] = True
 
     def __post_init__(self):
         if not array_validation.is_traced(self.num_required):
@@ -227,6 +223,7 @@ class fastest(WaitingRule):
             validation.check_up_to("num_required", number, num_workers=num_workers)
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class deadline(WaitingRule):
     """Waits until a deadline, or until all workers have responded.
@@ -251,7 +248,6 @@ class deadline(WaitingRule):
     """
 
     seconds: float
-    shares_programs: ClassVar[bool] = True
 
     def __post_init__(self):
         array_validation.check_fields(self, seconds={"positive": True})

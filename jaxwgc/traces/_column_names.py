@@ -44,8 +44,8 @@ _HOW_TO_CHOOSE = (
 )
 
 
-class ColumnOptions(NamedTuple):
-    """Columns that the user has chosen; None for columns that are found by name.
+class FileOptions(NamedTuple):
+    """Options for reading a file of times; None for columns that are found by name.
 
     Attributes:
       step: Name of the column of steps.
@@ -53,12 +53,21 @@ class ColumnOptions(NamedTuple):
       seconds: Name of the column of times.
       workers: Pattern for the names of columns that each hold a worker, such as
         `"host*"`.
+      array: Name of the array in an .npz file.
+      decimal: Decimal mark of a text file, "." or ","; the other mark may separate
+        thousands. None for points, and no separators.
+      skip_bad_rows: Whether to skip rows that cannot be read, in place of an error.
+      waits: Whether the file holds waiting times.
     """
 
     step: str | None = None
     worker: str | None = None
     seconds: str | None = None
     workers: str | None = None
+    array: str | None = None
+    decimal: str | None = None
+    skip_bad_rows: bool = False
+    waits: bool = False
 
 
 class LongForm(NamedTuple):
@@ -93,18 +102,17 @@ class WideForm(NamedTuple):
     skipped: tuple[str, ...] = ()
 
 
-_NOTHING_CHOSEN = ColumnOptions()
+_NOTHING_CHOSEN = FileOptions()
 
 
 def form_of(
-    names: Sequence[str], options: ColumnOptions = _NOTHING_CHOSEN, waits: bool = False
+    names: Sequence[str], options: FileOptions = _NOTHING_CHOSEN
 ) -> LongForm | WideForm:
     """Returns the form of a table with these column names.
 
     Args:
       names: Name of each column.
-      options: Columns that the user has chosen.
-      waits: Whether the table holds waiting times.
+      options: Columns that the user has chosen, and whether they hold waiting times.
 
     Raises:
       ValueError: If a name occurs twice, or the columns are unknown or ambiguous.
@@ -112,8 +120,9 @@ def form_of(
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"each column must have its own name; got {name!r} twice")
-    for role, chosen in options._asdict().items():
-        if role != "workers" and chosen is not None and chosen not in names:
+    for role in ("step", "worker", "seconds"):
+        chosen = getattr(options, role)
+        if chosen is not None and chosen not in names:
             raise ValueError(
                 f"--{role} must name a column, one of {listed(names)}; got {chosen!r}"
             )
@@ -125,7 +134,7 @@ def form_of(
                 "--seconds are for a table with a row per time; choose one form"
             )
         return _matching(names, options.workers, options.step)
-    time_names = _time_names(names, waits)
+    time_names = _time_names(names, options.waits)
     times = [name for name in names if _is_time(name, time_names)]
     workers = [name for name in names if is_worker_name(name)]
     worker = options.worker or _only_one("worker", workers)

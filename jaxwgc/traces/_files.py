@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import io
 import json
 import re
 import zipfile
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxwgc.traces._column_names import (
-    ColumnOptions,
+    FileOptions,
     form_of,
     is_step_name,
     is_worker_name,
@@ -33,25 +34,6 @@ _NUMBER = re.compile(
 )
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+")
 _SWAPPED_MARKS = str.maketrans(".,", ",.")
-
-
-class FileOptions(NamedTuple):
-    """Options for reading a file of times.
-
-    Attributes:
-      columns: Columns that the user has chosen.
-      array: Name of the array in an .npz file.
-      decimal: Decimal mark of a text file, "." or ","; the other mark may separate
-        thousands. None for points, and no separators.
-      skip_bad_rows: Whether to skip rows that cannot be read, in place of an error.
-      waits: Whether the file holds waiting times.
-    """
-
-    columns: ColumnOptions = ColumnOptions()
-    array: str | None = None
-    decimal: str | None = None
-    skip_bad_rows: bool = False
-    waits: bool = False
 
 
 def read_trace(path: str | Path, options: FileOptions) -> WorkerTimes:
@@ -116,7 +98,7 @@ def read_traces(
         raise ValueError(f"{path.name} must have rows of times; got none")
     traces = {}
     for load, table in _tables_by_load(frame).items():
-        form = form_of(list(table.columns), options.columns, options.waits)
+        form = form_of(list(table.columns), options)
         trace = times_of(table, form, options.skip_bad_rows)
         # Columns without names are called "0", "1", ...
         if all(name.isdecimal() for name in table.columns):
@@ -222,15 +204,14 @@ class _TextLayout(NamedTuple):
     Attributes:
       delimiter: Delimiter of cells, or `_SPACES`.
       names: Name of each column; "0", "1", ... without a header.
-      other_lines: Places of lines that hold no times: the header, comments, blank and
-        bad lines. Places count from 0.
-      line_numbers: Number of each line with times, from 1.
+      lines: Lines with times, without the header, comments, blank and bad lines.
+      line_numbers: Number of each of these lines, from 1.
       num_bad_lines: Number of lines with another number of cells.
     """
 
     delimiter: str
     names: list[str]
-    other_lines: list[int]
+    lines: list[str]
     line_numbers: list[int]
     num_bad_lines: int
 
@@ -245,20 +226,17 @@ def _read_text(path: Path, options: FileOptions) -> tuple[Any, int]:
     workers = [
         place
         for place, name in enumerate(names)
-        if is_worker_name(name) or name == options.columns.worker
+        if is_worker_name(name) or name == options.worker
     ]
     # Where commas do not separate cells, they may be decimal marks.
     has_marks = options.decimal is not None or layout.delimiter not in (",", _SPACES)
     frame: Any = pandas.read_csv(
-        path,
+        io.StringIO("".join(layout.lines)),
         sep=layout.delimiter,
         header=None,
         names=range(len(names)),
         index_col=False,
-        skiprows=layout.other_lines,
         skipinitialspace=True,
-        encoding=_encoding(path),
-        encoding_errors="replace",
         dtype=str if has_marks else dict.fromkeys(workers, str),
     )
     if len(frame) != len(layout.line_numbers):
@@ -285,20 +263,18 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
     delimiter = _SPACES
     names: list[str] = []
     comment = ""
-    other_lines = []
+    lines = []
     line_numbers = []
     num_bad_lines = 0
     with path.open(encoding=_encoding(path), errors="replace") as file:
-        for place, line in enumerate(file):
+        for number, line in enumerate(file, start=1):
             if _NO_DATA.fullmatch(line):
                 comment = line
-                other_lines.append(place)
                 continue
             if not names:
                 delimiter = _delimiter(line)
                 names = _cells(line, delimiter)
                 if _is_header(names):
-                    other_lines.append(place)
                     continue
                 # `numpy.savetxt` writes column names as a comment.
                 commented = _cells(comment.strip("# \n"), delimiter)
@@ -308,13 +284,13 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
                     names = [str(at) for at in range(len(names))]
             num_cells = len(_cells(line, delimiter))
             if num_cells == len(names):
-                line_numbers.append(place + 1)
+                lines.append(line)
+                line_numbers.append(number)
             elif skip_bad_rows:
-                other_lines.append(place)
                 num_bad_lines += 1
             else:
                 raise ValueError(
-                    f"row {place + 1} must have {len(names)} columns, like the first "
+                    f"row {number} must have {len(names)} columns, like the first "
                     f"row; got {num_cells}"
                 )
     if not line_numbers:
@@ -322,7 +298,7 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
     return _TextLayout(
         delimiter=delimiter,
         names=names,
-        other_lines=other_lines,
+        lines=lines,
         line_numbers=line_numbers,
         num_bad_lines=num_bad_lines,
     )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxwgc.traces._column_names import (
+    FileOptions,
     LongForm,
     WideForm,
     form_of,
@@ -95,7 +96,7 @@ def times_of_frame(frame: Any, waits: bool = False) -> WorkerTimes:
     if is_worker_name(columns_name) and not any(map(holds_numbered_worker, workers)):
         form = wide_form(names, dict(zip(workers, workers)))
     else:
-        form = form_of(names, waits=waits)
+        form = form_of(names, FileOptions(waits=waits))
     worker_times = times_of(frame.set_axis(names, axis="columns"), form)
     for note in worker_times.notes:
         warnings.warn(note, stacklevel=4)

@@ -97,6 +97,7 @@ ROWS = (
             "dying": stragglers.markov(FAST, DEAD, become_slow=0.3, become_fast=0.7),
             "jump": stragglers.markov(FAST, LATE, become_slow=1, become_fast=1),
         },
+        has_law=False,
     ),
     DelayRow(
         make=stragglers.unequal_speeds,

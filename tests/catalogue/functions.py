@@ -188,11 +188,7 @@ ROWS = (
         },
     ),
     Row(make=jaxwgc.straggler_report, arguments={"times": TIMES}),
-    Row(
-        make=jaxwgc.summarize,
-        arguments={"results": ONES, "confidence": 0.9},
-        rules={"confidence": "between 0 and 1"},
-    ),
+    Row(make=jaxwgc.summarize, arguments={"results": ONES}),
     Row(
         make=simulation.adversarial,
         arguments={"code": SIX, "num_stragglers": 1, "decoder": LEAST},
@@ -204,7 +200,6 @@ ROWS = (
             "code": SIX,
             "key": KEY,
             "num_stragglers": 1,
-            "quantile_levels": HALVES,
             "decoder": LEAST,
         },
         rules={"num_stragglers": "at least 0"},
@@ -232,8 +227,7 @@ ROWS = (
     ),
     Row(
         make=simulation.straggler_probabilities,
-        arguments={"received": ALL[:, None], "confidence": 0.9},
-        rules={"confidence": "between 0 and 1"},
+        arguments={"received": ALL[:, None]},
     ),
     Row(
         make=simulation.worst_pattern,

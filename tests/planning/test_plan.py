@@ -14,6 +14,7 @@ from scipy import special
 import jaxwgc
 from jaxwgc import codes, decoders, stragglers
 from jaxwgc.planning import Candidate, Candidates, Goal
+from jaxwgc.planning._choice import Estimate
 
 KEY = jax.random.key(0)
 GOALS = {field.name for field in dataclasses.fields(Goal)}
@@ -67,7 +68,7 @@ def test_work_by_speed_is_among_the_choices():
     loads = "1.4 (worker 0), 1.4 (worker 1), 0.62 (worker 2), 0.62 (worker 3)"
     assert f"Loads: {loads}." in answer
     assert result.best.name.endswith("by speed")
-    endless = jaxwgc.planning.Estimate(math.inf, math.nan)
+    endless = Estimate(math.inf, math.nan)
     endless_choices = [
         dataclasses.replace(choice, step_time=endless) for choice in result.choices[1:]
     ]

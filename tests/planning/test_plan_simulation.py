@@ -15,7 +15,8 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes, stragglers
-from jaxwgc.planning import Candidate, Candidates, Estimate, Goal
+from jaxwgc.planning import Candidate, Candidates, Goal
+from jaxwgc.planning._choice import Estimate
 
 NUM_WORKERS = 6
 # Independent clusters, and consecutive rounds of each.

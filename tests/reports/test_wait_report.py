@@ -128,17 +128,6 @@ def test_text_and_names():
     assert report.advice[:30] in " ".join(text.split())
 
 
-def test_plot():
-    figure = pytest.importorskip("matplotlib.figure")
-    waits = waits_of(busy_times(0, 2.0))
-    waits[3, 4] = np.nan
-    drawn = jaxwgc.straggler_report(waits=waits).plot()
-    assert isinstance(drawn, figure.Figure)
-    heat, bars = drawn.axes[:2]
-    assert heat.images[0].get_array().shape == (8, 300)
-    assert len(bars.patches) == 8
-
-
 def test_times_and_waits_give_the_report_before_the_collective():
     times = busy_times(0, 1.5)
     waits = waits_of(times)

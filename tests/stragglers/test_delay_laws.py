@@ -13,11 +13,11 @@ from tests.catalogue.row import by_name, every_row
 from tests.stragglers.laws import SIGNIFICANCE, consecutive_times
 from tests.zoo import KEY
 
-CHAIN = WITH_LAW["markov"]
 LOADS = np.array([1.0, 2.0, 0.5])
 NUM_WORKERS = 600
 NUM_ROUNDS = 40
 BY_NAME = by_name(ROWS)
+CHAIN = BY_NAME["markov"].example
 
 
 def rounds(delay, num_workers, num_rounds=NUM_ROUNDS, loads=1.0, seed=0):
@@ -29,7 +29,7 @@ def rounds(delay, num_workers, num_rounds=NUM_ROUNDS, loads=1.0, seed=0):
 PARAMETERS = {
     row.name: {name: np.full(10, value) for name, value in row.arguments.items()}
     for row in ROWS
-    if row.example.shares_programs and set(row.arguments) == set(row.rules)
+    if set(row.arguments) == set(row.rules)
 }
 
 
@@ -119,7 +119,7 @@ class TestUnequalSpeeds:
 
     def test_has_no_law(self):
         assert self.delay.law(1.0) is None
-        assert stragglers.markov(self.delay, FAST, 0.1, 0.1).law(1.0) is None
+        assert CHAIN.law(1.0) is None
         assert stragglers.affine(self.delay).law(1.0) is None
 
 

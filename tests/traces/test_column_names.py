@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxwgc.traces._column_names import ColumnOptions, LongForm, WideForm, form_of
+from jaxwgc.traces._column_names import FileOptions, LongForm, WideForm, form_of
 
 LONG = [
     ("step worker seconds", 1),
@@ -109,24 +109,24 @@ def test_ambiguous_columns_are_rejected(names, message):
 
 def test_long_form_that_is_chosen():
     names = ["a", "b", "c_ms", "rank"]
-    options = ColumnOptions(step="a", worker="b", seconds="c_ms")
+    options = FileOptions(step="a", worker="b", seconds="c_ms")
     assert form_of(names, options) == LongForm("a", "b", "c_ms", 1e3)
 
 
 def test_wide_form_that_is_chosen():
     names = ["step", "a1_ms", "b1_ms", "lr"]
-    form = form_of(names, ColumnOptions(workers="*1_ms"))
+    form = form_of(names, FileOptions(workers="*1_ms"))
     workers = {"a1_ms": "a1_ms", "b1_ms": "b1_ms"}
     assert form == WideForm(workers, 1e3, step="step", skipped=("lr",))
-    form = form_of(names, ColumnOptions(workers="?1_ms", step="lr"))
+    form = form_of(names, FileOptions(workers="?1_ms", step="lr"))
     assert (form.step, form.skipped) == ("lr", ())
     # A step is no worker.
-    assert form_of(names, ColumnOptions(workers="[!l]*")).workers == workers
+    assert form_of(names, FileOptions(workers="[!l]*")).workers == workers
 
 
 def test_host_names_are_no_units():
     names = ["gpu0.company.us", "gpu1.company.us"]
-    assert form_of(names, ColumnOptions(workers="gpu*")).units_per_second == 1
+    assert form_of(names, FileOptions(workers="gpu*")).units_per_second == 1
     for names in (["host0.us", "host1.us"], ["host0-us", "host1-us"]):
         with pytest.raises(ValueError, match="no column is known"):
             form_of(names)
@@ -137,7 +137,7 @@ def test_host_names_are_no_units():
 )
 def test_units_of_a_chosen_column(name):
     names = ["step", "rank", name]
-    assert form_of(names, ColumnOptions(seconds=name)).units_per_second == 1e6
+    assert form_of(names, FileOptions(seconds=name)).units_per_second == 1e6
 
 
 @pytest.mark.parametrize(
@@ -152,23 +152,26 @@ def test_units_of_a_chosen_column(name):
 )
 def test_choices_that_do_not_fit(options, message):
     with pytest.raises(ValueError, match=message):
-        form_of(["step", "a", "b"], ColumnOptions(**options))
+        form_of(["step", "a", "b"], FileOptions(**options))
 
 
 def test_waits_have_names_of_their_own():
     names = ["step", "rank", "step_time", "wait_time_ms"]
     assert form_of(names).seconds == "step_time"
-    form = form_of(names, waits=True)
+    form = form_of(names, FileOptions(waits=True))
     assert (form.seconds, form.units_per_second) == ("wait_time_ms", 1e3)
     names = ["rank0_time", "rank1_time", "rank0_wait", "rank1_wait"]
     assert list(form_of(names).workers) == names[:2]
-    assert list(form_of(names, waits=True).workers) == names[2:]
+    assert list(form_of(names, FileOptions(waits=True)).workers) == names[2:]
     # The duration of a step is no wait.
     with pytest.raises(ValueError, match="one of seconds"):
-        form_of(["step", "rank", "step_time"], waits=True)
+        form_of(["step", "rank", "step_time"], FileOptions(waits=True))
     with pytest.raises(ValueError, match="no column is known"):
-        form_of(["rank0_step_time", "rank1_step_time"], waits=True)
-    assert list(form_of(["rank0", "rank1"], waits=True).workers) == ["rank0", "rank1"]
+        form_of(["rank0_step_time", "rank1_step_time"], FileOptions(waits=True))
+    assert list(form_of(["rank0", "rank1"], FileOptions(waits=True)).workers) == [
+        "rank0",
+        "rank1",
+    ]
 
 
 def test_messages_list_some_of_many_columns():

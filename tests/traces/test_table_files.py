@@ -8,8 +8,8 @@ import pandas
 import pytest
 
 import jaxwgc
-from jaxwgc.traces._column_names import ColumnOptions
-from jaxwgc.traces._files import FileOptions, read_trace
+from jaxwgc.traces._column_names import FileOptions
+from jaxwgc.traces._files import read_trace
 
 # Three rounds of three workers, and a missing response.
 TIMES = np.array([[1.0, 2.0, 8.0], [1.5, 2.0, 9.0], [1.0, np.nan, 7.0]])
@@ -196,7 +196,7 @@ def test_skipped_columns_are_named(tmp_path):
 def test_columns_are_chosen(text, options, expected, tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(text)
-    trace = read_trace(path, FileOptions(columns=ColumnOptions(*options)))
+    trace = read_trace(path, FileOptions(*options))
     np.testing.assert_array_equal(trace.times, expected)
     assert trace.workers == ["a", "b"]
 

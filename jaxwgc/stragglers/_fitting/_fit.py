@@ -41,30 +41,7 @@ _SMALLEST_SPREAD = 1e-6
 
 
 class DelayFit(NamedTuple):
-    """A fitted delay model, and its likelihood for held-out times.
-
-    Attributes:
-      name: Family, dependence on the load, and whether workers have two states and
-        different speeds.
-      delay: Delay model, fitted to all rounds.
-      parameters: Parameters of its constructors, by name. With speeds they are for a
-        worker of speed one, the geometric mean of all speeds.
-      standard_errors: Standard errors of the parameters, from the observed information
-        (curvature of the likelihood), with speeds treated as known. NaN for a parameter
-        at its bound, or if the times do not identify the parameters.
-      held_out: Mean log-likelihood per time in the held-out rounds, in nats, for the
-        model fitted to the others.
-
-    Example:
-      Gamma distributed times:
-
-      >>> import numpy as np
-      >>> from jaxwgc import stragglers
-      >>> times = np.random.default_rng(0).gamma(4.0, 0.5, (40, 10))
-      >>> best = stragglers.fit_delays(times, families=[stragglers.gamma])[0]
-      >>> best.name, list(best.parameters)
-      ('gamma, proportional to the load', ['scale', 'shape'])
-    """
+    """A fitted delay model; see `fit_delays`."""
 
     name: str
     delay: DelayModel
@@ -123,7 +100,19 @@ def fit_delays(
         define `logpdf` and `logsf`. All such laws of `jaxwgc.stragglers` by default.
 
     Returns:
-      A `DelayFit` for each model, with the simplest of the best models first.
+      A NamedTuple for each model, with the simplest of the best models first. `print`
+      shows it in a line. Its fields are:
+
+      - `name`: family, dependence on the load, and whether workers have two states and
+        different speeds;
+      - `delay`: delay model, fitted to all rounds;
+      - `parameters`: dict of the parameters of its constructors. With speeds they are
+        for a worker of speed one, the geometric mean of all speeds;
+      - `standard_errors`: dict of their standard errors, from the observed information
+        (curvature of the likelihood), with speeds treated as known. NaN for a parameter
+        at its bound, or if the times do not identify the parameters;
+      - `held_out`: mean log-likelihood per time in the held-out rounds, in nats, for
+        the model fitted to the others.
 
     Raises:
       ValueError: If times are zero or negative, have no axes of rounds (at least 4) and
