@@ -1,18 +1,16 @@
 """Optax transformations that turn partial gradients or messages into a gradient."""
 
 from jaxwgc.aggregate._block_leverage import (
-    BlockLeverageState,
     block_leverage_aggregate,
     sampled_value_and_grad,
 )
 from jaxwgc.aggregate._coded_aggregate import coded_aggregate
 from jaxwgc.aggregate._decode_aggregate import decode_aggregate
 from jaxwgc.aggregate._options import DecodingOptions
+from jaxwgc.aggregate._policy import shapes_of as shapes_of
 from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts
-from jaxwgc.aggregate._updates import shapes_of as shapes_of
 
 __all__ = [
-    "BlockLeverageState",
     "CodedAggregateState",
     "DecodingOptions",
     "ErrorCounts",

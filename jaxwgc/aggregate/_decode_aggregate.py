@@ -8,9 +8,13 @@ import optax
 from jaxwgc import coding
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.flat_vectors import raveled_size
-from jaxwgc.aggregate import _updates
 from jaxwgc.aggregate._options import DecodingOptions
-from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
+from jaxwgc.aggregate._policy import (
+    ORDER,
+    DecodingPolicy,
+    check_unmasked,
+    make_aggregator,
+)
 from jaxwgc.codes import GradientCode
 
 
@@ -24,7 +28,6 @@ def decode_aggregate(
     debias: str | float | None = None,
     correct_errors: bool = False,
     noise: float = 0.0,
-    key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Aggregates the messages of real workers; `coded_aggregate` simulates them.
 
@@ -57,11 +60,10 @@ def decode_aggregate(
         gradients, and divides the gradient of every round. Not with memory.
       correct_errors: Whether to locate corrupted messages in every round, as
         `jaxwgc.locate_errors` does, and to exclude them; not on request or with memory.
+        The key of the projections is derived from the messages, so that it is unknown
+        before they are sent.
       noise: Difference of honest copies of a message, relative to its norm, if it is
         larger than rounding. Only with correct_errors.
-      key: PRNG key for the projections that locate errors. By default it is derived
-        from the messages, so that it is unknown before they are sent. A secret key also
-        protects against workers that collude.
 
     Returns:
       An `optax.experimental.aggregating.Aggregator`. Updates are one array
@@ -96,10 +98,6 @@ def decode_aggregate(
       sampling", ICASSP 2020, section 2.2.
     """
     GradientCode.check(code)
-    if key is not None:
-        array_validation.check_key(key)
-        if not correct_errors:
-            raise ValueError("correct_errors must be True with key; got False")
     policy = DecodingPolicy(
         code,
         decoding,
@@ -126,14 +124,18 @@ def decode_aggregate(
     def update(updates, state, params=None, **extra):
         policy.check_state(state)
         arrived, elapsed = policy.observed(**extra)
-        _updates.check_one_array("updates", updates, "the messages of all workers")
+        if not jax.tree_util.all_leaves([updates]):
+            raise ValueError(
+                "updates must be one array, the messages of all workers; got "
+                f"{jax.tree.structure(updates)}{ORDER}"
+            )
         array_validation.check_dtypes("messages", updates, "numbers or bools")
         if params is None:
             raise ValueError(
                 "params must be given to update, since the gradient has their shapes; "
                 "got None"
             )
-        _updates.check_unmasked(params)
+        check_unmasked(params)
         if memory:
             policy.check_params(state, params)
         return aggregate(updates, state, params, arrived, elapsed)
@@ -143,8 +145,6 @@ def decode_aggregate(
     def aggregate(messages, state, params, arrived, elapsed):
         if correct_errors:
             location_key = coding.key_from(messages)
-            if key is not None:
-                location_key = jax.random.fold_in(key, jax.random.bits(location_key))
             arrived, state = policy.without_errors(
                 arrived, messages, state, location_key
             )

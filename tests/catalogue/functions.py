@@ -120,7 +120,6 @@ ROWS = (
             "memory": False,
             "correct_errors": True,
             "noise": 0.1,
-            "key": KEY,
         },
         rules={"noise": "at least 0"},
     ),
