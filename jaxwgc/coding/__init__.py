@@ -7,7 +7,8 @@ derivatives with respect to those ignore this. First derivatives of the least-sq
 `Decoding.error` are correct nevertheless, its second derivatives are not.
 """
 
-from jaxwgc.coding._arbitration import Arbitration, arbitrate
+from jaxwgc.coding._arbitration import Arbitration as Arbitration
+from jaxwgc.coding._arbitration import arbitrate
 from jaxwgc.coding._decode import (
     Arrived,
     ErrorLocation,
@@ -34,7 +35,6 @@ from jaxwgc.coding._weighting import (
 )
 
 __all__ = [
-    "Arbitration",
     "Arrived",
     "Decoding",
     "ErrorLocation",

@@ -8,7 +8,8 @@ Each code names its decoders. The first of them is used unless you choose anothe
 from jaxwgc._common.pytrees import Static
 from jaxwgc.decoders._clustered import Clustered
 from jaxwgc.decoders._components import Components
-from jaxwgc.decoders._decoder import Decoder, DecoderLike, Interpolation
+from jaxwgc.decoders._decoder import Decoder, Interpolation
+from jaxwgc.decoders._decoder import DecoderLike as DecoderLike
 from jaxwgc.decoders._dual import Dual
 from jaxwgc.decoders._lagrange import Lagrange
 from jaxwgc.decoders._least_squares import LeastSquares
@@ -20,7 +21,6 @@ __all__ = [
     "Clustered",
     "Components",
     "Decoder",
-    "DecoderLike",
     "Dual",
     "Group",
     "Interpolation",
