@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         stragglers,
     )
     from jaxwgc.aggregate import (
-        BlockLeverageState,
         CodedAggregateState,
         ErrorCounts,
         block_leverage_aggregate,
@@ -64,7 +63,6 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "BlockLeverageState",
     "CodedAggregateState",
     "Comparison",
     "Decoding",
@@ -109,7 +107,6 @@ __all__ = [
 ]
 
 _MODULES = {
-    "BlockLeverageState": "aggregate",
     "CodedAggregateState": "aggregate",
     "Comparison": "simulation",
     "Decoding": "coding",

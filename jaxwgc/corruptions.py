@@ -32,7 +32,6 @@ __all__ = [
     "same_vector",
     "scaling",
     "sign_flip",
-    "stuck",
 ]
 
 
@@ -245,29 +244,6 @@ class bit_flip(CorruptionModel):
 
 
 @dataclasses.dataclass(frozen=True)
-class stuck(CorruptionModel):
-    """One constant in place of all entries.
-
-    Args:
-      who: Straggler model that selects the corrupted workers.
-      value: The constant.
-
-    Example:
-      >>> import jax.numpy as jnp, jaxwgc
-      >>> model = jaxwgc.corruptions.stuck(jaxwgc.stragglers.uniform(1), value=0)
-      >>> model.corrupted(None, jnp.ones((1, 2)))
-      Array([[0., 0.]], dtype=float32)
-    """
-
-    value: ArrayLike = 0.0
-    rules = {"value": {}}
-
-    def corrupted(self, key, messages):
-        """Returns the corrupted versions of all messages."""
-        return jnp.full_like(messages, self.value)
-
-
-@dataclasses.dataclass(frozen=True)
 class same_vector(CorruptionModel):
     """One random vector added to each message: a shared fault, or collusion.
 
@@ -303,7 +279,6 @@ class codeword_part(CorruptionModel):
     Args:
       who: Straggler model that selects the corrupted workers.
       code: Code of the messages.
-      scale: Root mean square of the vector, relative to all messages; at least 0.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxwgc
@@ -316,8 +291,6 @@ class codeword_part(CorruptionModel):
     """
 
     code: GradientCode
-    scale: ArrayLike = 1.0
-    rules = {"scale": {"minimum": 0}}
 
     def __post_init__(self):
         super().__post_init__()
@@ -331,8 +304,7 @@ class codeword_part(CorruptionModel):
         word = matrix @ coefficients.astype(messages.dtype)
         word /= _size_of(word)
         vector = jax.random.normal(vector_key, messages.shape[1:], messages.dtype)
-        size = self.scale * _size_of(messages)
-        return messages + word[:, None] * (size * vector)
+        return messages + word[:, None] * (_size_of(messages) * vector)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

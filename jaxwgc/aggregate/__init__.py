@@ -1,7 +1,6 @@
 """Optax transformations that turn partial gradients or messages into a gradient."""
 
 from jaxwgc.aggregate._block_leverage import (
-    BlockLeverageState,
     block_leverage_aggregate,
     sampled_value_and_grad,
 )
@@ -11,7 +10,6 @@ from jaxwgc.aggregate._options import DecodingOptions
 from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts
 
 __all__ = [
-    "BlockLeverageState",
     "CodedAggregateState",
     "DecodingOptions",
     "ErrorCounts",

@@ -1,6 +1,5 @@
 """Iterative block leverage sampling: a new sample of parts at every step."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,12 +10,10 @@ import numpy as np
 import optax
 
 from jaxwgc._common import array_validation, validation
-from jaxwgc.aggregate import _updates
-from jaxwgc.aggregate._coded_aggregate import coded_aggregate
+from jaxwgc.aggregate._coded_aggregate import check_updates, coded_aggregate
 from jaxwgc.aggregate._policy import make_aggregator
 from jaxwgc.codes import GradientCode
-from jaxwgc.decoders._decoder import DecoderLike
-from jaxwgc.gradients import checked_loss, decoded_value_and_grad
+from jaxwgc.gradients import decoded_value_and_grad, scalar_loss
 from jaxwgc.parts import (
     PartitionSample,
     drop_last_distinct,
@@ -27,30 +24,7 @@ from jaxwgc.stragglers import StragglerModel
 
 
 class BlockLeverageState(NamedTuple):
-    """State of `block_leverage_aggregate`.
-
-    Attributes:
-      key: PRNG key for future samples, of the given kind.
-      indices: Parts of the last sample, int32 (k,).
-      weights: Factors of their partial gradients, (k,); 0 for unused slots.
-      coded: `jaxwgc.CodedAggregateState` of the code and its stragglers.
-
-    Example:
-      The sample of an update; the last of four parts has probability 0:
-
-      >>> import jax, jax.numpy as jnp, jaxwgc
-      >>> aggregate = jaxwgc.block_leverage_aggregate(
-      ...     jaxwgc.codes.uncoded(2),
-      ...     jaxwgc.stragglers.uniform(0),
-      ...     jax.random.key(0),
-      ...     probabilities=jnp.array([0.4, 0.3, 0.3, 0.0]),
-      ...     num_draws=2,
-      ... )
-      >>> state = aggregate.init(jnp.zeros(2))
-      >>> gradient, state = aggregate.update(jnp.ones((4, 2)), state)
-      >>> state.indices.shape, bool((state.indices < 3).all())
-      ((2,), True)
-    """
+    """State of `block_leverage_aggregate`, which describes it."""
 
     key: jax.Array
     indices: jax.Array
@@ -94,9 +68,12 @@ def block_leverage_aggregate(
         `undecodable`.
 
     Returns:
-      An `optax.experimental.aggregating.Aggregator` with a `BlockLeverageState` as
-      state. Updates are floats like params, with a leading axis of K. `update` takes
-      the extra arguments of `jaxwgc.coded_aggregate`.
+      An `optax.experimental.aggregating.Aggregator`. Updates are floats like params,
+      with a leading axis of K. `update` takes the extra arguments of
+      `jaxwgc.coded_aggregate`. Its state is a NamedTuple: `key` is for future samples,
+      `indices` are the parts of the last sample, int32 (k,), `weights` the factors of
+      their partial gradients, (k,), 0 for unused slots, and `coded` is the
+      `jaxwgc.CodedAggregateState` of the code and its stragglers.
 
     Raises:
       ValueError: If k does not match num_draws or the number of positive
@@ -136,7 +113,7 @@ def block_leverage_aggregate(
     array_validation.check_key(key)
     sample_key, coded_key = jax.random.split(key)
     inner = coded_aggregate(code, model, coded_key, **options)
-    sampler = _part_sampler(code, probabilities, num_draws)
+    sampler = _PartSampler(code, probabilities, num_draws)
 
     def init(params: Any) -> BlockLeverageState:
         _, weights_like = jax.eval_shape(sampler.draw, key)
@@ -151,7 +128,7 @@ def block_leverage_aggregate(
 
     def update(updates, state, params=None, **extra):
         shapes = state.coded.shapes
-        _updates.check_updates(updates, sampler.num_parts, "K", params, shapes)
+        check_updates(updates, sampler.num_parts, "K", params, shapes)
         sampled, next_key, indices, weights = sample(updates, state.key)
         decoded, coded = inner.update(sampled, state.coded, params, **extra)
         return decoded, BlockLeverageState(next_key, indices, weights, coded)
@@ -185,8 +162,6 @@ def sampled_value_and_grad(
     probabilities: jax.typing.ArrayLike,
     *,
     num_draws: int | None = None,
-    has_aux: bool = False,
-    decoder: DecoderLike = None,
 ) -> Callable:
     """Returns a function that computes the decoded gradient of a new sample of parts.
 
@@ -202,17 +177,13 @@ def sampled_value_and_grad(
       num_draws: Number q of draws with replacement, with min(q, K) = k. By default,
         parts are drawn until k + 1 distinct ones have been seen, and the last one is
         dropped.
-      has_aux: Whether `loss` returns `(scalar, aux)`.
-      decoder: Decoder instance, or decoder class supported by the code. Defaults to
-        `code.decoders[0]`.
 
     Returns:
       A function of `params` (pytree of floats), `parts` (pytree with leaves (K, ...)),
       `key` (PRNG key) and `received`, the bool mask (num_workers,) of the workers that
       responded. It returns `(value, gradient)`, a scalar and a pytree like params. With
-      has_aux it returns `((value, aux), gradient)`, leaves of aux (k, ...) for the
-      sampled parts. With too few responses both come from least-squares decoding, and
-      the value may not be a sum of losses.
+      too few responses both come from least-squares decoding, and the value may not be
+      a sum of losses.
 
     Raises:
       ValueError: If k does not match num_draws or the number of positive
@@ -243,16 +214,15 @@ def sampled_value_and_grad(
       2024.
     """
     GradientCode.check(code)
-    sampler = _part_sampler(code, probabilities, num_draws)
-    checked = checked_loss(loss, has_aux)
+    sampler = _PartSampler(code, probabilities, num_draws)
+    checked = scalar_loss(loss)
 
     def weighted_loss(params, weighted_part):
         part, weight = weighted_part
-        value, aux = checked(params, part)
-        value = value * weight.astype(value.dtype)
-        return (value, aux) if has_aux else value
+        value = checked(params, part)
+        return value * weight.astype(value.dtype)
 
-    decoded = decoded_value_and_grad(weighted_loss, code, has_aux, decoder)
+    decoded = decoded_value_and_grad(weighted_loss, code)
 
     def sampled(params, parts, key, received):
         array_validation.check_leading_axis("parts", parts, sampler.num_parts, "K")
@@ -263,30 +233,56 @@ def sampled_value_and_grad(
     return sampled
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class _PartSampler:
     """Draws parts, and weights that make the sum over them unbiased.
 
-    Attributes:
+    Args:
+      code: Gradient code over the slots of a sample.
       probabilities: Π, (K,).
-      num_slots: The number of slots of a sample, k.
       num_draws: The number of draws, or None to draw until all slots are used.
+
+    Attributes:
+      num_parts: K.
     """
 
-    probabilities: jax.typing.ArrayLike
-    num_slots: int
-    num_draws: int | None
+    def __init__(
+        self,
+        code: GradientCode,
+        probabilities: jax.typing.ArrayLike,
+        num_draws: int | None,
+    ):
+        def draw_one(key: jax.Array) -> PartitionSample:
+            return sample_partitions(key, probabilities, num_draws=1)
 
-    @property
-    def num_parts(self) -> int:
-        """Returns K."""
-        return np.shape(self.probabilities)[0]
+        # Tracing one draw checks the probabilities, and computes nothing.
+        jax.eval_shape(draw_one, jax.random.key(0))
+        self.num_parts = np.shape(probabilities)[0]
+        self._probabilities = probabilities
+        self._num_slots = code.num_parts
+        self._num_draws = num_draws
+        if num_draws is None:
+            num_positive = self.num_parts
+            if not array_validation.is_traced(probabilities):
+                num_positive = int(np.sum(np.asarray(probabilities) > 0))
+            if code.num_parts >= num_positive:
+                raise ValueError(
+                    f"code.num_parts must be less than {num_positive}, the number of "
+                    f"positive probabilities; got {code.num_parts}"
+                )
+        else:
+            validation.check_int("num_draws", num_draws, minimum=1)
+            num_slots = min(num_draws, self.num_parts)
+            if code.num_parts != num_slots:
+                raise ValueError(
+                    f"code.num_parts must be {num_slots}, the smaller of num_draws and "
+                    f"the number of probabilities; got {code.num_parts}"
+                )
 
     def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the parts of a sample, int32 (k,), and their weights, (k,)."""
-        if self.num_draws is None:
+        if self._num_draws is None:
             sample = sample_partitions(
-                key, self.probabilities, num_distinct=self.num_slots + 1
+                key, self._probabilities, num_distinct=self._num_slots + 1
             )
             # Fewer parts are drawn if traced probabilities are invalid, or if too few
             # of them are positive.
@@ -294,39 +290,9 @@ class _PartSampler:
             sample = drop_last_distinct(sample)
         else:
             sample = sample_partitions(
-                key, self.probabilities, num_draws=self.num_draws
+                key, self._probabilities, num_draws=self._num_draws
             )
             valid = sample.num_draws > 0
         weights = sample.counts * rescaling_factors(sample) ** 2
         # Invalid draws give NaN. A zero gradient would look like convergence.
         return sample.indices, jnp.where(valid, weights, jnp.nan)
-
-
-def _part_sampler(
-    code: GradientCode, probabilities: jax.typing.ArrayLike, num_draws: int | None
-) -> _PartSampler:
-    """Returns the sampler for the slots of a code, after a check of its arguments."""
-
-    def draw_one(key: jax.Array) -> PartitionSample:
-        return sample_partitions(key, probabilities, num_draws=1)
-
-    # Tracing one draw checks the probabilities, and computes nothing.
-    jax.eval_shape(draw_one, jax.random.key(0))
-    if num_draws is not None:
-        num_draws = validation.check_int("num_draws", num_draws, minimum=1)
-    sampler = _PartSampler(probabilities, code.num_parts, num_draws)
-    if num_draws is None:
-        num_positive = sampler.num_parts
-        if not array_validation.is_traced(probabilities):
-            num_positive = int(np.sum(np.asarray(probabilities) > 0))
-        if code.num_parts >= num_positive:
-            raise ValueError(
-                f"code.num_parts must be less than {num_positive}, the number of "
-                f"positive probabilities; got {code.num_parts}"
-            )
-    elif code.num_parts != min(num_draws, sampler.num_parts):
-        raise ValueError(
-            f"code.num_parts must be {min(num_draws, sampler.num_parts)}, the smaller "
-            f"of num_draws and the number of probabilities; got {code.num_parts}"
-        )
-    return sampler

@@ -2,16 +2,22 @@
 
 import functools
 import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxwgc import coding
 from jaxwgc._common import array_validation, validation
-from jaxwgc.aggregate import _updates
 from jaxwgc.aggregate._options import DecodingOptions
-from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
+from jaxwgc.aggregate._policy import (
+    ORDER,
+    DecodingPolicy,
+    make_aggregator,
+    shapes_of,
+)
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
 from jaxwgc.corruptions import CorruptionModel
@@ -169,9 +175,7 @@ def coded_aggregate(
         arrived, elapsed = policy.observed(**extra)
         if memory and params is not None:
             policy.check_params(state, params)
-        _updates.check_updates(
-            updates, code.num_parts, "num_parts", params, state.shapes
-        )
+        check_updates(updates, code.num_parts, "num_parts", params, state.shapes)
         return aggregate(updates, state, arrived, elapsed)
 
     # The function is one compiled program, even outside of jit.
@@ -217,6 +221,81 @@ def coded_aggregate(
         )
 
     return make_aggregator(init, update)
+
+
+def check_updates(
+    updates: Any, size: int, axis_name: str, params: Any, shapes: Any
+) -> None:
+    """Checks that updates are floats like params with an added leading axis.
+
+    If params is None, updates are compared with `shapes`, recorded by `init`, unless
+    these are None, too.
+    """
+    expected = shapes if params is None else shapes_of(params)
+    leaves, structure = jax.tree.flatten(updates)
+    shapes_after_axis = []
+    for leaf in leaves:
+        shape = np.shape(leaf)
+        if shape[:1] == (size,) and jnp.issubdtype(leaf.dtype, jnp.inexact):
+            shapes_after_axis.append({str(shape[1:]): ()})
+        else:
+            # A leaf instead of a shape makes the comparison of structures below fail.
+            shapes_after_axis.append(leaf)
+    structure_of_shapes = jax.tree.structure(
+        jax.tree.unflatten(structure, shapes_after_axis)
+    )
+    if not leaves or structure_of_shapes != jax.tree.structure(expected):
+        _compare_by_path(updates, size, axis_name, expected)
+
+
+def _compare_by_path(updates: Any, size: int, axis_name: str, expected: Any) -> None:
+    """Raises an error that names the first leaf of updates that is unlike params.
+
+    Structures of other types, such as a `FrozenDict` for a dict, are accepted.
+    """
+    array_validation.check_leading_axis("updates", updates, size, axis_name, ORDER)
+    array_validation.check_dtypes("updates", updates, "real or complex floats")
+    if expected is None:
+        return
+    shapes = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(updates):
+        shapes[jax.tree_util.keystr(path)] = str(np.shape(leaf)[1:])
+    shapes_of_params = {}
+    leaves = jax.tree_util.tree_leaves_with_path(expected, is_leaf=_is_shape)
+    for path, leaf in leaves:
+        [shape] = leaf
+        shapes_of_params[jax.tree_util.keystr(path)] = shape
+    if shapes.keys() != shapes_of_params.keys():
+        only_updates = _leaf_names("updates", shapes, shapes_of_params)
+        only_params = _leaf_names("params", shapes_of_params, shapes)
+        raise ValueError(
+            f"updates must be like params with a leading axis of {axis_name} = {size} "
+            f"in front; got {only_updates} only in updates, and {only_params} only in "
+            "params (pass the params that the loss was differentiated by; a wrapper "
+            "with params of its own, such as optax.lookahead, goes around the whole "
+            "chain)"
+        )
+    for path, shape in shapes.items():
+        if shape != shapes_of_params[path]:
+            raise ValueError(
+                f"updates{path} must be like params with a leading axis of {axis_name} "
+                f"= {size} in front; got {shape} after that axis, params have "
+                f"{shapes_of_params[path]}{ORDER}"
+            )
+
+
+def _is_shape(node: object) -> bool:
+    """Returns whether a node of `shapes_of` stands for an array."""
+    return isinstance(node, dict) and list(node.values()) == [()]
+
+
+def _leaf_names(name: str, shapes: dict[str, str], others: dict[str, str]) -> str:
+    """Returns the names of the first leaves with a path that `others` lacks."""
+    names = [f"{name}{path}" for path in shapes if path not in others]
+    if not names:
+        return "no leaves"
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def _rounded(messages: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:

@@ -8,9 +8,13 @@ import optax
 from jaxwgc import coding
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.flat_vectors import raveled_size
-from jaxwgc.aggregate import _updates
 from jaxwgc.aggregate._options import DecodingOptions
-from jaxwgc.aggregate._policy import DecodingPolicy, make_aggregator
+from jaxwgc.aggregate._policy import (
+    ORDER,
+    DecodingPolicy,
+    check_unmasked,
+    make_aggregator,
+)
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._projection import key_from
 
@@ -127,14 +131,18 @@ def decode_aggregate(
     def update(updates, state, params=None, **extra):
         policy.check_state(state)
         arrived, elapsed = policy.observed(**extra)
-        _updates.check_one_array("updates", updates, "the messages of all workers")
+        if not jax.tree_util.all_leaves([updates]):
+            raise ValueError(
+                "updates must be one array, the messages of all workers; got "
+                f"{jax.tree.structure(updates)}{ORDER}"
+            )
         array_validation.check_dtypes("messages", updates, "numbers or bools")
         if params is None:
             raise ValueError(
                 "params must be given to update, since the gradient has their shapes; "
                 "got None"
             )
-        _updates.check_unmasked(params)
+        check_unmasked(params)
         if memory:
             policy.check_params(state, params)
         return aggregate(updates, state, params, arrived, elapsed)

@@ -6,12 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
 from jaxwgc import coding
 from jaxwgc._common import array_validation, validation
-from jaxwgc.aggregate import _updates
 from jaxwgc.aggregate._options import DecodingOptions
 from jaxwgc.aggregate._state import CodedAggregateState, ErrorCounts
 from jaxwgc.codes import GradientCode
@@ -23,6 +23,12 @@ _ROUND_ARGUMENTS = ("received", "finished", "late", "elapsed")
 # Similarity, from 0 to 1, above which an unknown name counts as misspelt. "late" with
 # one wrong letter has 0.75. Extra arguments of optax have at most 0.5.
 _MISSPELT_SIMILARITY = 0.7
+# End of errors about updates that another transformation has changed.
+ORDER = (
+    " (an aggregator must be the first transformation in optax.chain, and the only "
+    "aggregator; wrappers such as optax.MultiSteps or optax.contrib.sam go around "
+    "those after it)"
+)
 
 
 class DecodingPolicy:
@@ -111,7 +117,7 @@ class DecodingPolicy:
         # Params are checked here, before another transformation fails on them. Trees
         # without leaves pass, because optax maps over states with such placeholders.
         array_validation.check_dtypes("params", params, "real or complex floats", True)
-        _updates.check_unmasked(params)
+        check_unmasked(params)
         num_workers = self.code.num_workers
         memory = ()
         if self._memory and jax.tree.leaves(params):
@@ -135,7 +141,7 @@ class DecodingPolicy:
             share=jnp.ones((), jnp.result_type(float)),
             memory=memory,
             errors=errors,
-            shapes=_updates.shapes_of(params),
+            shapes=shapes_of(params),
         )
 
     def check_state(self, state: object) -> None:
@@ -174,7 +180,7 @@ class DecodingPolicy:
         self, state: CodedAggregateState, params: optax.Params | None
     ) -> None:
         """Raises ValueError if stored messages are of gradients of other params."""
-        shapes = _updates.shapes_of(params)
+        shapes = shapes_of(params)
         if jax.tree.structure(shapes) != jax.tree.structure(state.shapes):
             raise ValueError(
                 "params must have the shapes of those that init got, since the state "
@@ -282,7 +288,7 @@ class DecodingPolicy:
           state: State with the key and models of the next round.
           messages: (num_messages, length). With memory, they are stored.
         """
-        failed = decoding.failed(self.tolerance)
+        failed = ~(decoding.relative_residual <= self.tolerance)
         if self._memory:
             assert messages is not None
             stored, state = self._stand_in(arrived, decoding, gradient, messages, state)
@@ -355,6 +361,29 @@ def _is_misspelt(name: str) -> bool:
         name, _ROUND_ARGUMENTS, n=1, cutoff=_MISSPELT_SIMILARITY
     )
     return bool(similar)
+
+
+def shapes_of(tree: Any) -> Any:
+    """Returns a pytree like `tree` with each array replaced by a dict keyed by shape.
+
+    The state that holds it consists of dicts and tuples, which every checkpoint library
+    can save.
+    """
+    return jax.tree.map(lambda leaf: {str(np.shape(leaf)): ()}, tree)
+
+
+def check_unmasked(params: Any) -> None:
+    """Raises ValueError if `optax.masked` has left out leaves of params."""
+    nodes = jax.tree.leaves(params, is_leaf=_is_masked)
+    if any(_is_masked(node) for node in nodes):
+        raise ValueError(
+            "params must have no masked leaves; got optax.MaskedNode (masks go around "
+            "transformations after the aggregator)"
+        )
+
+
+def _is_masked(node: object) -> bool:
+    return isinstance(node, optax.MaskedNode)
 
 
 def make_aggregator(

@@ -10,7 +10,7 @@ import optax
 
 from jaxwgc import coding
 from jaxwgc._common import array_validation, validation
-from jaxwgc.aggregate._updates import shapes_of
+from jaxwgc.aggregate._policy import shapes_of
 from jaxwgc.checks._optimizers import OptimizerProbe, Rounds, flat, states_of
 from jaxwgc.codes import GradientCode
 from jaxwgc.gradients import checked_loss, partial_value_and_grad

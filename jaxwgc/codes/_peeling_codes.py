@@ -6,11 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._common import array_validation, validation
+from jaxwgc._common import validation
 from jaxwgc.codes._constructors import code_of_sums, known
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.codes._random_codes import random_subsets
 from jaxwgc.decoders import LeastSquares, Peeling
+
+# Constants c and δ of the robust soliton distribution: the number of messages of low
+# degree, and the failure probability in Luby's analysis.
+_RIPPLE = 0.03
+_FAILURE = 0.5
 
 
 def ldgm(
@@ -78,8 +83,6 @@ def batch_raptor(
     num_parts: int,
     batch_size: int = 1,
     max_degree: int | None = None,
-    c: float = 0.03,
-    delta: float = 0.5,
 ) -> GradientCode:
     """Returns a code of sums of random batches with robust soliton degrees.
 
@@ -92,9 +95,9 @@ def batch_raptor(
     has the smallest error.
 
     The ideal soliton distribution is 1 / K at degree 1 and 1 / (i (i - 1)) at degree
-    i. The robust one adds R / (i K) below degree K / R and R log(R / delta) / K at it,
-    with R = c log(K / delta) √K, and is normalised. If K / R exceeds K, the term at
-    K / R is dropped.
+    i. The robust one adds R / (i K) below degree K / R and R log(R / δ) / K at it, with
+    R = c log(K / δ) √K, c = 0.03 and δ = 0.5, and is normalised. If K / R exceeds K,
+    the term at K / R is dropped.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
@@ -105,8 +108,6 @@ def batch_raptor(
       max_degree: Maximum degree, from 1 to K (default): the distribution is truncated
         there and normalised. The load of a worker is at most max_degree * batch_size
         parts.
-      c: At least 0; larger values give more messages of low degree.
-      delta: Above 0 and at most 1; the failure probability in Luby's analysis.
 
     Returns:
       A real code with entries 0 and 1, decoded by peeling. No number of stragglers is
@@ -114,8 +115,7 @@ def batch_raptor(
 
     Raises:
       ValueError: If a parameter is out of range.
-      TypeError: If an integer is not an int, c or delta is not a number or key is not
-        a PRNG key.
+      TypeError: If an integer is not an int, or key is not a PRNG key.
 
     Example:
       >>> import jax, jaxwgc
@@ -140,12 +140,7 @@ def batch_raptor(
     num_batches = num_parts // batch_size
     max_degree = num_batches if max_degree is None else max_degree
     validation.check_up_to("max_degree", max_degree, num_batches=num_batches)
-    # c is concrete, because the degree distribution is computed on the host.
-    array_validation.check_number("c", c, minimum=0, finite=True, traceable=False)
-    array_validation.check_number(
-        "delta", delta, positive=True, maximum=1, finite=True, traceable=False
-    )
-    probabilities = robust_soliton(num_batches, float(c), float(delta), max_degree)
+    probabilities = robust_soliton(num_batches, max_degree)
     degree_key, batch_key = jax.random.split(key)
     # Degrees are quantiles at random numbers. These are 32-bit integers, so that a key
     # gives the same code in every precision.
@@ -160,23 +155,16 @@ def batch_raptor(
     return code_of_sums(assignment, peeling, LeastSquares())
 
 
-def robust_soliton(
-    num_batches: int, c: float, delta: float, max_degree: int
-) -> np.ndarray:
+def robust_soliton(num_batches: int, max_degree: int) -> np.ndarray:
     """Returns probabilities of the degrees 1, ..., max_degree, in float64."""
     degrees = np.arange(1, num_batches + 1)
     of_higher_degrees = 1 / (degrees[1:] * degrees[:-1])
     weights = np.concatenate([[1 / num_batches], of_higher_degrees])
-    # A quotient by a tiny delta would overflow, so logarithms are subtracted.
-    log_delta = math.log(delta)
-    ripple = c * (math.log(num_batches) - log_delta) * math.sqrt(num_batches)
-    # The spike lies beyond all degrees, unless the quotient is small enough to round.
-    spike = num_batches + 1
-    if ripple * spike > num_batches:
-        spike = max(1, round(num_batches / ripple))
+    ripple = _RIPPLE * math.log(num_batches / _FAILURE) * math.sqrt(num_batches)
+    # With few batches, the spike lies beyond all degrees.
+    spike = round(num_batches / ripple)
     weights += np.where(degrees < spike, ripple / (degrees * num_batches), 0)
     if spike <= num_batches:
-        at_spike = ripple * (math.log(ripple) - log_delta) / num_batches
-        weights[spike - 1] += max(0, at_spike)
+        weights[spike - 1] += ripple * math.log(ripple / _FAILURE) / num_batches
     kept = weights[:max_degree]
     return kept / kept.sum()

@@ -273,7 +273,7 @@ def replicated(
         assignment=matrix.reshape(num_workers, num_messages, num_parts).any(1),
         target=np.ones(num_parts),
         num_stragglers=copies - 1,
-        decoders=(OneCopy(messages, num_workers), LeastSquares()),
+        decoders=(OneCopy(messages), LeastSquares()),
         messages_per_worker=num_messages,
         required_parts=np.minimum(np.arange(num_messages) + 1, num_held[:, None]),
     )

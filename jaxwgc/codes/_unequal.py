@@ -4,7 +4,6 @@ import math
 
 import jax
 import numpy as np
-import scipy
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc.codes._constructors import unweighted
@@ -23,7 +22,6 @@ def unequal(
     num_parts: int,
     *,
     assignment: jax.typing.ArrayLike | None = None,
-    correlation: jax.typing.ArrayLike | None = None,
     quantization_variance: jax.typing.ArrayLike = 0.0,
 ) -> GradientCode:
     """Returns the unbiased code of least error for given straggler probabilities.
@@ -50,10 +48,6 @@ def unequal(
       num_parts: k, at least 1.
       assignment: Which worker holds which part, bool (num_workers, num_parts); every
         part needs at least one worker.
-      correlation: Correlation of the partial gradients: a number ρ for
-        G = (1 - ρ) I + ρ 11ᵀ; or a matrix proportional to G, (num_parts, num_parts),
-        positive definite. The coefficients are then optimal for this G, and may be
-        negative. By default they are as described above.
       quantization_variance: ω, at least 0, a number or (num_workers,): variance of
         rounded messages, E‖Q(m) - m‖² ≤ ω ‖m‖², from
         `jaxwgc.coding.quantization_variance`.
@@ -83,8 +77,8 @@ def unequal(
       2020, for equal workers; Song, Choi, "Approximate gradient coding for distributed
       learning with heterogeneous stragglers", arXiv:2510.22539, with closed-form
       coefficients of unbiased codes for workers of different straggler probabilities.
-      Here, partial gradients may also be correlated, and messages may be rounded. The
-      closed forms and the fill are derived on the page Mathematics.
+      Here, messages may also be rounded. The closed forms and the fill are derived on
+      the page Mathematics.
     """
     probabilities = array_validation.probabilities(
         "straggler_probabilities", straggler_probabilities
@@ -94,7 +88,6 @@ def unequal(
     floored = np.maximum(probabilities, _LEAST_PROBABILITY)
     # The trust in a worker is 1 / δ.
     trust = (1 - floored) / (floored + variance)
-    shares = None
     if assignment is None:
         shares = _fill(trust, num_parts)
         held = shares > 0
@@ -112,10 +105,6 @@ def unequal(
                 "assignment must assign every part to a worker; got none for part "
                 f"{copies.argmin()}"
             )
-    if correlation is not None:
-        gram = _positive_definite(correlation, num_parts)
-        shares = _least_error(trust, held, gram)
-    elif shares is None:
         shares = trust[:, None] * held / (trust @ held)
     matrix = shares / (1 - probabilities)[:, None]
     return unweighted(matrix, held, OneStep(1.0, shared=False), LeastSquares())
@@ -134,43 +123,6 @@ def _fill(trust: np.ndarray, num_parts: int) -> np.ndarray:
     first = np.maximum(starts[:, None], parts)
     last = np.minimum(ends[:, None], parts + 1)
     return np.clip(last - first, 0, None)
-
-
-def _least_error(trust: np.ndarray, held: np.ndarray, gram: np.ndarray) -> np.ndarray:
-    """Minimises the sum of αᵢ G αᵢᵀ / trustᵢ over α with columns that add up to 1.
-
-    With a Lagrange multiplier per column, αᵢ is trustᵢ times the inverse of G on the
-    parts that worker i holds, times their multipliers. The sums of columns determine
-    the multipliers.
-    """
-    system = np.zeros_like(gram)
-    workers = []
-    for factor, is_held in zip(trust, held, strict=True):
-        parts = np.flatnonzero(is_held)
-        block = np.ix_(parts, parts)
-        inverse = factor * np.linalg.inv(gram[block])
-        system[block] += inverse
-        workers.append((parts, inverse))
-    # Cholesky is used, because its rounding does not grow with the ratios of trust.
-    multipliers = scipy.linalg.solve(system, np.ones(len(gram)), assume_a="pos")
-    shares = np.zeros(held.shape)
-    for share, (parts, inverse) in zip(shares, workers, strict=True):
-        share[parts] = inverse @ multipliers[parts]
-    return shares
-
-
-def _positive_definite(correlation: jax.typing.ArrayLike, num_parts: int) -> np.ndarray:
-    """Checks a correlation, and returns the inner products G of partial gradients."""
-    gram = correlations_of(correlation, num_parts)
-    if gram.ndim == 0:
-        gram = gram + (1 - gram) * np.eye(num_parts)
-    eigenvalues = np.linalg.eigvalsh(gram)
-    if not eigenvalues[0] > _ROUNDING * eigenvalues[-1]:
-        raise ValueError(
-            "correlation must make G positive definite; got eigenvalues from "
-            f"{eigenvalues[0]:.3g} to {eigenvalues[-1]:.3g}"
-        )
-    return gram
 
 
 def variances_of(

@@ -7,7 +7,7 @@ derivatives with respect to those ignore this. First derivatives of the least-sq
 `Decoding.error` are correct nevertheless, its second derivatives are not.
 """
 
-from jaxwgc.coding._arbitration import Arbitration, arbitrate
+from jaxwgc.coding._arbitration import arbitrate
 from jaxwgc.coding._decode import Arrived, ErrorLocation, decode, decoding
 from jaxwgc.coding._decoding import Decoding
 from jaxwgc.coding._locate_errors import ErrorLocator, locate_errors
@@ -27,7 +27,6 @@ from jaxwgc.coding._weighting import (
 )
 
 __all__ = [
-    "Arbitration",
     "Arrived",
     "Decoding",
     "ErrorLocation",

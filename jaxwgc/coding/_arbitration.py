@@ -14,35 +14,10 @@ _NOISE = 8.0
 
 
 class Arbitration(NamedTuple):
-    """Outcome of a dispute.
-
-    Attributes:
-      wrong: Which workers contradict recomputed parts, bool (num_disputed,).
-      settled: Whether all other workers agree up to rounding, or only one of them is
-        left.
-      num_exchanges: Number of queries to pairs of workers, and of recomputed parts.
-
-    Example:
-      The second of two workers sent a wrong sum:
-
-      >>> import numpy as np
-      >>> from jaxwgc import coding
-      >>> correct = np.array([[1.0], [2.0]])
-      >>> claims = np.array([[[1.0], [2.0]], [[1.0], [9.0]]])
-      >>> outcome = coding.arbitrate(
-      ...     claims.sum(axis=1),
-      ...     parts=[0, 1],
-      ...     ask=lambda workers, parts: claims[workers][:, parts].sum(axis=1),
-      ...     recompute=lambda part: correct[part],
-      ...     noise=1e-7,
-      ... )
-      >>> outcome.wrong, outcome.settled
-      (array([False,  True]), True)
-    """
+    """Outcome of a dispute, as described by `arbitrate`."""
 
     wrong: np.ndarray
     settled: bool
-    num_exchanges: int
 
 
 def arbitrate(
@@ -80,8 +55,10 @@ def arbitrate(
       noise: Difference of honest copies, relative to the norms of their terms.
 
     Returns:
-      An `Arbitration`. For two workers it needs at most ceil(log2(len(parts))) + 1
-      exchanges.
+      A NamedTuple: `wrong`, bool (num_disputed,), tells which workers contradict
+      recomputed parts. `settled` tells whether all other workers agree up to rounding,
+      or only one of them is left. Two workers are asked at most ceil(log2(len(parts)))
+      times, and one part is recomputed.
 
     Raises:
       ValueError: If totals have another shape, there are no parts, or noise is not
@@ -100,7 +77,7 @@ def arbitrate(
       ...     lambda part: gradients[part],
       ...     noise=1e-7,
       ... )
-      Arbitration(wrong=array([False,  True]), settled=True, num_exchanges=3)
+      Arbitration(wrong=array([False,  True]), settled=True)
 
     References:
       Gupta, Vaidya, "Randomized reactive redundancy for Byzantine fault-tolerance in
@@ -122,20 +99,18 @@ def arbitrate(
     # Largest difference of each pair that rounding explains.
     allowed = _NOISE * noise * np.minimum(norms[:, None], norms)
     is_compared = np.zeros_like(differences, dtype=bool)
-    num_exchanges = 0
     while True:
         is_pair = ~wrong & ~wrong[:, None]
         is_disputed = is_pair & (differences > allowed)
         is_open = is_disputed & ~is_compared
         if not is_open.any():
             is_settled = bool(~wrong.all() and not is_disputed.any())
-            return Arbitration(wrong, is_settled, num_exchanges)
+            return Arbitration(wrong, is_settled)
         largest = np.where(is_open, differences, -1).argmax()
         pair = np.array(np.unravel_index(largest, differences.shape))
         comparison = _compare(
             totals[pair], parts, functools.partial(ask, pair), recompute, noise
         )
-        num_exchanges += comparison.num_exchanges
         wrong[pair] = comparison.wrong
         first, second = pair
         for place in ((first, second), (second, first)):
@@ -151,12 +126,10 @@ class _Comparison(NamedTuple):
         finite, bool (2,).
       rounding: Bound of the rounding errors of each worker, (2,). It is relative to the
         norms of the worker's own sums: another worker cannot enlarge it.
-      num_exchanges: Number of queries and recomputed parts.
     """
 
     wrong: np.ndarray
     rounding: np.ndarray
-    num_exchanges: int
 
 
 def _compare(
@@ -179,14 +152,12 @@ def _compare(
     """
     disputed = list(parts)
     largest = np.linalg.norm(claims, axis=1)
-    num_exchanges = 0
     while len(disputed) > 1:
         half = disputed[: len(disputed) // 2]
         responses = np.asarray(ask(half), claims.dtype)
-        num_exchanges += 1
         is_finite = np.isfinite(responses).all(1)
         if not is_finite.all():
-            return _Comparison(~is_finite, _NOISE * noise * largest, num_exchanges)
+            return _Comparison(~is_finite, _NOISE * noise * largest)
         others = claims - responses
         largest = np.maximum(largest, np.linalg.norm(responses, axis=1))
         largest = np.maximum(largest, np.linalg.norm(others, axis=1))
@@ -199,8 +170,7 @@ def _compare(
             claims = others
             disputed = disputed[len(half) :]
     message = np.asarray(recompute(disputed[0]), claims.dtype)
-    num_exchanges += 1
     largest = np.maximum(largest, np.linalg.norm(message))
     rounding = _NOISE * noise * largest
     errors = np.linalg.norm(claims - message, axis=1)
-    return _Comparison(errors > rounding, rounding, num_exchanges)
+    return _Comparison(errors > rounding, rounding)

@@ -166,8 +166,8 @@ class Decoder(abc.ABC):
     ) -> jax.Array:
         """Returns when the messages that have arrived suffice to decode.
 
-        Found by bisection over the messages in the order of their arrival by default:
-        more messages never increase the residual. A subclass may use a formula.
+        Found by bisection over the messages in the order of their arrival: more
+        messages never increase the residual.
 
         Args:
           matrix: B, real or complex (num_messages, columns).

@@ -1,6 +1,5 @@
 """Decoders with equal weights for all responses, or for a selection of them."""
 
-import functools
 from typing import ClassVar
 
 import jax
@@ -9,7 +8,6 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import product, scale_of, working
-from jaxwgc._common.bisection import first_time
 from jaxwgc._common.pytrees import Static
 from jaxwgc.decoders._decoder import Array, Decoder
 
@@ -127,14 +125,12 @@ def _first_responses(
 class OneCopy(Decoder):
     """Sums one copy of each part: weights are 0 or 1.
 
-    Parts are assigned one after the other. Each is taken from the worker with the
-    fewest parts so far among those that have finished it. Parts with a single copy
-    count from the start. Only parts that no worker has finished are lost.
+    The first copy that has arrived is taken. Only parts that no worker has finished are
+    lost.
 
     Attributes:
-      copies: Messages that are copies of each part, int (num_parts, num_copies); the
-        first wins in a tie.
-      num_workers: n; each worker has equally many adjacent messages.
+      copies: Messages that are copies of each part, int (num_parts, num_copies), in
+        the order in which they are preferred.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -153,7 +149,6 @@ class OneCopy(Decoder):
     """
 
     copies: Array
-    num_workers: Static[int]
 
     needs: ClassVar[str] = "with one part per message, such as codes.replicated"
     is_optimal: ClassVar[bool] = True
@@ -167,10 +162,9 @@ class OneCopy(Decoder):
             num_parts=matrix.shape[1],
             num_copies="any",
         )
-        validation.check_int("num_workers", self.num_workers, minimum=1)
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        return _lightest(mask, jnp.asarray(self.copies), self.num_workers)
+        return _first_copies(mask, jnp.asarray(self.copies))
 
     def decodes(
         self, matrix: Array, target: Array, mask: jax.Array, tolerance: ArrayLike
@@ -179,51 +173,11 @@ class OneCopy(Decoder):
         sizes = (jnp.asarray(target[0]) / scale_of(target)) ** 2
         return product(lost.astype(sizes.dtype), sizes) <= tolerance**2 * sizes.sum()
 
-    def decoding_time(
-        self, matrix: Array, target: Array, times: jax.Array, tolerance: ArrayLike
-    ) -> jax.Array:
-        first_copies = times[self.copies].min(-1)
-        sizes = (jnp.asarray(target[0]) / scale_of(target)) ** 2
 
-        def is_enough(now):
-            missing = jnp.where(first_copies <= now, 0, sizes)
-            return missing.sum() <= tolerance**2 * sizes.sum()
-
-        return first_time(is_enough, first_copies.max())
-
-
-@functools.partial(jax.jit, static_argnames="num_workers")
-def _lightest(mask: jax.Array, copies: jax.Array, num_workers: int) -> jax.Array:
-    """Returns weights of 1 for the copies of parts on the workers with fewest parts."""
-    dtype = jnp.result_type(float)
-    num_parts, num_copies = copies.shape
-    num_messages = mask.shape[-1]
-    # Index of each message in the flattened `copies`. Empty messages have an index out
-    # of range, for which `jnp.take` gives zero.
-    indices = jnp.arange(copies.size).reshape(copies.shape)
-    places = jnp.full(num_messages, copies.size).at[copies].set(indices)
-
-    def by_message(by_copy):
-        flat = by_copy.reshape(*mask.shape[:-1], copies.size)
-        return jnp.take(flat, places, axis=-1, mode="fill", fill_value=0)
-
+@jax.jit
+def _first_copies(mask: jax.Array, copies: jax.Array) -> jax.Array:
+    """Returns weights of 1 for the first copy of each part that has arrived."""
     is_there = mask[..., copies]
-    is_alone = is_there & (is_there.sum(-1, keepdims=True) == 1)
-    per_worker = num_messages // num_workers
-    batch = mask.shape[:-1]
-    burdens = by_message(is_alone.astype(jnp.int32))
-    burdens = burdens.reshape(*batch, num_workers, per_worker).sum(-1)
-
-    def choose(burdens, part):
-        workers, is_there, is_alone = part
-        candidates = jnp.where(is_there, burdens[..., workers], num_messages)
-        lightest = jnp.argmin(candidates, axis=-1, keepdims=True)
-        chosen = is_there & (jnp.arange(num_copies) == lightest)
-        return burdens.at[..., workers].add(chosen & ~is_alone), chosen
-
-    is_there = jnp.moveaxis(is_there, -2, 0)
-    is_alone = jnp.moveaxis(is_alone, -2, 0)
-    workers = copies // per_worker
-    _, chosen = jax.lax.scan(choose, burdens, (workers, is_there, is_alone))
-    chosen = jnp.moveaxis(chosen, 0, -2)
-    return by_message(chosen.astype(dtype))[..., None, :]
+    is_first = is_there & (is_there.cumsum(axis=-1) == 1)
+    zeros = jnp.where(mask, jnp.zeros((), jnp.result_type(float)), 0)
+    return zeros.at[..., copies].set(is_first)[..., None, :]

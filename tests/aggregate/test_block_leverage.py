@@ -145,35 +145,12 @@ def test_only_sampled_parts_are_touched():
     assert np.isnan(gradient_of(spoiled)).all()
 
 
-def test_auxiliary_outputs():
-    def loss(params, part):
-        return squared_loss(params, part), part[1].sum()
-
-    received = np.ones(3, bool)
-    key = jax.random.key(0)
-
-    @jax.jit
-    def step_with_aux(probabilities, params, parts, key, received):
-        step = jaxwgc.sampled_value_and_grad(loss, CODE, probabilities, has_aux=True)
-        return step(params, parts, key, received)
-
-    result = step_with_aux(PROBABILITIES, PARAMS, PARTS, key, received)
-    (value, aux), gradient = result
-    expected_value, expected = sampled_step(PROBABILITIES, PARAMS, PARTS, key, received)
-    np.testing.assert_allclose(value, expected_value)
-    np.testing.assert_allclose(gradient["w"], expected["w"])
-    # Not weighted, and one for each sampled part.
-    assert aux.shape == (3,)
-    assert np.isin(np.asarray(aux).round(4), PARTS[1].sum(1).round(4)).all()
-
-
 def test_the_aggregator_works_in_optax():
     """jit, a state of arrays only, both kinds of keys, `aggregating.process`."""
     _, gradients = partial_value_and_grad()
     optimizer = RAW_KEY_OPTIMIZER
     assert isinstance(optimizer, aggregating.Aggregator)
     state = optimizer.init(PARAMS)
-    assert isinstance(state, jaxwgc.BlockLeverageState)
     assert isinstance(state.coded, jaxwgc.CodedAggregateState)
     update, new = update_by_raw_key(gradients, state, PARAMS)
     assert jax.tree.structure(new) == jax.tree.structure(state)

@@ -29,19 +29,13 @@ ROWS = (
         variants={"sign": corruptions.bit_flip(WHO, 31)},
     ),
     Row(
-        make=corruptions.stuck,
-        arguments={"who": WHO, "value": 7.0},
-        rules={"value": ""},
-    ),
-    Row(
         make=corruptions.same_vector,
         arguments={"who": WHO, "scale": 1.0},
         rules={"scale": "at least 0"},
     ),
     Row(
         make=corruptions.codeword_part,
-        arguments={"who": WHO, "code": CODE, "scale": 1.0},
-        rules={"scale": "at least 0"},
+        arguments={"who": WHO, "code": CODE},
     ),
     Row(
         make=corruptions.quantization,

@@ -161,7 +161,6 @@ ROWS = (
     DecoderRow(
         make=decoders.OneCopy,
         arguments=fields_of(decoders.OneCopy, "replicated"),
-        rules={"num_workers": "at least 1"},
         codes={"replicated": None},
         tolerance=0,
     ),

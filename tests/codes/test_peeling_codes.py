@@ -2,7 +2,6 @@
 
 import math
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,54 +15,41 @@ from tests.zoo import KEY
 
 
 class TestRobustSoliton:
-    @pytest.mark.parametrize(
-        ("num_batches", "c", "delta"), [(100, 0.1, 0.5), (1000, 0.03, 0.5), (50, 1, 1)]
-    )
-    def test_matches_the_published_distribution(self, num_batches, c, delta):
+    @pytest.mark.parametrize("num_batches", [500, 1000, 5000])
+    def test_matches_the_published_distribution(self, num_batches):
         """Luby's rho and tau, as he writes them, for a spike within the support."""
-        ripple = c * math.log(num_batches / delta) * math.sqrt(num_batches)
+        ripple = 0.03 * math.log(num_batches / 0.5) * math.sqrt(num_batches)
         spike = round(num_batches / ripple)
         degrees = np.arange(1, num_batches + 1)
         rho = np.append(1 / num_batches, 1 / (degrees[1:] * degrees[:-1]))
         tau = np.where(degrees < spike, ripple / (degrees * num_batches), 0)
-        tau[spike - 1] = ripple * math.log(ripple / delta) / num_batches
+        tau[spike - 1] = ripple * math.log(ripple / 0.5) / num_batches
         expected = (rho + tau) / np.sum(rho + tau)
-        distribution = robust_soliton(num_batches, c, delta, num_batches)
+        distribution = robust_soliton(num_batches, num_batches)
         np.testing.assert_allclose(distribution, expected, rtol=1e-12)
         # The spike stands out.
         assert distribution[spike - 1] > 2 * distribution[spike]
 
-    def test_is_the_ideal_soliton_distribution_without_robustness(self):
-        distribution = robust_soliton(5, 0.0, 0.5, 5)
-        np.testing.assert_allclose(distribution, [1 / 5, 1 / 2, 1 / 6, 1 / 12, 1 / 20])
-
-    @given(
-        num_batches=st.integers(1, 200),
-        c=st.floats(0, 10),
-        delta=st.floats(0, 1, exclude_min=True),
-        data=st.data(),
-    )
-    def test_is_a_distribution_cut_off_at_the_maximal_degree(
-        self, num_batches, c, delta, data
-    ):
+    @given(num_batches=st.integers(1, 200), data=st.data())
+    def test_is_a_distribution_cut_off_at_the_maximal_degree(self, num_batches, data):
         max_degree = data.draw(st.integers(1, num_batches))
-        distribution = robust_soliton(num_batches, c, delta, max_degree)
+        distribution = robust_soliton(num_batches, max_degree)
         assert distribution.shape == (max_degree,)
         assert np.all(distribution > 0)
         assert distribution.sum() == pytest.approx(1)
-        whole = robust_soliton(num_batches, c, delta, num_batches)[:max_degree]
+        whole = robust_soliton(num_batches, num_batches)[:max_degree]
         np.testing.assert_allclose(distribution, whole / whole.sum(), rtol=1e-9)
 
 
 class TestBatchRaptor:
     @pytest.mark.parametrize("max_degree", [None, 3])
     def test_degrees_are_of_the_distribution(self, max_degree):
-        code = codes.batch_raptor(KEY, 20_000, 10, max_degree=max_degree, c=0.2)
+        code = codes.batch_raptor(KEY, 20_000, 10, max_degree=max_degree)
         highest = max_degree or 10
         counts = np.bincount(code.parts_per_worker, minlength=highest + 1)
         assert counts[0] == 0
         assert len(counts) == highest + 1
-        expected = robust_soliton(10, 0.2, 0.5, highest) * 20_000
+        expected = robust_soliton(10, highest) * 20_000
         check_counts(counts[1:], expected)
 
     def test_batches_of_a_degree_are_uniform(self):
@@ -85,15 +71,8 @@ class TestBatchRaptor:
     [
         ({"batch_size": 5}, "batch_size.*= 12; got 5"),
         ({"batch_size": 2, "max_degree": 7}, "max_degree.* = 7 and .* 6"),
-        ({"max_degree": 1, "c": math.inf}, "c must be finite; got inf"),
-        ({"max_degree": 1, "c": 1, "delta": 1.5}, "delta.*got 1.5"),
     ],
 )
 def test_batch_raptor_rejects_impossible_distributions(arguments, message):
     with pytest.raises(ValueError, match=message):
         codes.batch_raptor(KEY, 20, 12, **arguments)
-
-
-def test_batch_raptor_rejects_a_traced_distribution():
-    with pytest.raises(TypeError, match="c must be"):
-        jax.eval_shape(lambda c: codes.batch_raptor(KEY, 20, 12, c=c), 0.1)

@@ -101,58 +101,26 @@ class TestAssignment:
     probabilities = np.array([0.1, 0.6, 0.3, 0.8])
     held = bools("11001 10100 01110 00111")
 
-    def factors(self):
-        generator = np.random.default_rng(3)
-        gradients = generator.normal(size=(5, 8)) + generator.normal(size=8)
-        return gradients @ gradients.T
-
-    @pytest.mark.parametrize("correlation", [None, 0.6, -0.2, "gradients"])
-    def test_error_on_an_assignment_is_the_minimum_by_scipy(self, correlation):
-        gram_or_number = self.factors() if correlation == "gradients" else correlation
-        code = codes.unequal(
-            self.probabilities, 5, assignment=self.held, correlation=gram_or_number
-        )
+    def test_error_on_an_assignment_is_the_minimum_by_scipy(self):
+        code = codes.unequal(self.probabilities, 5, assignment=self.held)
         np.testing.assert_array_equal(code.assignment, self.held)
         assert np.all(code.encoding_matrix[~self.held] == 0)
-        rho = 0.0 if gram_or_number is None else gram_or_number
-        prediction = expected_error(code, self.probabilities, correlation=rho)
+        prediction = expected_error(code, self.probabilities, correlation=0.0)
         np.testing.assert_allclose(prediction.bias, 0, atol=1e-12)
-        gram = rho if np.ndim(rho) else (1 - rho) * np.eye(5) + rho
-        minimum = least_by_scipy(self.probabilities, self.held, gram)
+        minimum = least_by_scipy(self.probabilities, self.held, np.eye(5))
         assert prediction.squared_error == pytest.approx(minimum, rel=1e-6)
 
-    def test_no_correlation_equals_a_correlation_of_zero(self):
-        """Workers as unlike as they come, and no digits are lost."""
-        unlike = np.array([1e-9, 1 - 1e-9, 0.5, 1e-3])
-        one, other = (
-            codes.unequal(unlike, 5, assignment=self.held, correlation=rho)
-            for rho in (None, 0.0)
-        )
-        np.testing.assert_allclose(one.encoding_matrix, other.encoding_matrix)
-
     def test_parts_on_every_worker_are_weighted_by_reliability(self):
-        """αᵢⱼ is worker i's share of all 1 / δ, for any G."""
-        gram = self.factors()
-        code = codes.unequal(
-            self.probabilities, 5, assignment=np.ones((4, 5), bool), correlation=gram
-        )
+        """αᵢⱼ is worker i's share of all 1 / δ, which is the minimum for any G."""
+        generator = np.random.default_rng(3)
+        gradients = generator.normal(size=(5, 8)) + generator.normal(size=8)
+        gram = gradients @ gradients.T
+        code = codes.unequal(self.probabilities, 5, assignment=np.ones((4, 5), bool))
         trust = (1 - self.probabilities) / self.probabilities
         shares = np.broadcast_to(trust[:, None] / trust.sum(), (4, 5))
         np.testing.assert_allclose(shares_of(code, self.probabilities), shares)
         prediction = expected_error(code, self.probabilities, correlation=gram)
         assert prediction.squared_error == pytest.approx(gram.sum() / trust.sum())
-
-    def test_coefficients_for_a_correlation_improve_on_the_fill(self):
-        """Better for that G than the fill's own, on the same parts."""
-        fill, best = (
-            codes.unequal(self.probabilities, 5, correlation=rho) for rho in (None, 0.3)
-        )
-        np.testing.assert_array_equal(fill.assignment, best.assignment)
-        errors = [
-            expected_error(code, self.probabilities, correlation=0.3).squared_error
-            for code in (fill, best)
-        ]
-        assert errors[1] < errors[0]
 
 
 def test_noisy_messages_count_as_stragglers_do():
@@ -246,12 +214,6 @@ def test_wrong_probabilities_are_rejected(straggler_probabilities, message):
     [
         ({"assignment": np.ones((2, 2), bool)}, r"assignment.*= \(2, 3\); got"),
         ({"assignment": np.eye(2, 3) > 0}, "every.*got none for part 2"),
-        ({"correlation": 1.0}, "correlation must make G .* eigenvalues from"),
-        ({"correlation": -0.6}, "correlation.* to 1; got -0.6"),
-        ({"correlation": np.nan}, "correlation must be from"),
-        ({"correlation": -np.eye(3)}, "correlation must be positive"),
-        ({"correlation": np.tri(3)}, "correlation must be finite and"),
-        ({"correlation": np.eye(2)}, "correlation must have (shape|a leading axis)"),
         ({"quantization_variance": [0, -1.0]}, r"quantization_variance\[1\]"),
         ({"quantization_variance": np.inf}, "quantization_variance must be"),
         (
@@ -266,8 +228,9 @@ def test_options_that_do_not_fit_are_rejected(arguments, message):
 
 
 def test_text_and_traced_arguments_are_rejected():
+    code = codes.unequal([0.5, 0.2], 3)
     with pytest.raises(TypeError, match="correlation must be real numbers"):
-        codes.unequal([0.5, 0.2], 3, correlation="high")
+        expected_error(code, 0.1, correlation="high")
     with pytest.raises(TypeError, match="_probabilities must be"):
         jax.eval_shape(lambda probabilities: codes.unequal(probabilities, 2), [0.5])
 
@@ -281,6 +244,11 @@ def test_text_and_traced_arguments_are_rejected():
             "probabilities must have (shape|a leading axis)",
         ),
         ({"correlation": 1.5}, "correlation must be from -1 / "),
+        ({"correlation": -1.1}, "correlation.* to 1; got -1.1"),
+        ({"correlation": np.nan}, "correlation must be from"),
+        ({"correlation": -np.eye(2)}, "correlation must be positive"),
+        ({"correlation": np.tri(2)}, "correlation must be finite and"),
+        ({"correlation": np.eye(3)}, "correlation must have (shape|a leading axis)"),
         ({"quantization_variance": -1.0}, "quantization_variance must"),
     ],
 )

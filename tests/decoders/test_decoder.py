@@ -242,7 +242,7 @@ def test_decoders_of_other_codes_are_rejected(decoder, message):
 def test_copies_of_another_code_are_rejected():
     with pytest.raises(ValueError, match="copies must"):
         jaxwgc.decoding(
-            codes.uncoded(6), np.ones(6, bool), OneCopy(np.zeros((5, 2), int), 3)
+            codes.uncoded(6), np.ones(6, bool), OneCopy(np.zeros((5, 2), int))
         )
 
 

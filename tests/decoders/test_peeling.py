@@ -85,7 +85,7 @@ class TestPeeling:
 
     def test_parts_of_a_batch_are_recovered_together(self, with_x64):
         """Parts that workers hold by the batch are peeled by the batch."""
-        code = codes.batch_raptor(jax.random.key(6), 7, 15, batch_size=3, c=1.0)
+        code = codes.batch_raptor(jax.random.key(6), 7, 15, batch_size=3)
         result = jax.jit(jaxwgc.decoding)(code, MASKS).effective_weights
         batches = expected_sums(code.assignment[:, ::3])
         assert np.sum(np.any(batches == 0, 1) & np.any(batches > 0, 1)) > 10

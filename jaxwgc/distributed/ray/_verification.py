@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxwgc import coding
 from jaxwgc.codes import GradientCode
+from jaxwgc.coding._arbitration import Arbitration
 from jaxwgc.coding._locate_errors import rounding_noise
 from jaxwgc.coding._projection import key_from
 from jaxwgc.distributed.ray._actors import Actors
@@ -258,7 +259,7 @@ class ParityChecks(Verifier):
         claims: np.ndarray,
         key: SentKey,
         noise: float,
-    ) -> coding.Arbitration:
+    ) -> Arbitration:
         """Settles the dispute of a group of workers.
 
         Args:
