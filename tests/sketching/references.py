@@ -5,12 +5,8 @@ import numpy as np
 from tests.oracles import ridge_solution
 
 
-def cross_validation_error(matrix, target, ridge, criterion):
+def cross_validation_error(matrix, target, ridge):
     """Error of a ridge by definition: each row is predicted from all others."""
-    if criterion == "generalized":
-        hat = ridge_solution(matrix, np.eye(len(matrix)), ridge)
-        share = 1 - np.trace(matrix @ hat) / len(matrix)
-        return np.mean((target - matrix @ hat @ target) ** 2) / share**2
     errors = []
     for row in range(len(matrix)):
         rest = (np.delete(part, row, axis=0) for part in (matrix, target))
