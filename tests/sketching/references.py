@@ -9,8 +9,10 @@ def cross_validation_error(matrix, target, ridge):
     """Error of a ridge by definition: each row is predicted from all others."""
     errors = []
     for row in range(len(matrix)):
-        rest = (np.delete(part, row, axis=0) for part in (matrix, target))
-        errors.append((target[row] - matrix[row] @ ridge_solution(*rest, ridge)) ** 2)
+        other_rows = np.delete(matrix, row, axis=0)
+        other_targets = np.delete(target, row, axis=0)
+        solution = ridge_solution(other_rows, other_targets, ridge)
+        errors.append((target[row] - matrix[row] @ solution) ** 2)
     return np.mean(errors)
 
 

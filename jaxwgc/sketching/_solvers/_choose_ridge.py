@@ -74,7 +74,7 @@ def choose_ridge(
 
     References:
       Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a
-      good ridge parameter", Technometrics 21 (1979), equations 1.4 and 2.3.
+      good ridge parameter", Technometrics 21 (1979), equation 2.3.
     """
     checked, target = row_system_of(matrix, target)
     num_rows, num_columns = checked.shape
