@@ -44,7 +44,7 @@ class PartitionSample(NamedTuple):
         """Computes the scale of each part's rows, √(count / (q Π)); 0 for unused slots.
 
         The factor is √count times the default of `rescaling_factors`. If q was fixed,
-        the sketch is unbiased, like that of a `RowSample`. See the note of
+        the sketch is unbiased, like that of `sample_rows`. See the note of
         `sample_partitions`.
         """
         roots = jnp.sqrt(self.counts).astype(self.probabilities.dtype)

@@ -23,27 +23,21 @@ from jaxwgc.sketching._embeddings._sparse_matrices import (
     sparse_stack,
 )
 from jaxwgc.sketching._linalg.blocks import Blocks
-from jaxwgc.sketching._linalg.factors import NumericalRank
 from jaxwgc.sketching._linalg.linear_operator import LinearOperator
 from jaxwgc.sketching._samplers._row_sampling import row_sampling
-from jaxwgc.sketching._samplers._sample_rows import (
-    RowSample,
-    row_probabilities,
-    sample_rows,
-)
+from jaxwgc.sketching._samplers._sample_rows import row_probabilities, sample_rows
 from jaxwgc.sketching._samplers._spatial_order import spatial_order
 from jaxwgc.sketching._scores._approximate_scores import approximate_leverage_scores
-from jaxwgc.sketching._scores._bless import BlessSample, bless
+from jaxwgc.sketching._scores._bless import bless
 from jaxwgc.sketching._scores._effective_resistances import effective_resistances
 from jaxwgc.sketching._scores._exact_scores import (
     leverage_scores,
     numerical_rank,
     ridge_leverage_scores,
 )
-from jaxwgc.sketching._scores._lewis_weights import LewisWeights, lewis_weights
-from jaxwgc.sketching._scores._rank_k_scores import RankKScores, rank_k_leverage_scores
-from jaxwgc.sketching._solvers._choose_ridge import RidgeChoice, choose_ridge
-from jaxwgc.sketching._solvers._diagnostics import Influence, StandardErrors
+from jaxwgc.sketching._scores._lewis_weights import lewis_weights
+from jaxwgc.sketching._scores._rank_k_scores import rank_k_leverage_scores
+from jaxwgc.sketching._solvers._choose_ridge import choose_ridge
 from jaxwgc.sketching._solvers._influence import influence
 from jaxwgc.sketching._solvers._iterative_hessian_sketch import iterative_hessian_sketch
 from jaxwgc.sketching._solvers._logistic_newton_sketch import logistic_newton_sketch
@@ -60,20 +54,15 @@ __all__ = [
     # Scores.
     "leverage_scores",
     "numerical_rank",
-    "NumericalRank",
     "approximate_leverage_scores",
     "rank_k_leverage_scores",
-    "RankKScores",
     "ridge_leverage_scores",
     "bless",
-    "BlessSample",
     "effective_resistances",
     "lewis_weights",
-    "LewisWeights",
     # Samplers of rows.
     "row_probabilities",
     "sample_rows",
-    "RowSample",
     "spatial_order",
     # Embeddings.
     "Embedding",
@@ -93,9 +82,6 @@ __all__ = [
     "newton_sketch",
     "logistic_newton_sketch",
     "choose_ridge",
-    "RidgeChoice",
     "influence",
-    "Influence",
-    "StandardErrors",
     "Solution",
 ]

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import is_sparse_of_scipy
-from jaxwgc._common.conversions import check_real, concrete, float_array
+from jaxwgc._common.conversions import check_real, concrete, float_array, gathered
 
 if TYPE_CHECKING:
     from jax.experimental.sparse import BCOO
@@ -33,12 +33,26 @@ def finite_array(name: str, value: Any) -> Array:
 
 
 def finite_matrix(name: str, value: Any) -> Array:
-    """Converts `value` to a real matrix, and checks that a concrete one is finite."""
+    """Converts `value` to a real matrix on one device; a concrete one is finite."""
     array_validation.check_dense(name, value, _TAKERS)
     matrix = float_array(name, value)
     validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
     _check_finite(name, value, matrix.dtype)
-    return matrix
+    return gathered(matrix)
+
+
+def nonnegative_array(
+    name: str, value: Any, dtype: DTypeLike, largest: float = np.inf
+) -> Array:
+    """Converts numbers from 0 to `largest`; traced numbers out of range become NaN."""
+    array = finite_array(name, value).astype(dtype)
+    values = concrete(value, dtype)
+    if values is None:
+        return jnp.where((array >= 0) & (array <= largest), array, jnp.nan)
+    is_valid = (values >= 0) & (values <= largest)
+    rule = "not negative" if largest == np.inf else f"between 0 and {largest}"
+    validation.check_entries(name, values, is_valid, rule)
+    return array
 
 
 def scalar(value: ArrayLike, dtype: DTypeLike) -> Array:

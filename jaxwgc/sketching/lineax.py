@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxwgc._common import array_validation, validation
-from jaxwgc._common.arrays import inverse_power_of_two, promoted
+from jaxwgc._common.arrays import promoted
 from jaxwgc._common.pytrees import Static, register
 from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._embeddings._embedding import EmbeddingLike, embed
@@ -21,20 +21,18 @@ from jaxwgc.sketching._linalg.linear_operator import (
     check_real,
     operator_from_lineax,
 )
-from jaxwgc.sketching._linalg.matrix import Dense, Matrix
+from jaxwgc.sketching._linalg.matrix import Dense
 from jaxwgc.sketching._linalg.refinement import Problem, Refinement
 from jaxwgc.sketching._linalg.rows import scaled
 from jaxwgc.sketching._solvers._preconditioned import (
     MAX_ITERATIONS,
     SKETCH_ROWS_PER_COLUMN,
-    chosen_method,
-)
-from jaxwgc.sketching._solvers._preconditioners import (
     Preconditioner,
+    chosen_method,
     preconditioner_of,
     refined,
 )
-from jaxwgc.sketching._solvers._solution import Solution, in_units
+from jaxwgc.sketching._solvers._solution import Solution, in_units, to_unit_size
 
 try:
     import lineax as lx
@@ -58,16 +56,16 @@ METHODS = ("auto", "gram", "sketch", "factor")
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class _State:
-    """The matrix with at least as many rows as columns, and its preconditioner.
+    """A matrix with at least as many rows as columns, and its preconditioner.
 
     Attributes:
-      matrix: A or Aᵀ, whichever has more rows.
-      preconditioner: The `Preconditioner` of `matrix`.
+      problem: Least squares with A or Aᵀ, whichever has more rows, and a target of 0.
+      preconditioner: The `Preconditioner` of the problem.
       structures: The pytrees of the system, as lineax packs them.
-      is_transposed: Whether the system is that of the transpose of `matrix`.
+      is_transposed: Whether the system is that of the transpose of the matrix.
     """
 
-    matrix: Matrix
+    problem: Problem
     preconditioner: Preconditioner
     structures: Any
     is_transposed: Static[bool]
@@ -149,29 +147,52 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
         sketch_size = self.sketch_size
         if sketch_size is None:
             sketch_size = SKETCH_ROWS_PER_COLUMN * tall.in_size()
-        matrix = _matrix_of(tall, sketch_size)
+        check_real(tall)
+        is_small = tall.out_size() <= 2 * sketch_size
+        if is_small or isinstance(tall, lx.MatrixLinearOperator):
+            matrix = Dense(promoted(tall.as_matrix()))
+            method = chosen_method(self.method, matrix, sketch_size)
+        elif self.method in ("auto", "sketch"):
+            matrix = Operator(operator_from_lineax(lx.linearise(tall)))
+            method = "sketch"
+        else:
+            raise ValueError(
+                "method must be 'auto' or 'sketch' for an operator of more than 2 "
+                f"sketch_size rows that is no MatrixLinearOperator; got "
+                f"{self.method!r}. Convert it with "
+                "lineax.MatrixLinearOperator(operator.as_matrix())"
+            )
         sketch_size = _arguments.sketch_size(sketch_size, matrix.shape)
-        method = self._method_for(matrix, sketch_size)
         embedding = None
         if method == "sketch":
             num_rows = matrix.shape[0]
             embedding = embed(self.embedding, self.key, sketch_size, num_rows)
         default_rcond = solver_cutoff(matrix.shape, matrix.dtype)
         matrix, rcond = _arguments.with_cutoff(matrix, self.rcond, default_rcond)
-        preconditioner = preconditioner_of(
-            matrix, embedding, rcond, method, root_ridge=None
+        default = 4 * float(jnp.finfo(matrix.dtype).eps)
+        problem = Problem(
+            matrix=matrix,
+            target=jnp.zeros(matrix.shape[0], matrix.dtype),
+            root_ridge=None,
+            tolerance=_arguments.stopping_tolerance(
+                self.tolerance, default, matrix.dtype
+            ),
         )
-        return _State(matrix, preconditioner, structures, is_transposed=is_wide)
+        preconditioner = preconditioner_of(problem, embedding, rcond, method)
+        return _State(problem, preconditioner, structures, is_transposed=is_wide)
 
     def compute(self, state: _State, vector: Any, options: dict[str, Any]):
         """Solves the system."""
         del options
-        dtype = state.matrix.dtype
+        dtype = state.problem.matrix.dtype
         flat = ravel_vector(vector, state.structures).astype(dtype)
-        default = 4 * float(jnp.finfo(dtype).eps)
-        tolerance = _arguments.stopping_tolerance(self.tolerance, default, dtype)
-        solve = _minimum_norm if state.is_transposed else _least_squares
-        solved = solve(state, flat, tolerance, self.max_iterations)
+        if state.is_transposed:
+            solved = _minimum_norm(state, flat, self.max_iterations)
+        else:
+            to_unit = to_unit_size(flat)
+            problem = state.problem._replace(target=flat * to_unit)
+            solved = refined(problem, state.preconditioner, self.max_iterations)
+            solved = in_units(solved, to_unit, state.preconditioner.factors.scale)
         failure = lx.RESULTS.where(
             solved.num_iterations >= self.max_iterations,
             lx.RESULTS.max_steps_reached,
@@ -208,67 +229,23 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
         """Returns False: operators may have any rank."""
         return False
 
-    def _method_for(self, matrix: Matrix, sketch_size: int) -> str:
-        if not isinstance(matrix, Operator):
-            return chosen_method(self.method, matrix, sketch_size)
-        if self.method not in ("auto", "sketch"):
-            raise ValueError(
-                "method must be 'auto' or 'sketch' for an operator of more than 2 "
-                f"sketch_size rows that is no MatrixLinearOperator; got "
-                f"{self.method!r}. Convert it with "
-                "lineax.MatrixLinearOperator(operator.as_matrix())"
-            )
-        return "sketch"
 
-
-def _matrix_of(operator: lx.AbstractLinearOperator, sketch_size: int) -> Matrix:
-    """Returns the matrix of a tall operator, materialised if it is small."""
-    check_real(operator)
-    is_small = operator.out_size() <= 2 * sketch_size
-    if is_small or isinstance(operator, lx.MatrixLinearOperator):
-        return Dense(promoted(operator.as_matrix()))
-    return Operator(operator_from_lineax(lx.linearise(operator)))
-
-
-def _least_squares(
-    state: _State, vector: Array, tolerance: Array, max_iterations: int
-) -> Solution:
-    """Minimises ‖Xθ - vector‖."""
-    to_unit = inverse_power_of_two(jnp.max(jnp.abs(vector)))
-    problem = Problem(
-        matrix=state.matrix,
-        target=vector * to_unit,
-        root_ridge=None,
-        tolerance=tolerance,
-    )
-    result = refined(problem, state.preconditioner, max_iterations)
-    return in_units(result.unscaled(), to_unit, result.factors.scale)
-
-
-def _minimum_norm(
-    state: _State, vector: Array, tolerance: Array, max_iterations: int
-) -> Solution:
+def _minimum_norm(state: _State, vector: Array, max_iterations: int) -> Solution:
     """Computes the minimum-norm minimiser u of ‖Xᵀu - vector‖.
 
     It is u = -Xθ for the θ with Xᵀ(-Xθ) = vector. Iterations recompute u = -Xθ as a
     residual, so that the error of u does not grow with the square of the condition
     number.
     """
-    matrix = state.matrix
     factors = state.preconditioner.factors
     in_row_space = factors.in_row_space(vector, factors.row_space())
     required_gradient = scaled(factors.scale, in_row_space)
-    to_unit = inverse_power_of_two(jnp.max(jnp.abs(required_gradient)))
-    problem = Problem(
-        matrix=matrix,
-        target=jnp.zeros(matrix.shape[0], matrix.dtype),
-        root_ridge=None,
-        tolerance=tolerance,
-    )
-    refinement = Refinement(problem, factors, required_gradient * to_unit)
+    to_unit = to_unit_size(required_gradient)
+    refinement = Refinement(state.problem, factors, required_gradient * to_unit)
     solved = refinement.solve(max_iterations)
     is_finite = jnp.isfinite(solved.point.squared) & factors.finite
-    solution = -matrix.mv(scaled(factors.scale, solved.point.x)) / to_unit
+    image = state.problem.matrix.mv(scaled(factors.scale, solved.point.x))
+    solution = -image / to_unit
     return Solution(
         solution=jnp.where(is_finite, solution, jnp.nan),
         num_iterations=solved.monitor.iteration,

@@ -163,7 +163,6 @@ ROWS = (
             "matrix": MATRIX,
             "target": TARGET,
             "ridges": np.array([0.1, 1.0]),
-            "criterion": "leave_one_out",
         },
         kinds={"matrix": "matrix", "target": "right-hand side"},
         traceable=("matrix", "target", "ridges"),

@@ -131,7 +131,7 @@ def test_a_ridge_estimator_has_its_own_errors(weights, with_x64):
     check_close(fit.leverage, np.diag(hat))
     check_close(fit.degrees_of_freedom, freedom)
     check_close(fit.residual_variance, variance)
-    expected = sketching.StandardErrors(
+    expected = type(fit.standard_errors)(
         classical=sandwich(estimator, variance),
         hc0=sandwich(estimator, residuals**2),
         hc1=sandwich(estimator, residuals**2 * NUM_ROWS / freedom),

@@ -26,26 +26,25 @@ def test_mixture_of_probabilities_above_one():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "with_replacement"}, "num_slots must be for method 'poisson' only"),
         (
-            {"method": "top_k", "sample_size": 5, "num_slots": None},
+            {"method": "top_k", "sample_size": 5},
             "got sample_size = 5 and num_rows = 4",
         ),
         (
-            {"method": "without_replacement", "sample_size": 5, "num_slots": None},
+            {"method": "without_replacement", "sample_size": 5},
             "got sample_size = 5 and num_rows = 4",
         ),
         (
-            {"method": "pivotal", "sample_size": 5, "num_slots": None},
+            {"method": "pivotal", "sample_size": 5},
             "got sample_size = 5 and num_rows = 4",
         ),
         ({"order": [0, 1, 2, 3]}, "order must be for method 'pivotal' only; got 'poi"),
         (
-            {"method": "pivotal", "num_slots": None, "order": [0, 1, 2]},
+            {"method": "pivotal", "order": [0, 1, 2]},
             r"order must have shape \(N,\) = \(4,\); got \(3,\)",
         ),
         (
-            {"method": "pivotal", "num_slots": None, "order": [0, 1, 2, 2]},
+            {"method": "pivotal", "order": [0, 1, 2, 2]},
             "order must have each of the 4 rows once",
         ),
     ],
@@ -55,7 +54,7 @@ def test_sample_rows(changes, message):
 
 
 def test_order_of_rows_by_floats():
-    changes = {"method": "pivotal", "num_slots": None, "order": np.arange(4.0)}
+    changes = {"method": "pivotal", "order": np.arange(4.0)}
     message = "order must be integers"
     check_refusal(sketching.sample_rows, changes, TypeError, message)
 

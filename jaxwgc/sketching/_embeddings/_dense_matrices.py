@@ -1,6 +1,6 @@
 """Embeddings by dense random matrices, generated in blocks of columns."""
 
-import abc
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxwgc._common.arrays import product
+from jaxwgc._common.pytrees import Static
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     Index,
@@ -57,7 +58,7 @@ def gaussian(key: Array, sketch_size: int, num_rows: int) -> Embedding:
       foundations and algorithms", Acta Numerica 29 (2020), section 8.3.
     """
     key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
-    return _GaussianEmbedding(key, sketch_size, num_rows)
+    return _DenseEmbedding(key, sketch_size, num_rows, draw_entries=_normal)
 
 
 def rademacher(key: Array, sketch_size: int, num_rows: int) -> Embedding:
@@ -90,15 +91,18 @@ def rademacher(key: Array, sketch_size: int, num_rows: int) -> Embedding:
       binary coins", J. Comput. Syst. Sci. 66 (2003).
     """
     key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
-    return _RademacherEmbedding(key, sketch_size, num_rows)
+    return _DenseEmbedding(key, sketch_size, num_rows, draw_entries=random_signs)
 
 
 class _DenseEmbedding(Embedding):
-    """Dense embedding S = [S_0 S_1 ...], with a separate key for every block S_i."""
+    """Dense embedding S = [S_0 S_1 ...], with a separate key for every block S_i.
 
-    @abc.abstractmethod
-    def _entries(self, key: Array, shape: tuple[int, int]) -> Array:
-        """Draws independent entries of mean 0 and variance 1, float32."""
+    Attributes:
+      draw_entries: A function of a key and a shape that draws independent entries of
+        mean 0 and variance 1, float32.
+    """
+
+    draw_entries: Static[Callable[[Array, tuple[int, int]], Array]]
 
     @property
     def _block_size(self) -> int:
@@ -109,7 +113,7 @@ class _DenseEmbedding(Embedding):
 
     def _block(self, index: Index, dtype: np.dtype) -> Array:
         key = jax.random.fold_in(self.key, index)
-        entries = self._entries(key, (self.sketch_size, self._block_size))
+        entries = self.draw_entries(key, (self.sketch_size, self._block_size))
         return entries.astype(dtype) / self.sketch_size**0.5
 
     def apply_to_columns(self, arrays: list[Array]) -> list[Array]:
@@ -139,11 +143,5 @@ class _DenseEmbedding(Embedding):
         return jnp.concatenate(list(blocks), axis=1)[:, : self.num_rows]
 
 
-class _GaussianEmbedding(_DenseEmbedding):
-    def _entries(self, key: Array, shape: tuple[int, int]) -> Array:
-        return jax.random.normal(key, shape, jnp.float32)
-
-
-class _RademacherEmbedding(_DenseEmbedding):
-    def _entries(self, key: Array, shape: tuple[int, int]) -> Array:
-        return random_signs(key, shape)
+def _normal(key: Array, shape: tuple[int, int]) -> Array:
+    return jax.random.normal(key, shape, jnp.float32)

@@ -1,11 +1,14 @@
 """Embedding by a subsampled randomised Hadamard transform."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jax import Array, lax
 
-from jaxwgc._common.arrays import next_power_of_two
+from jaxwgc._common.arrays import next_power_of_two, product
 from jaxwgc.sketching._embeddings._embedding import (
     Embedding,
     Index,
@@ -15,8 +18,7 @@ from jaxwgc.sketching._embeddings._embedding import (
 )
 
 # Number of rows transformed at a time, small enough for a processor's cache: the
-# transform is bound by memory traffic, not arithmetic. Additions in radix 4 are then as
-# fast as products with small Hadamard matrices.
+# transform is bound by memory traffic, not arithmetic.
 _HADAMARD_ROWS = 1024
 
 
@@ -105,35 +107,16 @@ class _HadamardEmbedding(Embedding):
 
 def _hadamard_transform(rows: Array) -> Array:
     """Multiplies a matrix by H; its number of rows is a small power of two."""
-    size = rows.shape[0]
-    done = 1
-    while done < size:
-        radix = 4 if size // done >= 4 else 2
-        parts = rows.reshape(size // (radix * done), radix, -1)
-        parts = [parts[:, i] for i in range(radix)]
-        parts = _butterflies(parts, 1)
-        if radix == 4:
-            parts = _butterflies(parts, 2)
-        rows = jnp.stack(parts, axis=1)
-        done *= radix
-    return rows.reshape(size, -1)
+    size = len(rows)
+    inner_size = next_power_of_two(math.isqrt(size))
+    outer = jnp.asarray(scipy.linalg.hadamard(size // inner_size), rows.dtype)
+    inner = jnp.asarray(scipy.linalg.hadamard(inner_size), rows.dtype)
+    # H is the Kronecker product of `outer` and `inner`.
+    blocks = product(outer, rows.reshape(len(outer), -1))
+    blocks = blocks.reshape(len(outer), inner_size, -1)
+    return product(inner, blocks).reshape(size, -1)
 
 
 def _parity_sign(left: Array, right: Index) -> Array:
     """Returns the entries (-1)^popcount(left & right) of H, int32."""
     return 1 - 2 * (lax.population_count(left & right) & 1)
-
-
-def _butterflies(parts: list[Array], half: int) -> list[Array]:
-    """Returns sums and differences of parts that are `half` positions apart.
-
-    `half` is a power of two. A part whose position has this bit is the second of a
-    pair, which becomes the difference.
-    """
-    results = []
-    for i, part in enumerate(parts):
-        if i & half:
-            results.append(parts[i - half] - part)
-        else:
-            results.append(part + parts[i + half])
-    return results

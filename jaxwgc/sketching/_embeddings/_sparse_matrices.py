@@ -57,8 +57,7 @@ def count_sketch(key: Array, sketch_size: int, num_rows: int) -> Embedding:
       ICALP 2002; Clarkson and Woodruff, "Low-rank approximation and regression in input
       sparsity time", STOC 2013.
     """
-    key, sketch_size, num_rows = check_sizes(key, sketch_size, num_rows)
-    return _SparseEmbedding(key, sketch_size, num_rows, num_nonzeros=1)
+    return sparse_sign(key, sketch_size, num_rows, num_nonzeros=1)
 
 
 def sparse_sign(

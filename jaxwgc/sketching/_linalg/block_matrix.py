@@ -1,10 +1,9 @@
 """Matrices in blocks of rows, which are read on the host."""
 
-import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +14,13 @@ from jaxwgc._common.arrays import is_sparse
 from jaxwgc.sketching._linalg.blocks import (
     NUM_THREADS,
     SPARSE_ROWS,
-    Blocks,
     Chunks,
     some_rows,
 )
 from jaxwgc.sketching._linalg.factors import factors_of
 from jaxwgc.sketching._linalg.matrix import (
     Dense,
-    QRMatrix,
-    Triangle,
+    RowMatrix,
     gram_products_of_block,
 )
 from jaxwgc.sketching._linalg.rows import transposed_product
@@ -35,7 +32,7 @@ T = TypeVar("T")
 
 
 @jax.tree_util.register_static
-class BlockMatrix(QRMatrix):
+class BlockMatrix(RowMatrix):
     """The matrix of `Blocks`. Each product or sum over rows reads all chunks once.
 
     Sums over chunks are in float64, with or without x64. Loops run in Python.
@@ -43,13 +40,11 @@ class BlockMatrix(QRMatrix):
 
     is_streamed = True
 
-    def __init__(self, blocks: Blocks):
-        self._chunks = Chunks(blocks)
+    def __init__(self, chunks: Chunks):
+        self._chunks = chunks
 
     def row_scaled(self, factors):
-        matrix = copy.copy(self)
-        matrix._chunks = self._chunks.row_scaled(np.asarray(factors))
-        return matrix
+        return BlockMatrix(self._chunks.row_scaled(np.asarray(factors)))
 
     @property
     def shape(self):
@@ -119,8 +114,7 @@ class BlockMatrix(QRMatrix):
         """Returns the largest absolute value of the first chunk for all columns."""
         return jnp.full(self.shape[1], self._chunks.largest)
 
-    def triangle(self, root_ridge):
-        del root_ridge
+    def triangle(self):
         # The target is a view of one zero, since N zeros may not fit in memory.
         zeros = np.broadcast_to(np.zeros((), self.dtype), self.shape[:1])
         triangle, _, _ = self.triangle_and_products(zeros)
@@ -128,33 +122,23 @@ class BlockMatrix(QRMatrix):
 
     def triangle_and_products(
         self, target: Array | np.ndarray
-    ) -> tuple[Triangle, Array, Array]:
+    ) -> tuple[Array, Array, Array]:
         """Computes the `triangle`, Xᵀy and ‖y‖², in one pass over X."""
         num_columns = self.shape[1]
-        gradient: Any = None
-        squared: Any = None
+        sums: Any = None
         # The factors of the chunks so far, stacked. If there are more than 2p rows, a
         # QR factorisation reduces them to p rows.
         factors = np.zeros((0, num_columns))
         for _, rows, slices in self._dense_chunks((target,)):
             [target_rows] = slices
-            products = _chunk_products(rows, target_rows)
-            gradient = _added(gradient, products.gradient)
-            squared = _added(squared, products.squared)
-            factors = np.concatenate([factors, np.asarray(products.factor, float)])
+            factor, products = _chunk_products(rows, target_rows)
+            sums = _added(sums, products)
+            factors = np.concatenate([factors, np.asarray(factor, float)])
             if len(factors) > 2 * num_columns:
                 factors = np.linalg.qr(factors, mode="r")
-        factor = jnp.asarray(np.linalg.qr(factors, mode="r"), self.dtype)
-        # Householder QR is accurate for columns of very different norm, so that all
-        # scales are 1.
-        triangle = Triangle(factor, jnp.ones(num_columns, self.dtype))
-        gradient = jnp.asarray(gradient, self.dtype)
-        return triangle, gradient, jnp.asarray(squared, self.dtype)
-
-    def while_loop(self, is_open, step, state):
-        while is_open(state):
-            state = step(state)
-        return state
+        triangle = jnp.asarray(np.linalg.qr(factors, mode="r"), self.dtype)
+        gradient, squared = (jnp.asarray(total, self.dtype) for total in sums)
+        return triangle, gradient, squared
 
     def _dense_chunks(
         self, along: Iterable[Array | np.ndarray]
@@ -189,17 +173,9 @@ def _chunk_sum(
     return Dense(rows).sum_rows(function, *args, along=tuple(slices))
 
 
-class _ChunkProducts(NamedTuple):
-    """Products of the rows X of a chunk: R with RᵀR = XᵀX, Xᵀy and ‖y‖²."""
-
-    factor: Array
-    gradient: Array
-    squared: Array
-
-
 @jax.jit
-def _chunk_products(rows: Array, target: Array) -> _ChunkProducts:
-    """Computes the products of a chunk.
+def _chunk_products(rows: Array, target: Array) -> tuple[Array, tuple[Array, Array]]:
+    """Computes R with RᵀR = XᵀX, and Xᵀy and ‖y‖², for the rows X of a chunk.
 
     R is square but not triangular. It is computed by Gram matrices, which are far
     faster than QR and as accurate.
@@ -210,11 +186,8 @@ def _chunk_products(rows: Array, target: Array) -> _ChunkProducts:
     factor = factors.singular_values[:, None] * vectors.T
     # For a column of zeros, the computed factor is only rounding error.
     factor = jnp.where(jnp.any(rows != 0, axis=0), factor, 0)
-    return _ChunkProducts(
-        factor=factor,
-        gradient=matrix.sum_rows(_rmv_of_block, along=(target,)),
-        squared=jnp.sum(target**2, axis=0),
-    )
+    gradient = matrix.sum_rows(_rmv_of_block, along=(target,))
+    return factor, (gradient, jnp.sum(target**2, axis=0))
 
 
 @jax.jit

@@ -99,23 +99,6 @@ class Chunk(NamedTuple):
     size: int
 
 
-class Fingerprint(NamedTuple):
-    """A weighted sum that identifies rows, and the scale of its rounding error."""
-
-    weighted_sum: np.floating
-    scale: np.floating
-
-    @property
-    def is_finite(self) -> bool:
-        """Returns whether the rows are finite."""
-        return bool(np.isfinite(self.weighted_sum) and np.isfinite(self.scale))
-
-    def differs_from(self, other: "Fingerprint") -> bool:
-        """Returns whether the rows differ by more than rounding."""
-        difference = abs(self.weighted_sum - other.weighted_sum)
-        return bool(difference > _SAME * self.scale)
-
-
 class Chunks:
     """The rows of `Blocks`, in chunks that are equal in every pass.
 
@@ -130,7 +113,7 @@ class Chunks:
         # Factors of the rows, (N,), or None.
         self._row_factors: np.ndarray | None = None
         # Fingerprints of the chunks in the first pass.
-        self._prints: list[Fingerprint] = []
+        self._prints: list[float] = []
         first = next(self._read(), None)
         if first is None:
             raise ValueError("blocks must have at least one row; got none")
@@ -151,15 +134,15 @@ class Chunks:
             pass.
         """
         start = 0
-        prints: list[Fingerprint] = []
+        prints: list[float] = []
         for rows, size in self._read():
-            fingerprint = _fingerprint(rows)
-            if not fingerprint.is_finite:
+            fingerprint, scale = _fingerprint(rows)
+            if not np.isfinite(scale):
                 _check_finite(rows, start)
             if self._prints:
                 last = len(self._prints) - 1
                 expected = self._prints[min(len(prints), last)]
-                if fingerprint.differs_from(expected):
+                if abs(fingerprint - expected) > _SAME * scale:
                     raise ValueError(
                         "blocks must be the same in all passes; got others from row "
                         f"{start} on"
@@ -272,9 +255,10 @@ def _check_finite(rows: Any, start: int) -> None:
         raise ValueError(f"blocks must be finite; got NaN or infinity in row {row}")
 
 
-def _fingerprint(rows: Any) -> Fingerprint:
-    """Computes the fingerprint of rows, from the eighth root of a sum over each row.
+def _fingerprint(rows: Any) -> tuple[float, float]:
+    """Computes a sum that identifies rows, and the scale of its rounding error.
 
+    It is a weighted sum of the eighth roots of sums over each row.
     A change of the size of a row changes its root, unlike its sign. With the sums
     themselves, a row of entries near 1e8 would hide the other rows.
     """
@@ -284,7 +268,7 @@ def _fingerprint(rows: Any) -> Fingerprint:
     with np.errstate(over="ignore", invalid="ignore"):
         sums = rows @ column_weights
         roots = np.sign(sums) * np.sqrt(np.sqrt(np.sqrt(np.abs(sums))))
-        return Fingerprint(row_weights @ roots, np.linalg.norm(roots))
+        return row_weights @ roots, float(np.linalg.norm(roots))
 
 
 def _is_matrix(value: Any) -> bool:

@@ -1,6 +1,5 @@
 """Factors V and s of X diag(scale) = U diag(s) Vᵀ, and numerical ranks."""
 
-import functools
 from typing import NamedTuple, Self
 
 import jax
@@ -10,7 +9,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc._common.arrays import product
-from jaxwgc.sketching._linalg.matrix import QRMatrix, RowMatrix
+from jaxwgc.sketching._linalg.matrix import Dense, RowMatrix, gram_of_block
 from jaxwgc.sketching._linalg.rows import (
     column_scale,
     diagonal,
@@ -33,23 +32,7 @@ WELL_CONDITIONED = 1e-4
 class NumericalRank(NamedTuple):
     """The numerical rank of a matrix, and whether it is ambiguous.
 
-    Attributes:
-      rank: int32 scalar.
-      is_ambiguous: bool scalar, whether a singular value is within a factor of ten of
-        the cutoff. Rounding or small changes of the data may then decide the rank.
-        Values below 2 + √min(N, p) / 2 machine epsilons (of the largest) do not count:
-        rounding turns zeros into such values.
-
-    Example:
-      The third column is a combination of the others:
-
-      >>> import jax.numpy as jnp
-      >>> from jaxwgc import sketching
-      >>> steps = jnp.arange(100.0)
-      >>> matrix = jnp.stack([jnp.ones(100), steps, 2 * steps + 1], axis=1)
-      >>> result = sketching.numerical_rank(matrix)
-      >>> int(result.rank), bool(result.is_ambiguous)
-      (2, False)
+    See `numerical_rank`.
     """
 
     rank: Array
@@ -69,6 +52,11 @@ def solver_cutoff(shape: tuple[int, ...], dtype: np.dtype) -> float:
     larger cutoff would increase the residual if X has full rank.
     """
     return (4 + min(shape) ** 0.5) * float(jnp.finfo(dtype).eps)
+
+
+def root_of(ridge: Array | None) -> Array | None:
+    """Computes √ridge as a constant for `jax.grad`; None stays None."""
+    return None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
 
 
 class Factors(NamedTuple):
@@ -198,25 +186,33 @@ def factors_of(
       matrix: X.
       root_ridge: √ridge, or None.
       rcond: The cutoff of singular values, as a share of the largest.
-      method: "gram" for a tall X. Any other method is a QR factorisation, as for a
-        streamed matrix, which is then read once.
+      method: "gram" for a tall X, or "auto" for "gram" where it is at least as fast.
+        Any other method is a QR factorisation, as for a streamed matrix, which is then
+        read once.
       threshold: The ratio of eigenvalues above which one Gram matrix is enough.
     """
-    if method == "gram" and not matrix.is_streamed:
+    num_rows, num_columns = matrix.shape
+    is_gram = method == "gram"
+    if method == "auto":
+        is_gram = num_rows >= 4 * num_columns or not isinstance(matrix, Dense)
+    if is_gram and not matrix.is_streamed:
         return gram_factors(matrix, root_ridge, rcond, threshold)
-    assert isinstance(matrix, QRMatrix)
-    small = lax.stop_gradient(matrix).triangle(root_ridge)
-    return factors_of_small(small.factor, rcond, small.scale, root_ridge)
+    matrix = lax.stop_gradient(matrix)
+    # The QR factorisation of a streamed matrix is accurate for columns of very
+    # different norm, so that all scales are 1.
+    scale: Array | float = 1.0
+    if isinstance(matrix, Dense):
+        scale = column_scale(matrix.column_maxima(), root_ridge)
+        matrix = matrix.scaled(scale)
+    return factors_of_small(matrix.triangle(), rcond, scale, root_ridge)
 
 
-@functools.partial(jax.jit, static_argnames="has_units")
+@jax.jit
 def factors_of_small(
     small: Array,
     rcond: ArrayLike,
     scale: Array | float = 1.0,
     root_ridge: Array | None = None,
-    *,
-    has_units: bool = True,
 ) -> Factors:
     """Computes the factors of X stacked on `root_ridge` I.
 
@@ -225,7 +221,6 @@ def factors_of_small(
       rcond: The cutoff of singular values, as a share of the largest.
       scale: The scales of the columns of `small`.
       root_ridge: √ridge, or None.
-      has_units: Whether columns are scaled to norms near 1.
     """
     small = lax.stop_gradient(small)
     if root_ridge is not None:
@@ -234,16 +229,13 @@ def factors_of_small(
     first = column_scale(jnp.max(jnp.abs(small), axis=0))
     squares = jnp.sum((small * first) ** 2, axis=0)
     finite = jnp.isfinite(squares).all()
-    unit = jnp.ones_like(squares)
-    scales = scale * jnp.ones_like(squares)
-    if has_units:
-        unit = first * unit_scale(first, squares)
+    unit = first * unit_scale(first, squares)
     # Decompositions of NaN are undefined, and differ by backend.
     small = jnp.where(finite, small * unit, 0)
     if small.shape[0] > small.shape[1]:
         small = triangle(small)
     _, values, rotation = jnp.linalg.svd(small, full_matrices=False)
-    return _truncated(scales * unit, rotation.T, values, rcond, finite)
+    return _truncated(scale * unit, rotation.T, values, rcond, finite)
 
 
 def gram_factors(
@@ -273,7 +265,7 @@ def gram_factors(
     scale = column_scale(matrix.column_maxima(), root_ridge)
     if not has_units:
         scale = jnp.full(scale.shape, jnp.min(scale))
-    first_gram = matrix.gram(scale)
+    first_gram = matrix.sum_rows(gram_of_block, scale)
     if root_ridge is not None:
         first_gram += jnp.diag((root_ridge * scale) ** 2)
     squares = diagonal(first_gram)
@@ -295,7 +287,7 @@ def gram_factors(
         shift = jnp.where(shift > 0, shift, 1)
         roots = jnp.sqrt(jnp.maximum(eigenvalues, 0) + shift)
         whitening = basis / roots * unit[:, None]
-        second_gram = matrix.gram(scale, whitening)
+        second_gram = matrix.sum_rows(gram_of_block, scale, whitening)
         if root_ridge is not None:
             second_gram += gram((root_ridge * scale)[:, None] * whitening)
         second_gram = jnp.where(finite, second_gram, 0)

@@ -16,11 +16,10 @@ from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import is_sparse
 from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._linalg.block_matrix import BlockMatrix
-from jaxwgc.sketching._linalg.blocks import Blocks
+from jaxwgc.sketching._linalg.blocks import Blocks, Chunks
 from jaxwgc.sketching._linalg.factors import rank_cutoff
 from jaxwgc.sketching._linalg.linear_operator import (
     LinearOperator,
-    Operator,
     checked_operator,
     from_lineax,
 )
@@ -46,7 +45,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def matrix_of(name: str, value: "MatrixLike | OperatorLike") -> RowMatrix:
+def matrix_and_cutoff(
+    matrix: "MatrixLike | OperatorLike", rcond: ArrayLike | None
+) -> tuple[RowMatrix, Array]:
+    """Checks and converts a matrix, and the cutoff of its numerical rank."""
+    checked = matrix_of(matrix)
+    default = rank_cutoff(checked.shape, checked.dtype)
+    return _arguments.with_cutoff(checked, rcond, default)
+
+
+def matrix_of(value: "MatrixLike | OperatorLike") -> RowMatrix:
     """Checks and converts a matrix with access to rows.
 
     Raises:
@@ -56,20 +64,20 @@ def matrix_of(name: str, value: "MatrixLike | OperatorLike") -> RowMatrix:
     value = from_lineax(value)
     if isinstance(value, LinearOperator):
         raise TypeError(
-            f"{name} must be an array, a sparse matrix or Blocks, since rows are read "
+            "matrix must be an array, a sparse matrix or Blocks, since rows are read "
             f"one by one; got a {kind}, which gives products only. Use "
             "approximate_leverage_scores, preconditioned or sketch_and_solve, which "
             "take operators, or form its array: by products with jnp.eye(p), or by "
             "as_matrix() of an operator of lineax"
         )
     if isinstance(value, Blocks):
-        return BlockMatrix(value)
+        return BlockMatrix(Chunks(value))
     if is_sparse(value):
-        sparse = _arguments.sparse_matrix(name, value)
-        validation.check_shape(name, sparse, "(N, p)", ("any", "any"))
+        sparse = _arguments.sparse_matrix("matrix", value)
+        validation.check_shape("matrix", sparse, "(N, p)", ("any", "any"))
         return sparse_of_bcoo(sparse)
-    array = _arguments.finite_array(name, value)
-    validation.check_shape(name, array, "(N, p)", ("any", "any"))
+    array = _arguments.finite_array("matrix", value)
+    validation.check_shape("matrix", array, "(N, p)", ("any", "any"))
     # The sharding of a traced array is known only on a mesh with explicit axes.
     is_traced = array_validation.is_traced(array)
     sharding = jax.typeof(array).sharding if is_traced else array.sharding
@@ -82,7 +90,7 @@ def matrix_of(name: str, value: "MatrixLike | OperatorLike") -> RowMatrix:
         return Dense(array)
     if array.shape[0] < array.shape[1]:
         raise ValueError(
-            f"{name} must have at least as many rows as columns if rows are sharded; "
+            "matrix must have at least as many rows as columns if rows are sharded; "
             f"got {array.shape}; replicate it with jax.device_put"
         )
     return Sharded(array, sharding.mesh, spec[0])
@@ -105,14 +113,14 @@ def system_of(
     target = _arguments.right_hand_side(target, operator.shape)
     target = target.astype(operator.dtype)
     # An error that cannot be raised under jax.jit becomes a NaN in the result.
-    return Operator(operator), jnp.where(is_adjoint, target, jnp.nan)
+    return operator, jnp.where(is_adjoint, target, jnp.nan)
 
 
 def row_system_of(
     matrix: "MatrixLike | OperatorLike", target: ArrayLike
 ) -> tuple[RowMatrix, Array]:
     """Checks X with access to rows and y, like `system_of`; rejects operators."""
-    rows = matrix_of("matrix", matrix)
+    rows = matrix_of(matrix)
     target = _arguments.right_hand_side(target, rows.shape)
     if isinstance(rows, BlockMatrix):
         array_validation.check_concrete("target", target, "Blocks are read on the host")

@@ -116,18 +116,6 @@ class LinearOperator:
             )
         _dtype_of(self)
 
-    def times(self, vector: Array) -> Array:
-        """Computes Xv for v (p,) or (p, c)."""
-        return _of_columns(self.matvec, vector)
-
-    def transposed_times(self, vector: Array) -> Array:
-        """Computes Xᵀu for u (N,) or (N, c)."""
-        if self.rmatvec is not None:
-            return _of_columns(self.rmatvec, vector)
-        like = jax.ShapeDtypeStruct(self.shape[1:], self.dtype)
-        transposed = jax.linear_transpose(self.matvec, like)
-        return _of_columns(lambda u: transposed(u)[0], vector)
-
 
 register(LinearOperator)
 
@@ -163,10 +151,14 @@ class Operator(Matrix):
         return _dtype_of(self.functions)
 
     def mv(self, vector):
-        return self.functions.times(vector)
+        return _of_columns(self.functions.matvec, vector)
 
     def rmv(self, vector):
-        return self.functions.transposed_times(vector)
+        if self.functions.rmatvec is not None:
+            return _of_columns(self.functions.rmatvec, vector)
+        like = jax.ShapeDtypeStruct(self.shape[1:], self.dtype)
+        transposed = jax.linear_transpose(self.functions.matvec, like)
+        return _of_columns(lambda u: transposed(u)[0], vector)
 
     def sketch(self, embedding, *arrays):
         if self.functions.sketch is None:
@@ -211,9 +203,7 @@ def _of_columns(function: Callable[[Array], Array], vector: Array) -> Array:
     return jax.vmap(function, -1, -1)(vector)
 
 
-def checked_operator(
-    key: Array, operator: LinearOperator
-) -> tuple[LinearOperator, Array]:
+def checked_operator(key: Array, operator: LinearOperator) -> tuple[Operator, Array]:
     """Checks the functions of an operator: shapes, and whether they are adjoint."""
     num_rows, num_columns = operator.shape
     dtype = _dtype_of(operator)
@@ -229,16 +219,17 @@ def checked_operator(
         rmatvec = _checked_function(
             "rmatvec", rmatvec, length=num_rows, image_length=num_columns, dtype=dtype
         )
-    operator = dataclasses.replace(
+    functions = dataclasses.replace(
         operator, dtype=dtype, matvec=matvec, rmatvec=rmatvec
     )
-    norm, is_adjoint = probed(jax.random.fold_in(key, 2), operator)
+    matrix = Operator(functions)
+    norm, is_adjoint = probed(jax.random.fold_in(key, 2), matrix)
     if not array_validation.is_traced(is_adjoint) and not is_adjoint:
         raise ValueError(
             "operator.matvec and operator.rmatvec must be finite and adjoint; got "
             f"different uᵀ(Xv) and (Xᵀu)ᵀv of random vectors, norm {norm:.2g}"
         )
-    return operator, is_adjoint
+    return matrix, is_adjoint
 
 
 def _checked_function(
@@ -280,18 +271,16 @@ def _hoisted(
 
 
 @jax.jit
-def probed(key: Array, operator: LinearOperator) -> tuple[Array, Array]:
+def probed(key: Array, matrix: Operator) -> tuple[Array, Array]:
     """Estimates the Frobenius norm, and tests whether the two functions are adjoint."""
-    num_rows, num_columns = operator.shape
-    dtype = _dtype_of(operator)
+    num_rows, num_columns = matrix.shape
+    dtype = matrix.dtype
 
     def probe(key: Array) -> tuple[Array, Array]:
         right_key, left_key = jax.random.split(key)
         right = jax.random.normal(right_key, (num_columns,), dtype)
         left = jax.random.normal(left_key, (num_rows,), dtype)
-        images = jnp.concatenate(
-            [operator.times(right), operator.transposed_times(left)]
-        )
+        images = jnp.concatenate([matrix.mv(right), matrix.rmv(left)])
         # Scaling by an exact power of two avoids overflow of squares.
         unit = inverse_power_of_two(jnp.max(jnp.abs(images)))
         images = images * unit
@@ -326,14 +315,22 @@ def operator_from_lineax(operator: "lineax.AbstractLinearOperator") -> LinearOpe
     Raises:
       TypeError: If a leaf of a structure is complex.
     """
+    # lineax depends on equinox.
+    import equinox
+
     dtype = check_real(operator)
-    split = _SplitOperator.of(operator)
+    arrays, others = equinox.partition(operator, _is_array)
+    split = _SplitOperator(arrays, others)
     return LinearOperator(
         matvec=Partial(_mv, split),
         rmatvec=Partial(_rmv, split),
         shape=(operator.out_size(), operator.in_size()),
         dtype=dtype,
     )
+
+
+def _is_array(leaf: object) -> bool:
+    return isinstance(leaf, Array | np.ndarray)
 
 
 def check_real(operator: "lineax.AbstractLinearOperator") -> np.dtype:
@@ -351,43 +348,27 @@ class _SplitOperator:
     """An operator as a pytree of arrays, since its leaves may also be functions.
 
     Attributes:
-      arrays: The leaves of the operator, with None for a leaf that is not an array.
-      others: The leaves of the operator, with None for an array.
-      structure: The pytree structure of the operator.
+      arrays: The operator, with None for a leaf that is not an array.
+      others: The operator, with None for an array.
     """
 
-    arrays: list[Any]
-    others: Static[tuple[Any, ...]]
-    structure: Static[Any]
-
-    @classmethod
-    def of(cls, operator: "lineax.AbstractLinearOperator") -> "_SplitOperator":
-        """Splits an operator."""
-        arrays = []
-        others = []
-        leaves, structure = jax.tree.flatten(operator)
-        for leaf in leaves:
-            is_array = isinstance(leaf, Array | np.ndarray)
-            arrays.append(leaf if is_array else None)
-            others.append(None if is_array else leaf)
-        return cls(arrays, tuple(others), structure)
-
-    def joined(self) -> "lineax.AbstractLinearOperator":
-        """Returns the operator."""
-        leaves = []
-        for array, other in zip(self.arrays, self.others, strict=True):
-            leaves.append(other if array is None else array)
-        return jax.tree.unflatten(self.structure, leaves)
+    arrays: Any
+    others: Static[Any]
 
 
 def _mv(split: _SplitOperator, vector: Array) -> Array:
     """Computes the product with a vector (p,), of shape (N,)."""
-    return _product(split.joined(), vector)
+    import equinox
+
+    return _product(equinox.combine(split.arrays, split.others), vector)
 
 
 def _rmv(split: _SplitOperator, vector: Array) -> Array:
     """Computes the product of the transpose with a vector (N,), of shape (p,)."""
-    return _product(split.joined().transpose(), vector)
+    import equinox
+
+    operator = equinox.combine(split.arrays, split.others)
+    return _product(operator.transpose(), vector)
 
 
 def _product(operator: "lineax.AbstractLinearOperator", vector: Array) -> Array:

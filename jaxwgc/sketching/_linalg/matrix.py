@@ -14,7 +14,6 @@ from jaxwgc._common.arrays import product
 from jaxwgc._common.pytrees import register
 from jaxwgc.sketching._linalg.rows import (
     block_size,
-    column_scale,
     gram,
     transposed_product,
     triangle,
@@ -48,6 +47,10 @@ class Matrix(abc.ABC):
     Each kind of matrix is a subclass and a pytree: `Dense`, `Sparse`, `Sharded`,
     `BlockMatrix` and `Operator`. Arrays with N rows are global arrays for every kind.
     """
+
+    # Whether X is read from outside of JAX, such as from a disk, once per product.
+    # Functions of such a matrix run on the host and have no derivatives.
+    is_streamed = False
 
     @property
     @abc.abstractmethod
@@ -84,19 +87,9 @@ class Matrix(abc.ABC):
             curvature=jnp.sum(moved**2, axis=0),
         )
 
-    def while_loop(
-        self, is_open: Callable[[T], Array], step: Callable[[T], T], state: T
-    ) -> T:
-        """Runs steps that may read X, as `jax.lax.while_loop` does."""
-        return lax.while_loop(is_open, step, state)
-
 
 class RowMatrix(Matrix):
     """A matrix that is read by blocks of rows."""
-
-    # Whether X is read from outside of JAX, such as from a disk, once per product.
-    # Functions of such a matrix run on the host and have no derivatives.
-    is_streamed = False
 
     @abc.abstractmethod
     def sum_rows(
@@ -130,10 +123,6 @@ class RowMatrix(Matrix):
         For a streamed matrix, they are estimates from its first rows.
         """
 
-    def gram(self, scale: Array, basis: Array | None = None) -> Array:
-        """Computes the Gram matrix of X diag(scale), or of X diag(scale) Q."""
-        return self.sum_rows(_gram_of_block, scale, basis)
-
     def gram_products(self, basis: Array, scale: Array) -> Array:
         """Computes ZᵀZQ stacked on (ZQ)ᵀZQ for Z = X diag(scale), (p + l, l)."""
         return self.sum_rows(gram_products_of_block, scale, basis)
@@ -145,6 +134,10 @@ class RowMatrix(Matrix):
             _line_products_of_block, solution, direction, along=(target,)
         )
 
+    def triangle(self) -> Array:
+        """Computes R of X = QR, at most (p, p), of `Dense` and streamed matrices."""
+        raise NotImplementedError
+
     @property
     def is_wide(self) -> bool:
         """Returns whether to decompose XXᵀ instead of XᵀX."""
@@ -152,31 +145,8 @@ class RowMatrix(Matrix):
         return num_rows < num_columns and not self.is_streamed
 
 
-class Triangle(NamedTuple):
-    """R of X diag(scale) = QR.
-
-    Attributes:
-      factor: R, at most (p, p).
-      scale: (p,), powers of two.
-    """
-
-    factor: Array
-    scale: Array
-
-
-class QRMatrix(RowMatrix):
-    """A matrix with a QR factorisation."""
-
-    @abc.abstractmethod
-    def triangle(self, root_ridge: Array | None) -> Triangle:
-        """Computes R of X diag(scale).
-
-        The scales are chosen for X stacked on `root_ridge` I, where `root_ridge` is
-        √ridge or None.
-        """
-
-
-def _gram_of_block(block: Array, scale: Array, basis: Array | None) -> Array:
+def gram_of_block(block: Array, scale: Array, basis: Array | None = None) -> Array:
+    """Computes the term of one block in the Gram matrix of X diag(scale) Q."""
     rows = block * scale
     return gram(rows if basis is None else product(rows, basis))
 
@@ -202,12 +172,9 @@ def _line_products_of_block(
     )
 
 
-T = TypeVar("T")
-
-
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
-class Dense(QRMatrix):
+class Dense(RowMatrix):
     """An array (N, p) on one device."""
 
     array: Array
@@ -283,6 +250,5 @@ class Dense(QRMatrix):
     def column_maxima(self):
         return jnp.abs(lax.stop_gradient(self.array)).max(axis=0)
 
-    def triangle(self, root_ridge):
-        scale = column_scale(self.column_maxima(), root_ridge)
-        return Triangle(triangle(self.array * scale), scale)
+    def triangle(self):
+        return triangle(self.array)

@@ -7,7 +7,7 @@ from jax import Array, lax
 
 from jaxwgc._common.arrays import product
 from jaxwgc.sketching._linalg.factors import Factors
-from jaxwgc.sketching._linalg.matrix import RowMatrix
+from jaxwgc.sketching._linalg.matrix import RowMatrix, gram_of_block
 
 # Scores are the diagonal of a projector. If the rank is constant, the projector is
 # smooth, even if singular values coincide. Singular vectors are not smooth. So values
@@ -58,27 +58,19 @@ def orthonormaliser(
 ) -> Array:
     """Returns L for which X diag(scale) L is orthonormal, with its derivative.
 
-    The derivative takes one further pass over X.
+    The derivative takes one further pass over X. A streamed matrix has none.
 
     Args:
       matrix: X.
       factors: The factors of X, stacked on √ridge I.
       ridge: The ridge, or None.
     """
-    gram = matrix.gram(factors.scale)
+    if matrix.is_streamed:
+        return factors.inverse
+    gram = matrix.sum_rows(gram_of_block, factors.scale)
     if ridge is not None:
         gram += jnp.diag(factors.scale * ridge * factors.scale)
     return orthonormaliser_of_gram(factors.inverse, factors.vectors, gram)
-
-
-def row_scores(
-    matrix: RowMatrix, factors: Factors, ridge: Array | None = None
-) -> Array | np.ndarray:
-    """Computes the (ridge) leverage scores of X, (N,), from its factors."""
-    inverse = factors.inverse
-    if not matrix.is_streamed:
-        inverse = orthonormaliser(matrix, factors, ridge)
-    return as_scores(matrix.row_norms(inverse, factors.scale), factors.finite)
 
 
 def as_scores(norms: Array | np.ndarray, finite: Array) -> Array | np.ndarray:

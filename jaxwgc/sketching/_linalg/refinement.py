@@ -14,15 +14,15 @@ values below ω.
 
 import enum
 import functools
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxwgc._common.arrays import product
 from jaxwgc._common.conjugate_gradients import CGState, cg_start, cg_step, step_length
-from jaxwgc.sketching._linalg.factors import Factors
+from jaxwgc.sketching._linalg.factors import Factors, root_of
 from jaxwgc.sketching._linalg.matrix import LineProducts, Matrix
 from jaxwgc.sketching._linalg.monitor import Monitor, select
 from jaxwgc.sketching._linalg.rows import safe, scaled
@@ -45,6 +45,14 @@ class Problem(NamedTuple):
     target: Array
     root_ridge: Array | None
     tolerance: Array
+
+    @classmethod
+    def constant(
+        cls, matrix: Matrix, target: Array, ridge: Array | None, tolerance: Array
+    ) -> Self:
+        """Returns the problem as a constant for `jax.grad`."""
+        matrix, target = lax.stop_gradient((matrix, target))
+        return cls(matrix, target, root_of(ridge), tolerance)
 
 
 class Point(NamedTuple):
@@ -152,7 +160,7 @@ class Refinement(NamedTuple):
     problem: Problem
     factors: Factors
     required_gradient: Array | None = None
-    target_products: tuple[Array, Array] | None = None
+    target_products: list[Array] | None = None
     is_sketched: bool = True
 
     def solve(self, max_iterations: int) -> State:
@@ -161,24 +169,18 @@ class Refinement(NamedTuple):
         If rounding of Xᵀr dominates θ, damped steps follow. If no θ is backward stable,
         the point of the result has the x of the smallest backward error.
         """
-        row_space = self.factors.row_space()
 
         def is_open(state: State) -> Array:
             return jnp.any(state.monitor.is_running(max_iterations))
 
-        def advance(state: State) -> State:
-            step = self._step(row_space, state)
-            status = _status(state, step, self.problem.tolerance, self.is_sketched)
-            new_state = _after(self.factors, step, status, state)
-            # Systems whose iterations have ended keep their state.
-            is_running = state.monitor.is_running(max_iterations)
-            monitor = select(is_running, new_state.monitor, state.monitor)
-            is_undone = status == Status.UNDO
-            kept = select(is_running & ~is_undone, new_state, state)
-            return kept._replace(monitor=monitor)
-
-        start = self._start(max_iterations)
-        state = self.problem.matrix.while_loop(is_open, advance, start)
+        row_space = self.factors.row_space()
+        advance = functools.partial(self._advanced, row_space, max_iterations)
+        state = self._start(max_iterations)
+        if self.problem.matrix.is_streamed:
+            while is_open(state):
+                state = advance(state)
+        else:
+            state = lax.while_loop(is_open, advance, state)
         x = jnp.where(state.is_solved, state.point.x, state.best_x)
         return state._replace(point=state.point._replace(x=x))
 
@@ -211,8 +213,8 @@ class Refinement(NamedTuple):
             monitor=Monitor.init(jnp.sqrt(squared), max_iterations, is_solved),
         )
 
-    def _step(self, row_space: Array, state: State) -> Step:
-        """Takes a step of conjugate gradients, and computes its backward errors."""
+    def _advanced(self, row_space: Array, max_iterations: int, state: State) -> State:
+        """Takes a step of conjugate gradients, and decides what follows."""
         factors = self.factors
         damping = state.damping
         weights = _damping_weights(factors, damping)
@@ -242,7 +244,7 @@ class Refinement(NamedTuple):
             required_damping = _required_damping(factors, point)
         else:
             required_damping = jnp.zeros_like(damping)
-        return Step(
+        step = Step(
             point=point,
             s=s,
             updated=updated,
@@ -253,6 +255,12 @@ class Refinement(NamedTuple):
             is_solved=is_solved,
             required_damping=required_damping,
         )
+        new_state = _after(
+            state, step, factors, self.problem.tolerance, is_sketched=self.is_sketched
+        )
+        # Systems whose iterations have ended keep their state.
+        is_running = state.monitor.is_running(max_iterations)
+        return select(is_running, new_state, state)
 
     def _line_products(self, x: Array, direction: Array) -> LineProducts:
         """Computes products with A, for the residual of x and a direction."""
@@ -321,8 +329,10 @@ class Refinement(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames="is_sketched")
-def _status(state: State, step: Step, tolerance: Array, is_sketched: bool) -> Array:
-    """Decides what follows a step: a `Status` for each system."""
+def _after(
+    state: State, step: Step, factors: Factors, tolerance: Array, *, is_sketched: bool
+) -> State:
+    """Decides what follows a step, and returns the state."""
     is_damped = state.damping > 0
     tolerance = jnp.where(is_damped, _DAMPED_SHARE, 1) * tolerance
     # The factor 1/4 is a margin, since the updated s is an estimate.
@@ -349,18 +359,18 @@ def _status(state: State, step: Step, tolerance: Array, is_sketched: bool) -> Ar
     starts_damping = may_end & ~is_damped & (step.required_damping > 0)
     status = jnp.where(starts_damping, Status.DAMP, status)
     is_improved = step.is_solved & (step.error < state.least_error)
-    return jnp.where(is_damped & ~is_improved, Status.UNDO, status)
-
-
-@jax.jit
-def _after(factors: Factors, step: Step, status: Array, state: State) -> State:
-    """Returns the state that follows a step which is kept."""
+    status = jnp.where(is_damped & ~is_improved, Status.UNDO, status)
     starts_damping = status == Status.DAMP
     damping = jnp.where(starts_damping, step.required_damping, state.damping)
     restarted = cg_start(_damping_weights(factors, damping) * step.s)
     goes_on = status == Status.GO_ON
     is_better = step.error < state.least_error
-    return State(
+    monitor = state.monitor.update(
+        jnp.sqrt(step.point.squared),
+        has_converged=status == Status.DONE,
+        has_stagnated=status == Status.UNDO,
+    )
+    kept = State(
         point=step.point,
         s=step.s,
         cg=select(goes_on, step.updated, restarted),
@@ -371,12 +381,9 @@ def _after(factors: Factors, step: Step, status: Array, state: State) -> State:
         is_solved=step.is_solved,
         best_x=jnp.where(is_better, step.point.x, state.best_x),
         least_error=jnp.where(is_better, step.error, state.least_error),
-        monitor=state.monitor.update(
-            jnp.sqrt(step.point.squared),
-            has_converged=status == Status.DONE,
-            has_stagnated=status == Status.UNDO,
-        ),
+        monitor=monitor,
     )
+    return select(status == Status.UNDO, state._replace(monitor=monitor), kept)
 
 
 def moved_point(

@@ -45,11 +45,6 @@ class Iterate(NamedTuple):
     is_check: Array
     monitor: Monitor
 
-    @property
-    def squared(self) -> Array:
-        """Returns the squared norm of the residual."""
-        return jnp.sum(self.r**2, axis=0)
-
 
 class ScaledSystem(NamedTuple):
     """Least squares with A = X diag(scale) stacked on `root_ridge` diag(scale)."""
@@ -181,7 +176,7 @@ def column_scaling(
     num_columns = matrix.shape[1]
     root_ridge = jnp.zeros((), matrix.dtype) if root_ridge is None else root_ridge
     if isinstance(matrix, Operator):
-        norm, _ = probed(jax.random.key(0), matrix.functions)
+        norm, _ = probed(jax.random.key(0), matrix)
         norm = jnp.hypot(norm, root_ridge * num_columns**0.5)
         scale = inverse_power_of_two(norm)
         return ColumnScaling(jnp.full(num_columns, scale), norm * scale)

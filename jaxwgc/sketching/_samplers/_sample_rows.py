@@ -38,70 +38,21 @@ _LOG_OVERFLOW = math.log(1e9)
 class RowSample(NamedTuple):
     """Distinct rows of a sample, and the factors to multiply them with.
 
-    Attributes:
-      indices: int32 (num_slots,), distinct rows in the used slots.
-      counts: int32 (num_slots,), how many times each was drawn; 0 marks an unused slot.
-      probabilities: (num_slots,). With replacement, the probability of the row in one
-        draw; otherwise the probability that the row is in the sample.
-      scale: (num_slots,), the factor of each row, which includes its count; 0 in unused
-        slots. The sum of scale² x xᵀ over the slots has the expectation XᵀX.
-      num_lost: int32 scalar, the number of selected rows without a slot.
-
-    Example:
-      A sample of 100 draws, and its scaled rows:
-
-      >>> import jax, jax.numpy as jnp
-      >>> from jaxwgc import sketching
-      >>> x = jax.random.normal(jax.random.key(0), (1000, 5))
-      >>> y = x @ jnp.arange(5.0)
-      >>> sample = sketching.sample_rows(
-      ...     jax.random.key(1), sketching.leverage_scores(x), 100
-      ... )
-      >>> small_x, small_y = sample.apply((x, y))
-      >>> small_x.shape, int(sample.counts.sum())
-      ((100, 5), 100)
+    See `sample_rows`.
     """
 
     indices: Array
     counts: Array
     probabilities: Array
     scale: Array
-    num_lost: Array
 
     def apply(self, tree: Any) -> Any:
         """Returns the sampled rows of every array of a pytree, times their scale.
-
-        The Gram matrix of the result has the expectation XᵀX. A sparse matrix stays
-        sparse: time is proportional to its entries, and no array of size num_slots × p
-        is made.
-
-        Args:
-          tree: A pytree; leaves (N, ...), arrays of numbers or sparse matrices as in
-            `Embedding.apply`. For least squares, pass both X and y. For other losses,
-            multiply the loss of each row by scale² instead, and take
-            `y[sample.indices]`.
-
-        Returns:
-          A pytree of the same structure, leaves (num_slots, ...). A sparse matrix,
-          also one of SciPy, becomes a BCOO. Its number of stored entries cannot depend
-          on the rows that were drawn: it is that of the matrix, and at most num_slots p
-          if `unique_indices` is true. The rest is padding, out of bounds. Outside of
-          `jax.jit`, `rows.sum_duplicates()` drops it; inside, `rows.sum_duplicates(nse=
-          num_slots * k)` does if rows have at most k entries.
 
         Raises:
           ValueError: If leaves differ in their leading axis, or (unless traced) a
             sampled row is beyond it.
           TypeError: If a leaf is neither an array of numbers nor a sparse matrix.
-
-        Example:
-          >>> import jax, jax.numpy as jnp
-          >>> from jaxwgc import sketching
-          >>> matrix = jnp.arange(6.0).reshape(3, 2)
-          >>> sample = sketching.sample_rows(None, jnp.arange(3), 2, "top_k")
-          >>> print(sample.apply(matrix))
-          [[4. 5.]
-           [2. 3.]]
         """
         arrays, shapes = number_arrays(tree)
         num_rows = array_validation.check_parts("tree", shapes, "N")
@@ -127,7 +78,6 @@ def sample_rows(
     method: str = "with_replacement",
     *,
     weighted: bool = True,
-    num_slots: int | None = None,
     order: ArrayLike | None = None,
 ) -> RowSample:
     """Samples distinct rows, with counts and the scales that make the sample unbiased.
@@ -158,25 +108,43 @@ def sample_rows(
       method: One of the five above.
       weighted: False for an unweighted sample, as LEVUNW needs. The scale is the square
         root of the count, so that a row counts as often as it was drawn.
-      num_slots: The length of the result for `"poisson"`, an int of at least 1. By
-        default large enough for an overflow probability below 1e-9.
       order: A permutation of the rows for `"pivotal"`, integers (N,), may be traced.
         By default, the order in which they are given.
 
     Returns:
-      A `RowSample`. It has min(sample_size, N) slots with replacement, min(num_slots,
-      N) with Poisson sampling, and sample_size otherwise. If traced probabilities are
+      A named tuple:
+
+      - `indices`: int32 (num_slots,), distinct rows in the used slots.
+      - `counts`: int32 (num_slots,), how many times each was drawn; 0 marks an unused
+        slot.
+      - `probabilities`: (num_slots,). With replacement, the probability of the row in
+        one draw; otherwise the probability that the row is in the sample.
+      - `scale`: (num_slots,), the factor of each row, which includes its count; 0 in
+        unused slots. The sum of scale² x xᵀ over the slots has the expectation XᵀX.
+
+      Its method `apply(tree)` returns the sampled rows of every array of a pytree,
+      times their scale. For least squares, pass both X and y. For other losses,
+      multiply the loss of each row by scale² instead, and take `y[sample.indices]`.
+      Leaves (N, ...) become (num_slots, ...). A sparse matrix, also one of SciPy,
+      becomes a BCOO, and no array of size num_slots × p is made. Its number of stored
+      entries cannot depend on the rows that were drawn: it is that of the matrix, and
+      at most num_slots p if `unique_indices` is true. The rest is padding, out of
+      bounds. Outside of `jax.jit`, `rows.sum_duplicates()` drops it; inside,
+      `rows.sum_duplicates(nse=num_slots * k)` does if rows have at most k entries.
+
+      The sample has min(sample_size, N) slots with replacement, and sample_size
+      otherwise. With Poisson sampling, slots are enough for all rows of a sample, up to
+      a probability of 1e-9. If traced probabilities are
       negative, NaN, infinite or all zero, or a traced order is no permutation, all
       counts are 0 and the scale is NaN. If
       fewer than sample_size probabilities are positive, methods that draw distinct rows
       leave the remaining slots at count 0.
 
     Raises:
-      ValueError: If method is unknown, sample_size is out of range, num_slots is given
-        with a method other than `"poisson"`, or order with one other than `"pivotal"`;
-        if probabilities do not have one axis, or (unless traced) are negative, NaN,
-        infinite or all zero; if order has another shape or (unless traced) is no
-        permutation.
+      ValueError: If method is unknown, sample_size is out of range, or order is given
+        with a method other than `"pivotal"`; if probabilities do not have one axis, or
+        (unless traced) are negative, NaN, infinite or all zero; if order has another
+        shape or (unless traced) is no permutation.
       TypeError: If the key is no PRNG key, a size is not an int, or order is not of
         integers.
 
@@ -215,28 +183,17 @@ def sample_rows(
         array_validation.check_key(key)
     sample_size = validation.check_int("sample_size", sample_size, minimum=1)
     probabilities = nonnegative_vector("probabilities", probabilities)
-    if num_slots is not None and method != "poisson":
-        raise ValueError(f"num_slots must be for method 'poisson' only; got {method!r}")
     if order is not None and method != "pivotal":
         raise ValueError(f"order must be for method 'pivotal' only; got {method!r}")
     if method in ("without_replacement", "pivotal", "top_k"):
         validation.check_up_to("sample_size", sample_size, num_rows=len(probabilities))
-    if num_slots is not None:
-        num_slots = validation.check_int("num_slots", num_slots, minimum=1)
-    elif method == "poisson":
-        num_slots = _num_poisson_slots(sample_size)
-    else:
-        num_slots = sample_size
-    if method == "top_k":
-        return _largest_rows(probabilities, sample_size=sample_size)
     if order is not None:
         order = permutation_of_rows(order, len(probabilities))
-    return _random_rows(
+    return _drawn_rows(
         key,
         probabilities,
         order,
         sample_size=sample_size,
-        num_slots=min(num_slots, len(probabilities)),
         method=method,
         weighted=weighted,
     )
@@ -253,50 +210,36 @@ def _num_poisson_slots(sample_size: int) -> int:
     return sample_size + math.ceil(excess)
 
 
-@functools.partial(jax.jit, static_argnames="sample_size")
-def _largest_rows(scores: Array, *, sample_size: int) -> RowSample:
-    """Runs `sample_rows` by "top_k" on checked arguments, in one compiled function."""
-    probabilities, valid = normalised(scores)
-    probabilities = jnp.where(valid, probabilities, 0)
-    largest, indices = lax.top_k(probabilities, sample_size)
-    is_used = largest > 0
-    inclusion = is_used.astype(largest.dtype)
-    return RowSample(
-        indices=indices.astype(jnp.int32),
-        counts=is_used.astype(jnp.int32),
-        probabilities=inclusion,
-        scale=jnp.where(valid, inclusion, jnp.nan),
-        num_lost=jnp.zeros((), jnp.int32),
-    )
-
-
-@functools.partial(
-    jax.jit, static_argnames=("sample_size", "num_slots", "method", "weighted")
-)
-def _random_rows(
+@functools.partial(jax.jit, static_argnames=("sample_size", "method", "weighted"))
+def _drawn_rows(
     key: Array,
     scores: Array,
     order: Array | None,
     *,
     sample_size: int,
-    num_slots: int,
     method: str,
     weighted: bool,
 ) -> RowSample:
-    """Runs the other methods of `sample_rows`, in one compiled function."""
-    num_lost = jnp.zeros((), jnp.int32)
+    """Runs `sample_rows` on checked arguments, in one compiled function."""
     probabilities, valid = normalised(scores)
     if order is not None:
         valid &= is_permutation(order)
     probabilities = jnp.where(valid, probabilities, 0)
-    if method == "with_replacement":
+    if method == "top_k":
+        largest, indices = lax.top_k(probabilities, sample_size)
+        counts = (largest > 0).astype(jnp.int32)
+        chances = counts.astype(largest.dtype)
+        scale = chances
+    elif method == "with_replacement":
         drawn = draw_parts(key, scores, sample_size, until_distinct=False)
         indices = drawn.indices
         counts = drawn.counts
         chances = drawn.probabilities
         scale = drawn.scale
     else:
+        num_slots = sample_size
         if method == "poisson":
+            num_slots = _num_poisson_slots(sample_size)
             is_selected, inclusion = poisson_rows(key, probabilities, sample_size)
         elif method == "pivotal":
             if order is None:
@@ -306,7 +249,10 @@ def _random_rows(
             )
         else:
             is_selected, inclusion = systematic_rows(key, probabilities, sample_size)
-        indices, counts, num_lost = _into_slots(is_selected, num_slots)
+        num_slots = min(num_slots, len(probabilities))
+        (indices,) = jnp.nonzero(is_selected, size=num_slots, fill_value=0)
+        num_selected = jnp.sum(is_selected, dtype=jnp.int32)
+        counts = (jnp.arange(num_slots) < num_selected).astype(jnp.int32)
         chances = inclusion[indices]
         scale = counts / jnp.sqrt(jnp.where(counts > 0, chances, 1))
     if not weighted:
@@ -316,16 +262,7 @@ def _random_rows(
         counts=counts,
         probabilities=chances,
         scale=jnp.where(valid, scale, jnp.nan),
-        num_lost=num_lost,
     )
-
-
-def _into_slots(is_selected: Array, num_slots: int) -> tuple[Array, Array, Array]:
-    """Returns indices, counts and the number of selected rows without a slot."""
-    (indices,) = jnp.nonzero(is_selected, size=num_slots, fill_value=0)
-    num_selected = jnp.sum(is_selected, dtype=jnp.int32)
-    counts = (jnp.arange(num_slots) < num_selected).astype(jnp.int32)
-    return indices, counts, jnp.maximum(num_selected - num_slots, 0)
 
 
 RULES = ("lev", "unif", "slev")

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc._common import conversions, validation
 from jaxwgc._common.arrays import next_power_of_two
 from jaxwgc.sketching import _arguments
 
@@ -49,8 +48,7 @@ def spatial_order(points: ArrayLike) -> Array:
       score sampling", ICLR 2024, algorithm 2, which splits along coordinates in turn or
       along principal directions.
     """
-    points = conversions.gathered(_arguments.finite_array("points", points))
-    validation.check_shape("points", points, "(N, p)", ("any", "any"))
+    points = _arguments.finite_matrix("points", points)
     return _order_of_tree(points)
 
 

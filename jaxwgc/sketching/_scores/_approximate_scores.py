@@ -113,46 +113,33 @@ def approximate_leverage_scores(
     key = array_validation.check_key(key)
     array_validation.check_share("epsilon", epsilon)
     converted = from_lineax(matrix)
+    is_adjoint = None
     if isinstance(converted, LinearOperator):
-        return _scores_of_operator(key, converted, epsilon, rcond)
-    checked = matrix_of("matrix", converted)
+        checked, is_adjoint = checked_operator(key, converted)
+    else:
+        checked = matrix_of(converted)
     num_rows, num_columns = checked.shape
     sketch_size, num_projections = _sizes(num_columns, float(epsilon))
-    if 2 * sketch_size >= num_rows:
-        return leverage_scores(converted, rcond=rcond)
-    default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _arguments.with_cutoff(checked, rcond, default_rcond)
-    return _scores(
-        checked,
-        key,
-        rcond,
-        sketch_size=sketch_size,
-        num_projections=num_projections,
-    )
-
-
-def _scores_of_operator(
-    key: Array, operator: LinearOperator, epsilon: float, rcond: ArrayLike | None
-) -> Array:
-    checked, is_adjoint = checked_operator(key, operator)
-    matrix = Operator(checked)
-    num_rows, num_columns = matrix.shape
-    sketch_size, num_projections = _sizes(num_columns, float(epsilon))
-    # An error that cannot be raised under jax.jit becomes a NaN in the result.
-    factor = jnp.where(is_adjoint, jnp.ones((), matrix.dtype), jnp.nan)
-    default_rcond = rank_cutoff(matrix.shape, matrix.dtype)
-    factor, rcond = _arguments.with_cutoff(factor, rcond, default_rcond)
-    if 2 * sketch_size >= num_rows:
+    if 2 * sketch_size < num_rows:
+        default_rcond = rank_cutoff(checked.shape, checked.dtype)
+        checked, rcond = _arguments.with_cutoff(checked, rcond, default_rcond)
+        scores = _scores(
+            checked,
+            key,
+            rcond,
+            sketch_size=sketch_size,
+            num_projections=num_projections,
+        )
+    elif isinstance(checked, Operator):
         # X has at most as many rows as two sketches, so that its array fits in memory.
-        return factor * leverage_scores(matrix.to_array(), rcond=rcond)
-    scores = _scores(
-        matrix,
-        key,
-        rcond,
-        sketch_size=sketch_size,
-        num_projections=num_projections,
-    )
-    return factor * scores
+        scores = leverage_scores(checked.to_array(), rcond=rcond)
+    else:
+        assert not isinstance(converted, LinearOperator)
+        scores = leverage_scores(converted, rcond=rcond)
+    if is_adjoint is None:
+        return scores
+    # An error that cannot be raised under jax.jit becomes a NaN in the result.
+    return jnp.where(is_adjoint, scores, jnp.nan)
 
 
 def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:

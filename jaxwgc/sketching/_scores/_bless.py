@@ -24,22 +24,7 @@ Kernel = Callable[[Array, Array], Array]
 class BlessSample(NamedTuple):
     """Landmarks sampled by ridge leverage scores, and the scores of all points.
 
-    Attributes:
-      indices: int32 (M,), the landmarks, distinct and in ascending order.
-      weights: (M,), inverse inclusion probabilities of the landmarks, at least 1. Σ
-        weightⱼ f(xⱼ) over the landmarks estimates Σ f(xᵢ) over all points.
-      scores: (n,), the approximate ridge leverage score of every point, in (0, 1].
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from jaxwgc import sketching
-      >>> def kernel(x, y):
-      ...     return jnp.exp(-jnp.sum((x[:, None] - y) ** 2, axis=-1))
-      >>> data = jax.random.normal(jax.random.key(0), (300, 1))
-      >>> sample = sketching.bless(jax.random.key(1), kernel, data, ridge=1.0)
-      >>> print(sample.scores.shape, bool(sample.weights.min() >= 1))
-      (300,) True
-      >>> landmarks = data[sample.indices]
+    See `bless`.
     """
 
     indices: Array
@@ -80,9 +65,15 @@ def bless(
       step: The ratio of successive ridges, above 1.
 
     Returns:
-      A `BlessSample`. If there are too few landmarks, scores are too large, not too
-      small. Rounding adds an error of the order of machine epsilon times the trace of K
-      over the ridge.
+      A named tuple:
+
+      - `indices`: int32 (M,), the landmarks, distinct and in ascending order.
+      - `weights`: (M,), inverse inclusion probabilities of the landmarks, at least 1. Σ
+        weightⱼ f(xⱼ) over the landmarks estimates Σ f(xᵢ) over all points.
+      - `scores`: (n,), the approximate ridge leverage score of every point, in (0, 1].
+
+      If there are too few landmarks, scores are too large, not too small. Rounding adds
+      an error of the order of machine epsilon times the trace of K over the ridge.
 
     Raises:
       ValueError: If the data are empty or not finite; if the kernel returns another
@@ -134,54 +125,27 @@ def bless(
             "ridge must be finite and at least 8 machine epsilons times the trace of "
             f"the kernel matrix, {smallest_ridge:.3g} in {dtype}; got {ridge}"
         )
-    problem = _KernelProblem(kernel, points.astype(dtype), diagonal)
-    indices, weights = _sampled_landmarks(key, problem, ridge, oversampling, step)
-    # Landmarks may be numerically dependent. The shift, which is less than the ridge,
-    # makes their kernel matrix positive definite.
-    shift = 1.0
-    if indices.size:
-        shift = 4 * float(jnp.finfo(dtype).eps) * diagonal[indices].sum()
-    landmarks = _Landmarks(indices, np.ones(indices.size))
-    scores = problem.scores(landmarks, shift, ridge, is_projected=True)
-    return BlessSample(
-        indices=jnp.asarray(indices, jnp.int32),
-        weights=jnp.asarray(weights, dtype),
-        # Exact scores never exceed this bound. Rounded scores may.
-        scores=jnp.asarray(np.minimum(scores, diagonal / (ridge + diagonal))),
-    )
+    points = points.astype(dtype)
 
-
-class _Landmarks(NamedTuple):
-    """Indices of landmarks, int (size,), and their weights, (size,)."""
-
-    indices: np.ndarray
-    weights: np.ndarray
-
-
-class _KernelProblem(NamedTuple):
-    """A kernel, the points, and k(x, x) of all points."""
-
-    kernel: Kernel
-    points: Array
-    diagonal: np.ndarray
-
-    def scores(
-        self, landmarks: _Landmarks, shift: float, ridge: float, is_projected: bool
+    def scores_of(
+        indices: np.ndarray,
+        weights: np.ndarray,
+        *,
+        shift: float,
+        ridge: float,
+        is_projected: bool,
     ) -> np.ndarray:
-        """Computes scores of all points from landmarks; see `_compiled_scores`."""
+        """Computes scores of all points from weighted landmarks."""
         # Points of weight 0 pad the landmarks to a power of two, so that few programs
         # are compiled.
-        size = next_power_of_two(max(8, landmarks.indices.size))
-        padding = (0, size - landmarks.indices.size)
-        dtype = self.diagonal.dtype
-        roots = np.pad(np.sqrt(landmarks.weights), padding)
+        padding = (0, next_power_of_two(max(8, indices.size)) - indices.size)
         scores = _compiled_scores(
-            self.points,
-            self.diagonal,
-            np.pad(landmarks.indices.astype(np.int32), padding),
-            roots.astype(dtype),
+            points,
+            diagonal,
+            np.pad(indices.astype(np.int32), padding),
+            np.pad(np.sqrt(weights), padding).astype(dtype),
             np.asarray([shift, ridge], dtype),
-            self.kernel,
+            kernel,
             is_projected,
         )
         if not np.isfinite(np.asarray(scores)).all():
@@ -191,25 +155,17 @@ class _KernelProblem(NamedTuple):
             )
         return np.asarray(scores)
 
-
-def _sampled_landmarks(
-    key: Array,
-    problem: _KernelProblem,
-    ridge: float,
-    oversampling: float,
-    step: float,
-) -> _Landmarks:
-    """Samples landmarks along a path of falling ridges, which ends at `ridge`."""
-    diagonal = problem.diagonal
-    trace = float(diagonal.sum())
-    landmarks = _Landmarks(np.zeros(0, np.int32), np.zeros(0))
+    indices = np.zeros(0, np.int32)
+    weights = np.zeros(0)
     # At a ridge equal to the trace, every score is at least half of its bound k(x, x) /
     # ridge. The path therefore starts without landmarks, at most one step below the
     # trace.
     num_steps = max(1, math.ceil(math.log(max(trace / ridge, 1)) / math.log(step)))
     for i in range(num_steps):
         current = float(ridge) * step ** (num_steps - 1 - i)
-        scores = problem.scores(landmarks, current, current, is_projected=False)
+        scores = scores_of(
+            indices, weights, shift=current, ridge=current, is_projected=False
+        )
         # Exact scores are within these bounds. Rounded scores may not be.
         lower = diagonal / (current + trace)
         upper = np.minimum(diagonal / current, 1)
@@ -217,8 +173,20 @@ def _sampled_landmarks(
         probabilities = np.minimum(oversampling * scores, 1)
         uniform = jax.random.uniform(jax.random.fold_in(key, i), (diagonal.size,))
         indices = np.flatnonzero(uniform < probabilities)
-        landmarks = _Landmarks(indices, weights=1 / probabilities[indices])
-    return landmarks
+        weights = 1 / probabilities[indices]
+    # Landmarks may be numerically dependent. The shift, which is less than the ridge,
+    # makes their kernel matrix positive definite.
+    shift = 1.0
+    if indices.size:
+        shift = 4 * float(jnp.finfo(dtype).eps) * diagonal[indices].sum()
+    ones = np.ones(indices.size)
+    scores = scores_of(indices, ones, shift=shift, ridge=ridge, is_projected=True)
+    return BlessSample(
+        indices=jnp.asarray(indices, jnp.int32),
+        weights=jnp.asarray(weights, dtype),
+        # Exact scores never exceed this bound. Rounded scores may.
+        scores=jnp.asarray(np.minimum(scores, diagonal / (ridge + diagonal))),
+    )
 
 
 def _diagonal(kernel: Kernel, points: Array) -> np.ndarray:

@@ -34,11 +34,9 @@ def effective_resistances(
         traced.
 
     Returns:
-      (m,), not negative, in the dtype of the weights. Let λ be the second smallest
-      eigenvalue of the normalised Laplacian. If λ is above the root of machine epsilon,
-      the relative error is of the order of machine epsilon over λ. Otherwise the graph
-      is weakly connected, and the error of the leverage scores is of the order of n
-      machine epsilons. If traced edges or weights are out of range, all are NaN.
+      (m,), not negative, in the dtype of the weights. The error of the leverage scores
+      is of the order of n machine epsilons, also if the graph is weakly connected. If
+      traced edges or weights are out of range, all are NaN.
 
     Raises:
       ValueError: If edges have another shape, are empty, or have ends that are negative
@@ -48,10 +46,9 @@ def effective_resistances(
         missing with traced edges.
 
     Note:
-      The Laplacian, normalised by degrees, is dense and is factorised by Cholesky. For
-      n vertices, this takes time of the order of n³ + m n and memory of n². For weakly
-      connected graphs, a subtraction-free elimination of one vertex at a time replaces
-      it, which is of the same order but slower. Under `jax.vmap` both are computed.
+      The dense adjacency matrix is reduced by a subtraction-free elimination of one
+      vertex at a time. For n vertices, this takes time of the order of n³ + m n and
+      memory of n².
 
     Example:
       >>> import jax.numpy as jnp
@@ -115,21 +112,7 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
     adjacency = jnp.zeros((num_vertices, num_vertices), dtype)
     adjacency = adjacency.at[first, second].add(conductances)
     adjacency = adjacency + adjacency.T
-    labels = _components(first, second, num_vertices)
-    identity = jnp.eye(num_vertices, dtype=dtype)
-    laplacian, inverse_roots = _normalised_laplacian(adjacency, labels, identity)
-
-    # The Cholesky factorisation succeeds if all eigenvalues are above the shift.
-    shift = jnp.finfo(dtype).eps ** 0.5
-    shifted = laplacian - shift * identity
-    is_plain = jnp.isfinite(jnp.linalg.cholesky(shifted)).all()
-
-    def plain() -> tuple[Array, Array]:
-        factor = _cholesky_if(is_plain, laplacian)
-        flows = solve_triangular(factor, jnp.diag(inverse_roots), lower=True)
-        return flows.T, jnp.ones(num_vertices, dtype)
-
-    flows, pivots = lax.cond(is_plain, plain, lambda: _eliminated(adjacency))
+    flows, pivots = _eliminated(adjacency)
     inverse_pivots = jnp.where(pivots > 0, 1 / jnp.where(pivots > 0, pivots, 1), 0)
 
     def resistance(edge: tuple[Array, Array, Array]) -> Array:
@@ -139,34 +122,12 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
         # that between the ends of the edge, which is at most 1 / conductance. This
         # bound removes rounding errors of flows into weakly connected parts.
         bound = pivots / jnp.where(conductance > 0, conductance, 1)
-        bound = jnp.where(is_plain, jnp.inf, bound)
         return jnp.sum(jnp.clip(flow, -bound, bound) ** 2 * inverse_pivots)
 
     edges_with_conductances = (first, second, conductances)
     batch_size = max(1, _BLOCK // num_vertices)
     resistances = lax.map(resistance, edges_with_conductances, batch_size=batch_size)
     return jnp.where(valid, resistances / unit, jnp.nan)
-
-
-def _normalised_laplacian(
-    adjacency: Array, labels: Array, identity: Array
-) -> tuple[Array, Array]:
-    """Returns D^(-1/2) L D^(-1/2) plus the projector on its null space, and D^(-1/2).
-
-    One vector per component spans the null space: √degree at the vertices of the
-    component, 0 at others.
-    """
-    degrees = jnp.sum(adjacency, axis=1)
-    # The degree of a vertex without edges is replaced, since √ has no derivative at 0.
-    roots = jnp.sqrt(jnp.where(degrees > 0, degrees, 1))
-    inverse_roots = jnp.where(degrees > 0, 1 / roots, 0)
-    roots = jnp.where(degrees > 0, roots, 0)
-    volumes = jnp.zeros_like(degrees).at[labels].add(degrees)[labels]
-    is_same = labels[:, None] == labels
-    shares = roots / jnp.where(volumes > 0, volumes, 1)
-    projector = jnp.where(is_same, shares * roots[:, None], 0)
-    matrix = identity - adjacency * inverse_roots * inverse_roots[:, None] + projector
-    return matrix, inverse_roots
 
 
 def _eliminated(adjacency: Array) -> tuple[Array, Array]:
@@ -197,31 +158,3 @@ def _eliminated(adjacency: Array) -> tuple[Array, Array]:
     identity = jnp.eye(num_vertices, dtype=adjacency.dtype)
     # Entry (u, k) of (I - U)⁻¹ is the share of a current into u that passes k.
     return solve_triangular(identity - shares, identity, lower=False), pivots
-
-
-def _components(first: Array, second: Array, num_vertices: int) -> Array:
-    """Labels every vertex with the smallest vertex of its connected component."""
-
-    def step(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        old, _ = state
-        smaller = jnp.minimum(old[first], old[second])
-        # The two ends of each edge take the smaller label. Then each vertex follows its
-        # label.
-        new = old.at[old[first]].min(smaller).at[old[second]].min(smaller)
-        new = new.at[first].min(smaller).at[second].min(smaller)
-        new = new[new]
-        return new, jnp.any(new != old)
-
-    state = (jnp.arange(num_vertices), jnp.asarray(True))
-    labels, _ = lax.while_loop(lambda state: state[1], step, state)
-    return labels
-
-
-def _cholesky_if(is_definite: Array, matrix: Array) -> Array:
-    """Returns the Cholesky factor of a matrix, or the identity if it is not definite.
-
-    Used in a branch of `lax.cond`. Under vmap both branches run, and BLAS kernels of
-    old processors multiply the NaNs of a failed factorisation by zero.
-    """
-    identity = jnp.eye(len(matrix), dtype=matrix.dtype)
-    return jnp.linalg.cholesky(jnp.where(is_definite, matrix, identity))

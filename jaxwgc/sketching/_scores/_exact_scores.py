@@ -12,23 +12,23 @@ from jaxwgc.sketching._linalg.factors import (
     Factors,
     NumericalRank,
     factors_of,
-    factors_of_small,
     gram_factors,
-    rank_cutoff,
+    root_of,
 )
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
     compiled,
-    matrix_of,
+    matrix_and_cutoff,
     warn_of_precision,
 )
-from jaxwgc.sketching._linalg.matrix import Dense, RowMatrix
+from jaxwgc.sketching._linalg.matrix import Dense, RowMatrix, gram_of_block
 from jaxwgc.sketching._linalg.projector import (
+    as_scores,
     at_most_one,
+    orthonormaliser,
     orthonormaliser_of_gram,
-    row_scores,
 )
-from jaxwgc.sketching._linalg.rows import column_scale, triangle
+from jaxwgc.sketching._linalg.rows import column_scale
 from jaxwgc.sketching._linalg.sparse import Sparse
 
 METHODS = ("auto", "gram", "qr")
@@ -124,20 +124,13 @@ def leverage_scores(
       eigenvectors in place of Cholesky factors, so that rank-deficient matrices pass.
     """
     validation.check_choice("method", method, METHODS)
-    checked = matrix_of("matrix", matrix)
-    is_dense = isinstance(checked, Dense)
-    if not is_dense and method not in ("auto", "gram"):
+    checked, cutoff = matrix_and_cutoff(matrix, rcond)
+    if not isinstance(checked, Dense) and method not in ("auto", "gram"):
         raise ValueError(
             "method must be 'auto' or 'gram' for sparse, sharded or streamed rows; got "
             f"{method!r}"
         )
-    num_rows, num_columns = checked.shape
-    if method == "auto":
-        is_tall = num_rows >= 4 * num_columns
-        method = "gram" if is_tall or not is_dense else "qr"
-    default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _arguments.with_cutoff(checked, rcond, default_rcond)
-    scores = _scores(checked, None, rcond, method=method)
+    scores = _scores(checked, None, cutoff, method=method)
     warn_of_precision(matrix, checked, scores)
     return scores
 
@@ -187,11 +180,9 @@ def ridge_leverage_scores(
       Alaoui and Mahoney, "Fast randomized kernel ridge regression with statistical
       guarantees", NeurIPS 2015, definition 1.
     """
-    checked = matrix_of("matrix", matrix)
+    checked, cutoff = matrix_and_cutoff(matrix, rcond)
     regulariser = _arguments.regulariser(ridge, checked.dtype)
-    default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _arguments.with_cutoff(checked, rcond, default_rcond)
-    return _scores(checked, regulariser, rcond, method="gram")
+    return _scores(checked, regulariser, cutoff, method="gram")
 
 
 @compiled("method")
@@ -200,8 +191,9 @@ def _scores(
 ) -> Array | np.ndarray:
     if matrix.is_wide:
         return wide_scores(matrix, ridge, rcond)
-    root_ridge = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
-    return row_scores(matrix, factors_of(matrix, root_ridge, rcond, method), ridge)
+    factors = factors_of(matrix, root_of(ridge), rcond, method)
+    inverse = orthonormaliser(matrix, factors, ridge)
+    return as_scores(matrix.row_norms(inverse, factors.scale), factors.finite)
 
 
 def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> NumericalRank:
@@ -218,7 +210,15 @@ def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> Numeri
         real scalar in [0, 1), may be traced. By default that of `leverage_scores`.
 
     Returns:
-      A `NumericalRank`: 0 and True if a traced matrix has a NaN or infinity.
+      A pair of arrays with names:
+
+      - `rank`: int32 scalar.
+      - `is_ambiguous`: bool scalar, whether a singular value is within a factor of ten
+        of the cutoff. Rounding or small changes of the data may then decide the rank.
+        Values below 2 + √min(N, p) / 2 machine epsilons (of the largest) do not count:
+        rounding turns zeros into such values.
+
+      They are 0 and True if a traced matrix has a NaN or infinity.
 
     Raises:
       ValueError: If the matrix does not have two axes, has no rows or columns, or
@@ -239,10 +239,8 @@ def numerical_rank(matrix: MatrixLike, rcond: ArrayLike | None = None) -> Numeri
       Golub and Van Loan, "Matrix computations", 4th edition (2013), section 5.4.1, for
       the numerical rank.
     """
-    checked = matrix_of("matrix", matrix)
-    default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _arguments.with_cutoff(checked, rcond, default_rcond)
-    rank = _rank(checked, rcond)
+    checked, cutoff = matrix_and_cutoff(matrix, rcond)
+    rank = _rank(checked, cutoff)
     warn_of_precision(matrix, checked, rank.rank)
     return rank
 
@@ -269,13 +267,8 @@ def factors_of_wide(
     else:
         scale = jnp.full(scale.shape, jnp.min(scale))
     tall = matrix.scaled(scale).T
-    if isinstance(tall, Dense):
-        # All columns of Xᵀ share one power of two, since they are the rows of X.
-        unit = jnp.min(column_scale(tall.column_maxima()))
-        small = triangle(lax.stop_gradient(tall.array) * unit)
-        factors = factors_of_small(small, rcond, unit, has_units=False)
-    else:
-        factors = gram_factors(tall, None, rcond, threshold=1.0, has_units=False)
+    # All columns of Xᵀ share one power of two, since they are the rows of X.
+    factors = gram_factors(tall, None, rcond, threshold=1.0, has_units=False)
     finite = jnp.isfinite(squares).all() & factors.finite
     return tall, factors._replace(finite=finite), scale
 
@@ -288,7 +281,7 @@ def wide_scores(matrix: RowMatrix, ridge: Array | None, rcond: Array) -> Array:
     tall, factors, scale = factors_of_wide(matrix, cutoff, has_units=ridge is None)
     vectors = factors.vectors
     values = factors.singular_values
-    gram = tall.gram(factors.scale)
+    gram = tall.sum_rows(gram_of_block, factors.scale)
     shifted = gram
     total = values
     if ridge is not None:

@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.scipy.sparse.linalg import bicgstab
 from jax.typing import ArrayLike
 
-from jaxwgc._common import array_validation, conversions, validation
+from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import product
 from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._linalg.factors import factors_of, rank_cutoff
@@ -20,23 +20,7 @@ from jaxwgc.sketching._linalg.projector import at_most_one, orthonormaliser
 
 
 class LewisWeights(NamedTuple):
-    """Lewis weights, and the residual of their equation.
-
-    Attributes:
-      weights: (N,), each in [0, 1]. They sum to the rank.
-      num_iterations: int32 scalar, the number of steps.
-      converged: bool scalar, whether `residual` is at most the tolerance.
-      residual: scalar, the largest |log(τᵢ / wᵢ)|, the relative error. At the solution,
-        the weights w equal the leverage scores τ.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from jaxwgc import sketching
-      >>> matrix = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
-      >>> result = sketching.lewis_weights(matrix, p=1)
-      >>> print(result.weights.round(3), bool(result.residual < 1e-4))
-      [0.5 0.5 1. ] True
-    """
+    """Lewis weights, and the residual of their equation; see `lewis_weights`."""
 
     weights: Array
     num_iterations: Array
@@ -77,8 +61,17 @@ def lewis_weights(
         span are truncated.
 
     Returns:
-      A `LewisWeights`. A row of zeros has the weight 0. If a traced matrix has a NaN or
-      infinity, or a traced p is not positive, all weights are NaN.
+      A named tuple:
+
+      - `weights`: (N,), each in [0, 1]. They sum to the rank. A row of zeros has the
+        weight 0.
+      - `num_iterations`: int32 scalar, the number of steps.
+      - `converged`: bool scalar, whether `residual` is at most the tolerance.
+      - `residual`: scalar, the largest |log(τᵢ / wᵢ)|, the relative error. At the
+        solution, the weights w equal the leverage scores τ.
+
+      If a traced matrix has a NaN or infinity, or a traced p is not positive, all
+      weights are NaN.
 
     Raises:
       ValueError: If the matrix does not have two axes, has no rows or columns, or
@@ -105,7 +98,7 @@ def lewis_weights(
       section 3; Fazel, Lee, Padmanabhan and Sidford, "Computing Lewis weights to high
       precision", SODA 2022, for steps that converge for p >= 4.
     """
-    matrix = conversions.gathered(_arguments.finite_matrix("matrix", matrix))
+    matrix = _arguments.finite_matrix("matrix", matrix)
     array_validation.check_number("p", p, positive=True, finite=True)
     max_iterations = validation.check_int("max_iterations", max_iterations, minimum=1)
     dtype = matrix.dtype

@@ -13,9 +13,7 @@ from jax.typing import ArrayLike
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import inverse_power_of_two, product
 from jaxwgc._common.conjugate_gradients import conjugate_gradients
-from jaxwgc.sketching import _arguments
-from jaxwgc.sketching._linalg.factors import rank_cutoff
-from jaxwgc.sketching._linalg.kinds import MatrixLike, compiled, matrix_of
+from jaxwgc.sketching._linalg.kinds import MatrixLike, compiled, matrix_and_cutoff
 from jaxwgc.sketching._linalg.matrix import RowMatrix
 from jaxwgc.sketching._linalg.projector import as_scores, without_derivative
 from jaxwgc.sketching._linalg.rows import diagonal, safe
@@ -28,34 +26,7 @@ _MAX_STEPS = 1000
 class RankKScores(NamedTuple):
     """Rank-k leverage scores, and a bound on their error.
 
-    Attributes:
-      scores: (N,), squared row norms of U_k. They sum to `rank`, up to what
-        `error_bound` allows.
-      singular_values: (k,), the largest first; at most those of X.
-      rank: int32 scalar, the number of directions: k, or the numerical rank of X if
-        that is less. The scores are those of these directions.
-      gap: scalar in [0, 1], (σ_k - σ_{k+1}) / σ_k of the computed values. With more
-        passes, each value grows towards the exact one. The gap is 1 for fewer than k
-        directions, and 0 for none.
-      error_bound: scalar in [0, 1], the largest error of the square root of a score. It
-        bounds the sine of the angle between the computed subspace and the leading one:
-        the residual ‖XᵀU - V Σ‖ over the computed σ_k - σ_{k+1} (Wedin's theorem). Most
-        errors are far below. It is no bound if the random start misses a leading
-        direction. That happened in 1% of hard cases with an `oversampling` of 0 to 2,
-        and was not observed with 5 or more.
-      is_ambiguous: bool scalar, whether X does not determine the scores. Either
-        rounding decides the rank, or k is inside a cluster of singular values that are
-        equal up to rounding or the residual. The k directions are then arbitrary.
-
-    Example:
-      The two leading directions of a diagonal matrix are its first two rows:
-
-      >>> import jax, jax.numpy as jnp
-      >>> from jaxwgc import sketching
-      >>> matrix = jnp.diag(jnp.array([4.0, 3.0, 1.0, 0.5]))
-      >>> result = sketching.rank_k_leverage_scores(jax.random.key(0), matrix, 2)
-      >>> print(result.scores.round(3), result.rank, result.is_ambiguous)
-      [1. 1. 0. 0.] 2 False
+    See `rank_k_leverage_scores`.
     """
 
     scores: Array | np.ndarray
@@ -103,8 +74,27 @@ def rank_k_leverage_scores(
         `leverage_scores`; here columns are not scaled.
 
     Returns:
-      A `RankKScores`. Scores of `Blocks` are a NumPy array. If a traced matrix has a
-      NaN or infinity, scores and bound are NaN.
+      A named tuple:
+
+      - `scores`: (N,), squared row norms of U_k. They sum to `rank`, up to what
+        `error_bound` allows. Scores of `Blocks` are a NumPy array.
+      - `singular_values`: (k,), the largest first; at most those of X.
+      - `rank`: int32 scalar, the number of directions: k, or the numerical rank of X if
+        that is less. The scores are those of these directions.
+      - `gap`: scalar in [0, 1], (σ_k - σ_{k+1}) / σ_k of the computed values. With more
+        passes, each value grows towards the exact one. The gap is 1 for fewer than k
+        directions, and 0 for none.
+      - `error_bound`: scalar in [0, 1], the largest error of the square root of a
+        score. It bounds the sine of the angle between the computed subspace and the
+        leading one: the residual ‖XᵀU - V Σ‖ over the computed σ_k - σ_{k+1} (Wedin's
+        theorem). Most errors are far below. It is no bound if the random start misses a
+        leading direction. That happened in 1% of hard cases with an `oversampling` of 0
+        to 2, and was not observed with 5 or more.
+      - `is_ambiguous`: bool scalar, whether X does not determine the scores. Either
+        rounding decides the rank, or k is inside a cluster of singular values that are
+        equal up to rounding or the residual. The k directions are then arbitrary.
+
+      If a traced matrix has a NaN or infinity, scores and bound are NaN.
 
     Raises:
       ValueError: If the matrix does not have two axes, has no rows or columns, or
@@ -148,7 +138,7 @@ def rank_k_leverage_scores(
       singular value decomposition", BIT 12 (1972).
     """
     key = array_validation.check_key(key)
-    checked = matrix_of("matrix", matrix)
+    checked, cutoff = matrix_and_cutoff(matrix, rcond)
     rank = validation.check_int("rank", rank, minimum=1)
     if rank > min(checked.shape):
         raise ValueError(
@@ -161,9 +151,7 @@ def rank_k_leverage_scores(
     oversampling = validation.check_int("oversampling", oversampling, minimum=0)
     # The gap after the last direction needs at least one more direction.
     width = rank + max(oversampling, 1)
-    default_rcond = rank_cutoff(checked.shape, checked.dtype)
-    checked, rcond = _arguments.with_cutoff(checked, rcond, default_rcond)
-    return _scores(checked, key, rcond, rank=rank, width=width, num_passes=num_passes)
+    return _scores(checked, key, cutoff, rank=rank, width=width, num_passes=num_passes)
 
 
 @compiled("rank", "width", "num_passes")
@@ -198,13 +186,15 @@ def _scores(
     # A maximum may lose a NaN. Sums do not.
     finite &= jnp.isfinite(passed).all()
     passed = jnp.where(finite, passed, 0)
-    accuracy = _accuracy(vectors, values, lax.stop_gradient(passed), rcond)
+    num_kept, gap, error_bound, is_ambiguous = _accuracy(
+        vectors, values, lax.stop_gradient(passed), rcond
+    )
     projection = _projection(
         fixed,
         scale,
         vectors,
         divisors,
-        accuracy.is_ambiguous,
+        is_ambiguous,
         image=passed[:num_columns],
     )
     scores = as_scores(matrix.row_norms(projection, scale), finite)
@@ -212,25 +202,18 @@ def _scores(
     return RankKScores(
         scores=scores,
         singular_values=values[:rank] / scale + nan,
-        rank=jnp.where(finite, accuracy.rank, 0),
-        gap=accuracy.gap + nan,
-        error_bound=accuracy.error_bound + nan,
-        is_ambiguous=accuracy.is_ambiguous | ~finite,
+        rank=jnp.where(finite, num_kept, 0),
+        gap=gap + nan,
+        error_bound=error_bound + nan,
+        is_ambiguous=is_ambiguous | ~finite,
     )
 
 
-class _Accuracy(NamedTuple):
-    """The fields of a `RankKScores` that describe its directions."""
-
-    rank: Array
-    gap: Array
-    error_bound: Array
-    is_ambiguous: Array
-
-
 @jax.jit
-def _accuracy(vectors: Array, values: Array, passed: Array, rcond: Array) -> _Accuracy:
-    """Estimates the accuracy of directions from their images."""
+def _accuracy(
+    vectors: Array, values: Array, passed: Array, rcond: Array
+) -> tuple[Array, Array, Array, Array]:
+    """Computes rank, gap, error bound and ambiguity of directions from their images."""
     num_columns, rank = vectors.shape
     largest = values[0]
     is_kept = values[:rank] > rcond * largest
@@ -257,7 +240,7 @@ def _accuracy(vectors: Array, values: Array, passed: Array, rcond: Array) -> _Ac
     is_split = (num_kept > 0) & ((gap <= rounding) | (bound >= 1))
     is_ambiguous = is_split | ((largest > 0) & jnp.any(is_near))
     relative_gap = jnp.where(num_kept > 0, gap / safe(smallest), 0)
-    return _Accuracy(num_kept, relative_gap, bound, is_ambiguous)
+    return num_kept, relative_gap, bound, is_ambiguous
 
 
 @jax.custom_jvp

@@ -13,31 +13,9 @@ from jaxwgc.sketching._linalg.factors import factors_of, solver_cutoff
 from jaxwgc.sketching._linalg.kinds import MatrixLike, compiled, row_system_of
 from jaxwgc.sketching._linalg.matrix import Dense, RowMatrix
 
-CRITERIA = ("leave_one_out", "generalized")
-
 
 class RidgeChoice(NamedTuple):
-    """Cross-validation errors of ridges, and the best ridge.
-
-    Attributes:
-      ridge: The ridge of the smallest error, a scalar.
-      errors: (num_ridges,), the mean squared errors over rows and systems. An error is
-        infinite if a row is predicted from itself alone. With a ridge of 0 and more
-        columns than rows, errors are those of minimum-norm solutions. Errors beyond the
-        range of the dtype become 0 or infinite, but the choice still compares them.
-      solution: θ of that ridge, (p,) or (p, c). Entries beyond the range of the dtype
-        are 0 or infinite.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from jaxwgc import sketching
-      >>> x = jax.random.normal(jax.random.key(0), (1000, 5))
-      >>> y = x @ jnp.arange(5.0)
-      >>> noisy = y + jax.random.normal(jax.random.key(1), y.shape)
-      >>> choice = sketching.choose_ridge(x, noisy, jnp.array([1.0, 1e3, 1e6]))
-      >>> float(choice.ridge), choice.errors.shape, choice.solution.shape
-      (1.0, (3,), (5,))
-    """
+    """Cross-validation errors of ridges, and the best ridge; see `choose_ridge`."""
 
     ridge: Array
     errors: Array
@@ -48,17 +26,12 @@ def choose_ridge(
     matrix: MatrixLike,
     target: ArrayLike,
     ridges: ArrayLike,
-    criterion: str = "leave_one_out",
 ) -> RidgeChoice:
     """Computes the ridge of the least cross-validation error, by one factorisation.
 
     The errors are those of the minimiser θ of ‖Xθ - y‖² + ridge ‖θ‖². With H = X (XᵀX +
-    ridge I)⁻¹ Xᵀ, they are:
-
-    - `"leave_one_out"`: the mean of ((y - Hy)ᵢ / (1 - Hᵢᵢ))², which is exactly the
-      squared error of predicting yᵢ from all other rows;
-    - `"generalized"`: the mean of (y - Hy)ᵢ² over (1 - tr H / N)², which is invariant
-      under rotations of X and y.
+    ridge I)⁻¹ Xᵀ, they are the means of ((y - Hy)ᵢ / (1 - Hᵢᵢ))². Each term is exactly
+    the squared error of predicting yᵢ from all other rows.
 
     X is factored once, and all ridges are compared in one product with its left
     singular vectors.
@@ -69,15 +42,24 @@ def choose_ridge(
       target: y, of shape (N,), or (N, c) for c systems that share the ridge.
       ridges: The candidates, (num_ridges,), not negative, such as `jnp.logspace(-3, 3,
         20)`.
-      criterion: `"leave_one_out"` or `"generalized"`.
 
     Returns:
-      A `RidgeChoice`. If a traced matrix, target or ridge has a NaN, or a traced ridge
-      is negative, it is NaN. It is a constant to `jax.grad`.
+      A named tuple:
+
+      - `ridge`: The ridge of the smallest error, a scalar.
+      - `errors`: (num_ridges,), the mean squared errors over rows and systems. An error
+        is infinite if a row is predicted from itself alone. With a ridge of 0 and more
+        columns than rows, errors are those of minimum-norm solutions. Errors beyond the
+        range of the dtype become 0 or infinite, but the choice still compares them.
+      - `solution`: θ of that ridge, (p,) or (p, c). Entries beyond the range of the
+        dtype are 0 or infinite.
+
+      If a traced matrix, target or ridge has a NaN, or a traced ridge is negative, all
+      are NaN. They are constants to `jax.grad`.
 
     Raises:
-      ValueError: If shapes do not match, entries are not finite (unless traced), a
-        ridge is negative, or the criterion is unknown.
+      ValueError: If shapes do not match, entries are not finite (unless traced), or a
+        ridge is negative.
       TypeError: If an array is complex or not numeric.
 
     Example:
@@ -92,7 +74,7 @@ def choose_ridge(
 
     References:
       Golub, Heath and Wahba, "Generalized cross-validation as a method for choosing a
-      good ridge parameter", Technometrics 21 (1979), equations 1.4 and 2.3.
+      good ridge parameter", Technometrics 21 (1979), equation 2.3.
     """
     checked, target = row_system_of(matrix, target)
     num_rows, num_columns = checked.shape
@@ -101,25 +83,29 @@ def choose_ridge(
             "matrix must have at least four rows per column, or be an array on one "
             f"device; got {type(checked).__name__} of shape {checked.shape}"
         )
-    candidates = conversions.gathered(_arguments.finite_array("ridges", ridges))
+    candidates = _arguments.nonnegative_array("ridges", ridges, checked.dtype)
+    candidates = conversions.gathered(candidates)
     validation.check_shape("ridges", candidates, "(num_ridges,)", ("any",))
-    candidates = candidates.astype(checked.dtype)
-    values = conversions.concrete(ridges, candidates.dtype)
-    if values is not None:
-        validation.check_entries("ridges", values, values >= 0, "not negative")
-    validation.check_choice("criterion", criterion, CRITERIA)
-    return _choose(checked, target, candidates, criterion=criterion)
+    return _choose(checked, target, candidates)
 
 
-@compiled("criterion")
-def _choose(
-    matrix: RowMatrix, target: Array, ridges: Array, *, criterion: str
-) -> RidgeChoice:
+@compiled()
+def _choose(matrix: RowMatrix, target: Array, ridges: Array) -> RidgeChoice:
     matrix, target, ridges = lax.stop_gradient((matrix, target, ridges))
     num_rows, num_columns = matrix.shape
-    factors = _decomposed(matrix)
-    left = factors.left
-    values = factors.values
+    # X has no column scales in the end, since the ridge has none.
+    rcond = solver_cutoff(matrix.shape, matrix.dtype)
+    threshold = 1e4 * jnp.finfo(matrix.dtype).eps
+    is_tall = num_rows >= 4 * num_columns
+    factors = factors_of(matrix, None, rcond, "auto", threshold)
+    # With X diag(scale) = U₀ diag(s₀) V₀ᵀ, X is U₀ times this small matrix.
+    small = (factors.vectors * factors.singular_values / factors.scale[:, None]).T
+    rotation, values, right = jnp.linalg.svd(small, full_matrices=False)
+    is_kept = jnp.arange(values.size) < factors.rank.rank
+    values = jnp.where(is_kept, values, 0)
+    # The left singular vectors of X are U = X `left`.
+    left = product(factors.scale[:, None] * factors.inverse, rotation)
+    left = jnp.where(is_kept, left, 0)
     is_valid = factors.finite & jnp.isfinite(target).all() & jnp.all(ridges >= 0)
     targets = jnp.where(is_valid, target, 0).reshape(len(target), -1)
     # Scaling by an exact power of two avoids overflow of squares.
@@ -130,7 +116,7 @@ def _choose(
     scaled_ridges = jnp.nan_to_num(ridges * scale * scale)
     squares = (values * scale) ** 2
     is_kept = squares > 0
-    if num_rows < 4 * num_columns:
+    if not is_tall:
         # U = X L has lost orthogonality in the directions of small singular values, and
         # is orthogonalised once more.
         basis, triangle = jnp.linalg.qr(matrix.mv(left))
@@ -153,33 +139,22 @@ def _choose(
         has_others=jnp.minimum(num_others, 1),
         rounding=rounding,
     )
-    is_left_out = jnp.asarray(criterion == "leave_one_out")
-    total = matrix.sum_rows(_errors, fit, is_left_out, along=(targets,))
+    total = matrix.sum_rows(_errors, fit, along=(targets,))
     errors = total / (num_rows * targets.shape[1])
-    if criterion == "generalized":
-        mean = (jnp.sum(shrinkage, axis=1) + num_others) / num_rows
-        errors = _divided(_divided(errors, mean, rounding), mean, rounding)
     ridge = ridges[jnp.argmin(errors)]
-    solution = _solution(factors, is_kept, coordinates / to_unit, ridge)
+    divisors = jnp.where(is_kept, values, 1)
+    root = jnp.sqrt(ridge)
+    # s + ridge / s in units of the larger of s and √ridge, to avoid overflow.
+    larger = jnp.maximum(divisors, root)
+    weights = divisors / larger + root / larger * (root / divisors)
+    weighted = coordinates / to_unit / larger[:, None] / weights[:, None]
+    solution = product(right.T, jnp.where(is_kept[:, None], weighted, 0))
     nan = jnp.where(is_valid, 0, jnp.nan)
     return RidgeChoice(
         ridge=ridge + nan,
         errors=errors / to_unit / to_unit + nan,
         solution=solution.reshape(-1, *target.shape[1:]) + nan,
     )
-
-
-def _solution(
-    factors: "_Factors", is_kept: Array, coordinates: Array, ridge: Array
-) -> Array:
-    """Computes V diag(1 / (s + ridge / s)) Uᵀy in the kept directions."""
-    values = jnp.where(is_kept, factors.values, 1)
-    root = jnp.sqrt(ridge)
-    # s + ridge / s in units of the larger of s and √ridge, to avoid overflow.
-    larger = jnp.maximum(values, root)
-    weights = values / larger + root / larger * (root / values)
-    weighted = coordinates / larger[:, None] / weights[:, None]
-    return product(factors.right, jnp.where(is_kept[:, None], weighted, 0))
 
 
 class _Fit(NamedTuple):
@@ -205,11 +180,8 @@ def _coordinates(rows: Array, target: Array, left: Array) -> Array:
     return product(product(rows, left).T, target)
 
 
-def _errors(rows: Array, target: Array, fit: _Fit, is_left_out: Array) -> Array:
-    """Computes the sum of squared errors over a block of rows, for each ridge.
-
-    Errors are leave-one-out errors or residuals.
-    """
+def _errors(rows: Array, target: Array, fit: _Fit) -> Array:
+    """Computes the sum of squared errors over a block of rows, for each ridge."""
     basis = product(rows, fit.left)
     # All ridges and systems share one matrix product.
     scaled = fit.shrinkage.T[:, :, None] * fit.coordinates[:, None]
@@ -222,51 +194,8 @@ def _errors(rows: Array, target: Array, fit: _Fit, is_left_out: Array) -> Array:
         1 - jnp.sum(basis**2, axis=1, keepdims=True)
     )
     leverage_complement += product(basis**2, fit.shrinkage.T)
-    divisors = jnp.where(is_left_out, leverage_complement, 1)
-    residuals = _divided(residuals, divisors[:, :, None], fit.rounding)
-    return jnp.sum(residuals**2, axis=(0, 2))
-
-
-def _divided(residuals: Array, divisors: Array, rounding: Array) -> Array:
-    """Divides residuals; they become infinite if the divisor is at most `rounding`.
-
-    This is the case for a row of leverage 1.
-    """
-    is_exact = divisors > rounding
-    return jnp.where(is_exact, residuals / jnp.where(is_exact, divisors, 1), jnp.inf)
-
-
-class _Factors(NamedTuple):
-    """Factors of X = U diag(s) Vᵀ.
-
-    Attributes:
-      left: L with U = X L, (p, k), zero in the columns of truncated singular values.
-      values: s, (k,), zero if truncated.
-      right: V, (p, k).
-      finite: Whether X is finite.
-    """
-
-    left: Array
-    values: Array
-    right: Array
-    finite: Array
-
-
-def _decomposed(matrix: RowMatrix) -> _Factors:
-    """Computes the factors of X without column scales, since the ridge has none."""
-    num_rows, num_columns = matrix.shape
-    rcond = solver_cutoff(matrix.shape, matrix.dtype)
-    threshold = 1e4 * jnp.finfo(matrix.dtype).eps
-    method = "gram" if num_rows >= 4 * num_columns else "qr"
-    factors = factors_of(matrix, None, rcond, method, threshold)
-    # With X diag(scale) = U₀ diag(s₀) V₀ᵀ, X is U₀ times this small matrix.
-    small = (factors.vectors * factors.singular_values / factors.scale[:, None]).T
-    rotation, values, right = jnp.linalg.svd(small, full_matrices=False)
-    is_kept = jnp.arange(values.size) < factors.rank.rank
-    left = product(factors.scale[:, None] * factors.inverse, rotation)
-    return _Factors(
-        left=jnp.where(is_kept, left, 0),
-        values=jnp.where(is_kept, values, 0),
-        right=right.T,
-        finite=factors.finite,
-    )
+    # Errors of rows of leverage 1 are infinite.
+    divisors = leverage_complement[:, :, None]
+    is_exact = divisors > fit.rounding
+    errors = jnp.where(is_exact, residuals / jnp.where(is_exact, divisors, 1), jnp.inf)
+    return jnp.sum(errors**2, axis=(0, 2))

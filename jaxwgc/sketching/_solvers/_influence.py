@@ -1,20 +1,27 @@
-"""Regression diagnostics of least squares: the fit, its scores and the result."""
+"""Regression diagnostics of least squares, from residuals and leverage scores."""
+
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxwgc._common import array_validation, conversions, validation
-from jaxwgc._common.arrays import inverse_power_of_two, product
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.arrays import product
 from jaxwgc.sketching import _arguments
-from jaxwgc.sketching._linalg.factors import WELL_CONDITIONED, Factors, rank_cutoff
+from jaxwgc.sketching._linalg.factors import (
+    WELL_CONDITIONED,
+    Factors,
+    NumericalRank,
+    rank_cutoff,
+)
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
     compiled,
     row_system_of,
     warn_of_precision,
 )
-from jaxwgc.sketching._linalg.matrix import Dense, RowMatrix
+from jaxwgc.sketching._linalg.matrix import RowMatrix
 from jaxwgc.sketching._linalg.projector import (
     as_scores,
     orthonormaliser,
@@ -22,12 +29,48 @@ from jaxwgc.sketching._linalg.projector import (
 )
 from jaxwgc.sketching._linalg.refinement import Problem
 from jaxwgc.sketching._linalg.rows import scaled
-from jaxwgc.sketching._solvers._diagnostics import Fit, Influence, diagnostics
-from jaxwgc.sketching._solvers._preconditioners import by_factors
-from jaxwgc.sketching._solvers._solution import Solution, implicit_solution, in_units
+from jaxwgc.sketching._solvers._preconditioned import (
+    MAX_ITERATIONS,
+    preconditioner_of,
+    refined,
+)
+from jaxwgc.sketching._solvers._solution import (
+    implicit_solution,
+    in_units,
+    to_unit_size,
+)
 
-# Largest number of iterations for θ, as in `preconditioned`.
-_MAX_ITERATIONS = 49
+# A leverage within this number of machine epsilons of 1 counts as 1, since rounding
+# errors are of this size. So does the share of a row in the sum of squared residuals.
+_ROUNDING = 100
+
+
+class StandardErrors(NamedTuple):
+    """Standard errors of the coefficients, each (p,) or (p, c); see `influence`."""
+
+    classical: Array
+    hc0: Array
+    hc1: Array
+    hc2: Array
+    hc3: Array
+
+
+class Influence(NamedTuple):
+    """Diagnostics of a least-squares fit; see `influence`."""
+
+    coefficients: Array
+    residuals: Array
+    leverage: Array
+    leave_one_out_residuals: Array
+    standardized_residuals: Array
+    studentized_residuals: Array
+    cooks_distance: Array
+    dffits: Array
+    standard_errors: StandardErrors
+    residual_variance: Array
+    degrees_of_freedom: Array
+    rank: NumericalRank
+    converged: Array
 
 
 def influence(
@@ -64,7 +107,35 @@ def influence(
       rcond: See `leverage_scores`.
 
     Returns:
-      An `Influence`. The weighted fit is that of √w X to √w y. Its leverage,
+      A named tuple. Below, e are the residuals and h the leverage scores. s² is the
+      residual variance, and w the weights (1 if there are none). With c targets, c is
+      the last axis.
+
+      - `coefficients`: θ, (p,) or (p, c).
+      - `residuals`: e = y - Xθ, (N,) or (N, c), in the units of y, without weights.
+      - `leverage`: h, (N,).
+      - `leave_one_out_residuals`: e / (1 - h), (N,) or (N, c): yᵢ minus its prediction
+        by the fit to all other rows (PRESS residuals).
+      - `standardized_residuals`: r = √w e / (s √(1 - h)), also called internally
+        studentised.
+      - `studentized_residuals`: t, which is r with the s of the fit to all other rows,
+        also called externally studentised: t = r √((d - 1) / (d - r²)). Infinite if r²
+        is within 100 machine epsilons of d, relative to d.
+      - `cooks_distance`: r² h / ((1 - h) p), with p the degrees of freedom of the fit.
+      - `dffits`: t √(h / (1 - h)).
+      - `standard_errors`: Those of θ, a named tuple. They are the roots of the diagonal
+        of K⁺ Xᵀ diag(ω) X K⁺, with K = XᵀX + ridge I and a variance ωᵢ for each row,
+        where residuals and rows of X are multiplied by √w. `classical` has ω = s²,
+        which assumes that all errors have one variance. `hc0` has ω = e² (White), `hc1`
+        ω = e² N / (N - p), with N - p = d, `hc2` ω = e² / (1 - h), and `hc3` ω = e² /
+        (1 - h)².
+      - `residual_variance`: s² = Σ w e² / d, () or (c,).
+      - `degrees_of_freedom`: d = N - p, a scalar: the number of rows of positive weight
+        less the rank of X, or with a ridge less the sum of the ridge leverage scores.
+      - `rank`: The `numerical_rank` of √w X, with a ridge of √w X stacked on √ridge I.
+      - `converged`: bool, () or (c,), whether θ passed the test of `preconditioned`.
+
+      The weighted fit is that of √w X to √w y. Its leverage,
       standardised residuals, distances and standard errors are those of these rows, as
       in R; the two other kinds of residuals have the units of y. statsmodels' influence
       of a WLS result has another leverage, without the weight of the row. A row of
@@ -80,7 +151,7 @@ def influence(
 
       With a ridge, h are ridge leverage scores, and p is their sum. Residuals of
       deleted rows are exact. Standard errors are those of θ as an estimator, without
-      its bias. The other quantities have the formulas of `Influence`, and not the
+      its bias. The other quantities have the formulas above, and not the
       distributions that they have without a ridge.
 
       If a traced argument is not finite, negative or out of range, the result is NaN.
@@ -123,55 +194,33 @@ def influence(
       jackknife, with a slightly different factor).
     """
     rows, target = row_system_of(matrix, target)
-    num_rows, num_columns = rows.shape
     if weights is not None:
         weights = _row_numbers("weights", weights, rows)
     if leverage is not None:
-        leverage = _row_numbers("leverage", leverage, rows)
+        leverage = _row_numbers("leverage", leverage, rows, largest=1)
     regulariser = _arguments.regulariser(ridge, rows.dtype)
     default_rcond = rank_cutoff(rows.shape, rows.dtype)
     target, rcond = _arguments.with_cutoff(target, rcond, default_rcond)
-    is_tall = num_rows >= 4 * num_columns
-    has_gram = not rows.is_streamed and (is_tall or not isinstance(rows, Dense))
-    result = _influence(
-        rows,
-        target,
-        weights,
-        leverage,
-        regulariser,
-        rcond,
-        method="gram" if has_gram else "factor",
-    )
+    result = _influence(rows, target, weights, leverage, regulariser, rcond)
     # With weights, no warning is given: rows of weight 0 may lower the rank.
     if regulariser is None and weights is None:
         warn_of_precision(matrix, rows, result.rank.rank)
     return result
 
 
-def _row_numbers(name: str, value: ArrayLike, rows: RowMatrix) -> Array:
-    """Checks and converts weights or leverage scores, (N,).
-
-    Traced numbers out of range become NaN.
-    """
-    array = _arguments.finite_array(name, value)
+def _row_numbers(
+    name: str, value: ArrayLike, rows: RowMatrix, largest: float = jnp.inf
+) -> Array:
+    """Checks and converts weights or leverage scores, (N,)."""
+    array = _arguments.nonnegative_array(name, value, rows.dtype, largest)
     num_rows, _ = rows.shape
     validation.check_shape(name, array, "(N,) like the rows of matrix", (num_rows,))
     if rows.is_streamed:
         array_validation.check_concrete(name, value, "Blocks are read on the host")
-    array = array.astype(rows.dtype)
-    largest = 1.0 if name == "leverage" else jnp.inf
-    values = conversions.concrete(value, rows.dtype)
-    if values is None:
-        return jnp.where((array >= 0) & (array <= largest), array, jnp.nan)
-    if name == "leverage":
-        is_valid = (values >= 0) & (values <= 1)
-        validation.check_entries(name, values, is_valid, "between 0 and 1")
-    else:
-        validation.check_entries(name, values, values >= 0, "not negative")
     return array
 
 
-@compiled("method")
+@compiled()
 def _influence(
     matrix: RowMatrix,
     target: Array,
@@ -179,12 +228,8 @@ def _influence(
     leverage: Array | None,
     ridge: Array | None,
     rcond: Array,
-    *,
-    method: str,
 ) -> Influence:
-    # Targets are scaled to size 1 by powers of two, to avoid overflow of squares.
-    largest = jnp.max(jnp.abs(lax.stop_gradient(target)), axis=0)
-    to_unit = inverse_power_of_two(largest)
+    to_unit = to_unit_size(target)
     scaled_target = target * to_unit
     if weights is None:
         roots = jnp.ones((), matrix.dtype)
@@ -195,61 +240,73 @@ def _influence(
         weighted = matrix.row_scaled(roots)
         num_rows = jnp.sum(weights > 0)
     weighted_target = scaled(roots, scaled_target)
-    solution, factors = _solve(weighted, weighted_target, ridge, rcond, method)
-    inverse = factors.inverse
-    if not matrix.is_streamed:
-        inverse = orthonormaliser(weighted, factors, ridge)
+    tolerance = jnp.asarray(4 * jnp.finfo(matrix.dtype).eps, matrix.dtype)
+    problem = Problem.constant(weighted, weighted_target, ridge, tolerance)
+    # The scores need factors that are more accurate than those of a preconditioner.
+    preconditioner = preconditioner_of(
+        problem, None, rcond, "auto", threshold=WELL_CONDITIONED
+    )
+    factors = preconditioner.factors
+    solved = refined(problem, preconditioner, MAX_ITERATIONS)
+    coefficients = implicit_solution(
+        solved.solution, weighted, weighted_target, ridge, factors
+    )
+    inverse = orthonormaliser(weighted, factors, ridge)
     if leverage is None:
         norms = weighted.row_norms(inverse, factors.scale)
         leverage = jnp.asarray(as_scores(norms, factors.finite))
-    fit = Fit(
-        coefficients=solution.solution,
-        residuals=scaled_target - matrix.mv(solution.solution),
-        roots=roots,
-        leverage=leverage,
-        num_rows=num_rows,
-        num_parameters=_num_parameters(factors, inverse, ridge),
-        scale=factors.scale,
-        gram_inverse=_gram_inverse(factors, inverse),
-        rank=factors.rank,
-        converged=in_units(solution, to_unit, factors.scale).converged,
-        to_unit=to_unit,
+    residuals = scaled_target - matrix.mv(coefficients)
+    weighted_residuals = scaled(roots, residuals)
+    num_parameters = _num_parameters(factors, inverse, ridge)
+    degrees_of_freedom = num_rows - num_parameters
+    freedom = jnp.where(degrees_of_freedom > 0, degrees_of_freedom, jnp.nan)
+    # One pass over X computes all sums. The columns of `sums`: one for the classical
+    # errors, then one per target for each other kind.
+    squared, sums = weighted.sum_rows(
+        _sums_of_block,
+        factors.scale,
+        _gram_inverse(factors, inverse),
+        along=(weighted_residuals, leverage),
     )
-    return diagnostics(weighted, fit)
+    variance = squared / freedom
+    deviation = jnp.sqrt(variance)
+    roots_of_sums = factors.scale[:, None] * jnp.sqrt(sums)
+    # Without degrees of freedom, residuals are only rounding errors.
+    robust = jnp.where(freedom > 0, roots_of_sums[:, 1:], jnp.nan)
+    hc0, hc2, hc3 = jnp.split(robust, 3, axis=1)
+    hc0 = hc0.reshape(coefficients.shape) / to_unit
+    standard_errors = StandardErrors(
+        classical=jnp.multiply.outer(roots_of_sums[:, 0], deviation) / to_unit,
+        hc0=hc0,
+        hc1=hc0 * jnp.sqrt(num_rows / freedom),
+        hc2=hc2.reshape(coefficients.shape) / to_unit,
+        hc3=hc3.reshape(coefficients.shape) / to_unit,
+    )
+    complement = _complement(leverage)
+    odds = leverage / complement
+    standardized = scaled(1 / jnp.sqrt(complement), weighted_residuals) / deviation
+    studentized = _studentized(standardized, degrees_of_freedom)
+    return Influence(
+        coefficients=coefficients / to_unit,
+        residuals=residuals / to_unit,
+        leverage=leverage,
+        leave_one_out_residuals=scaled(1 / complement, residuals) / to_unit,
+        standardized_residuals=standardized,
+        studentized_residuals=studentized,
+        cooks_distance=scaled(odds, standardized**2) / num_parameters,
+        dffits=scaled(jnp.sqrt(odds), studentized),
+        standard_errors=standard_errors,
+        residual_variance=variance / to_unit / to_unit,
+        degrees_of_freedom=degrees_of_freedom,
+        rank=factors.rank,
+        converged=in_units(solved, to_unit, factors.scale).converged,
+    )
 
 
 def _root(weights: Array) -> Array:
     """Computes √w with a derivative of 0 at w = 0."""
     is_zero = weights == 0
     return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, weights)))
-
-
-def _solve(
-    matrix: RowMatrix,
-    target: Array,
-    ridge: Array | None,
-    rcond: Array,
-    method: str,
-) -> tuple[Solution, Factors]:
-    """Solves for θ, and returns the factors of X stacked on √ridge I."""
-    fixed_ridge = lax.stop_gradient(ridge)
-    problem = Problem(
-        matrix=lax.stop_gradient(matrix),
-        target=lax.stop_gradient(target),
-        root_ridge=None if fixed_ridge is None else jnp.sqrt(fixed_ridge),
-        tolerance=jnp.asarray(4 * jnp.finfo(matrix.dtype).eps, matrix.dtype),
-    )
-    # The scores need factors that are more accurate than those of a preconditioner.
-    result = by_factors(
-        problem, None, rcond, method, _MAX_ITERATIONS, threshold=WELL_CONDITIONED
-    )
-    factors = result.factors
-    assert isinstance(factors, Factors)
-    solution = result.unscaled()
-    differentiable = implicit_solution(
-        solution.solution, matrix, target, ridge, factors
-    )
-    return solution._replace(solution=differentiable), factors
 
 
 def _num_parameters(factors: Factors, inverse: Array, ridge: Array | None) -> Array:
@@ -275,3 +332,40 @@ def _gram_inverse(factors: Factors, inverse: Array) -> Array:
         return product(inverse, inverse.T)
 
     return lax.cond(factors.has_null_space, of_minimum_norm, of_full_rank)
+
+
+def _complement(leverage: Array) -> Array:
+    """Computes 1 - h, which is NaN if h is 1 up to rounding."""
+    rest = 1 - leverage
+    rounding = _ROUNDING * jnp.finfo(leverage.dtype).eps
+    return jnp.where(rest > rounding, rest, jnp.nan)
+
+
+def _studentized(standardized: Array, degrees_of_freedom: Array) -> Array:
+    """Computes studentised residuals from standardised ones.
+
+    They are infinite if the fit to all other rows is exact up to rounding.
+    """
+    others = jnp.where(degrees_of_freedom > 1, degrees_of_freedom - 1, jnp.nan)
+    rest = 1 - standardized**2 / degrees_of_freedom
+    rounding = _ROUNDING * jnp.finfo(standardized.dtype).eps
+    rest = jnp.where(rest <= rounding, 0, rest)
+    return standardized * jnp.sqrt(others / degrees_of_freedom / rest)
+
+
+def _sums_of_block(
+    block: Array, residuals: Array, leverage: Array, scale: Array, gram_inverse: Array
+) -> tuple[Array, Array]:
+    """Computes the terms of one block of rows in Σ e² and in Σ ω a².
+
+    e are the residuals times √w, and aᵢ is the derivative of θ / scale with respect to
+    √wᵢ yᵢ. The variances ω are 1, e², e² / (1 - h) and e² / (1 - h)².
+    """
+    changes = product(block * scale, gram_inverse.T)
+    squares = residuals**2
+    columns = squares.reshape(len(squares), -1)
+    rest = _complement(leverage)[:, None]
+    row_variances = jnp.concatenate(
+        [jnp.ones_like(rest), columns, columns / rest, columns / rest**2], axis=1
+    )
+    return jnp.sum(squares, axis=0), product((changes**2).T, row_variances)

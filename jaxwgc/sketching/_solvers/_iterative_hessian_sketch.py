@@ -1,6 +1,8 @@
 """Constrained least squares by Newton steps with sketched Hessians."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,18 +11,27 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, conversions, validation
-from jaxwgc._common.arrays import inverse_power_of_two
+from jaxwgc._common.arrays import inverse_power_of_two, product
 from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._embeddings._dense_matrices import gaussian
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
+from jaxwgc.sketching._linalg.factors import (
+    Factors,
+    factors_of_small,
+    root_of,
+    solver_cutoff,
+)
 from jaxwgc.sketching._linalg.kinds import warn_of_precision
 from jaxwgc.sketching._linalg.matrix import Dense
-from jaxwgc.sketching._solvers._hessian_sketch_steps import (
-    Projection,
-    Steps,
-    iterated,
+from jaxwgc.sketching._linalg.rows import gram, scaled
+from jaxwgc.sketching._solvers._solution import (
+    Solution,
+    implicit_solution,
+    in_units,
+    to_unit_size,
 )
-from jaxwgc.sketching._solvers._solution import Solution, implicit_solution, in_units
+
+Projection = Callable[[Array], Array]
 
 
 def iterative_hessian_sketch(
@@ -132,7 +143,7 @@ def iterative_hessian_sketch(
       steps.
     """
     array_validation.check_key(key)
-    rows = conversions.gathered(_arguments.finite_matrix("matrix", matrix))
+    rows = _arguments.finite_matrix("matrix", matrix)
     target = _arguments.right_hand_side(target, rows.shape)
     target = conversions.gathered(target)
     dtype = jnp.promote_types(rows.dtype, target.dtype)
@@ -210,7 +221,7 @@ def _solve(
     # Without a projection, derivatives come from `implicit_solution` instead of the
     # iterations.
     is_free = projection is None
-    steps = Steps(
+    steps = _Steps(
         matrix=lax.stop_gradient(matrix) if is_free else matrix,
         ridge=lax.stop_gradient(ridge) if is_free else ridge,
         target=target,
@@ -219,66 +230,197 @@ def _solve(
         momentum=0 if refresh else min(matrix.shape) / embedding.sketch_size,
         num_inner_steps=num_inner_steps,
         projection=projection,
-        fixed_sketch=None,
     )
     if not refresh:
         # A constant sketch is computed once for all targets, outside of the loop.
         steps = steps._replace(fixed_sketch=steps.sketch(embedding.key))
-    problem = _ScaledProblem(
-        matrix=matrix,
-        ridge=ridge,
-        size=size,
-        column_sizes=inverse_power_of_two(largest),
-        steps=steps,
-    )
-    solve = functools.partial(_solve_target, problem, tolerance, num_iterations)
+
+    def solve(target: Array) -> Solution:
+        to_unit = to_unit_size(target)
+        scaled_target = target * to_unit
+        fixed_target = lax.stop_gradient(scaled_target) if is_free else scaled_target
+        steps_of_target = steps._replace(target=fixed_target, unit=size / to_unit)
+        result, factors = steps_of_target.solve(tolerance, num_iterations)
+        solution = result.solution
+        if factors is not None:
+            solution = implicit_solution(
+                solution, Dense(matrix), scaled_target, ridge, factors
+            )
+        result = result._replace(solution=solution * size)
+        return in_units(result, to_unit, inverse_power_of_two(largest))
+
     if target.ndim == 1:
         return solve(target)
     return jax.vmap(solve, in_axes=-1, out_axes=-1)(target)
 
 
-class _ScaledProblem(NamedTuple):
-    """X and the ridge in units of the size of X, and the steps for any target.
+class _Sketch(NamedTuple):
+    """A sketch of X, prepared for steps.
 
     Attributes:
-      matrix: X times `size`.
-      ridge: The ridge times `size`², or None.
-      size: A power of two.
-      column_sizes: Powers of two that scale the columns of X to size 1, (p,).
-      steps: The steps, with the projection in the original units.
+      small: SX.
+      factors: Its factors, or None with a projection.
+      hessian: (SX)ᵀSX + ridge I, or None without a projection.
+    """
+
+    small: Array
+    factors: Factors | None
+    hessian: Array | None
+
+
+class _State(NamedTuple):
+    """State of the iterations for one target.
+
+    Attributes:
+      solution: θ.
+      last: θ before the last step.
+      gradient: Xᵀ(y - Xθ) - ridge θ.
+      sketch: The sketch of the last step.
+    """
+
+    solution: Array
+    last: Array
+    gradient: Array
+    sketch: _Sketch
+
+
+class _Steps(NamedTuple):
+    """The steps for one target, with X and y scaled to size 1.
+
+    Attributes:
+      matrix: X.
+      ridge: The ridge, or None.
+      target: y.
+      embedding: S. Each step replaces its key.
+      step_size: See `iterative_hessian_sketch`.
+      momentum: The factor of the last change of θ, which is added to a step.
+      num_inner_steps: See `iterative_hessian_sketch`.
+      projection: The projection in the original units, or None.
+      unit: The factor from θ to the original units.
+      fixed_sketch: The sketch that all steps use, or None.
     """
 
     matrix: Array
     ridge: Array | None
-    size: Array
-    column_sizes: Array
-    steps: Steps
+    target: Array
+    embedding: Embedding
+    step_size: Array
+    momentum: float
+    num_inner_steps: int
+    projection: Projection | None
+    unit: Array | float = 1.0
+    fixed_sketch: _Sketch | None = None
 
+    def solve(
+        self, tolerance: Array, num_iterations: int
+    ) -> tuple[Solution, Factors | None]:
+        """Runs the iterations from θ = 0; also returns the factors of the last sketch.
 
-def _solve_target(
-    problem: _ScaledProblem, tolerance: Array, num_iterations: int, target: Array
-) -> Solution:
-    """Solves the problem for one target y, (N,)."""
-    steps = problem.steps
-    size = problem.size
-    # Each y is scaled to size 1 by a power of two, to avoid overflow of squares.
-    to_unit = inverse_power_of_two(jnp.max(jnp.abs(lax.stop_gradient(target))))
-    scaled_target = target * to_unit
-    projection = steps.projection
-    if projection is None:
-        steps = steps._replace(target=lax.stop_gradient(scaled_target))
-    else:
-
-        def scaled_projection(solution: Array) -> Array:
-            projected = projection(solution * size / to_unit)
-            return projected.astype(solution.dtype) * to_unit / size
-
-        steps = steps._replace(target=scaled_target, projection=scaled_projection)
-    result, factors = iterated(steps, tolerance, num_iterations)
-    solution = result.solution
-    if factors is not None:
-        solution = implicit_solution(
-            solution, Dense(problem.matrix), scaled_target, problem.ridge, factors
+        With a projection, there are no factors.
+        """
+        keys = jax.random.split(self.embedding.key, num_iterations)
+        zeros = jnp.zeros(self.matrix.shape[1], self.matrix.dtype)
+        start = self._projected(zeros)
+        gradient, squared = self._gradient(start)
+        # The loop returns the sketch of its last step. At the start, it is zero, so
+        # that the program computes factors only inside the loop.
+        shapes = jax.eval_shape(self.sketch, keys[0])
+        no_sketch = jax.tree.map(jnp.zeros_like, shapes)
+        state = _State(start, start, gradient, no_sketch)
+        state, (norms, moved) = lax.scan(self._step, state, keys)
+        target_norm = jnp.linalg.norm(self.target)
+        # The change is divided by the step size, since a change may be small because
+        # the step size is.
+        length = moved[-1] / jnp.minimum(self.step_size, 1)
+        has_converged = length <= tolerance * target_norm
+        factors = state.sketch.factors
+        if factors is not None:
+            # The exact gradient is tested as well, since it includes directions that
+            # the sketch missed.
+            bound = 10 * tolerance * jnp.linalg.norm(self.matrix) * target_norm
+            has_converged &= jnp.linalg.norm(state.gradient) <= bound
+        solution = Solution(
+            solution=state.solution,
+            num_iterations=jnp.int32(num_iterations),
+            converged=has_converged,
+            residual_history=jnp.concatenate([jnp.sqrt(squared)[None], norms]),
+            rank=None if factors is None else factors.rank,
         )
-    result = result._replace(solution=solution * size)
-    return in_units(result, to_unit, problem.column_sizes)
+        return solution, factors
+
+    def sketch(self, key: Array) -> _Sketch:
+        """Returns a sketch of X.
+
+        The sketch changes the iterations, not their limit, and so has no derivative.
+        """
+        embedding = dataclasses.replace(self.embedding, key=key)
+        small = embedding @ lax.stop_gradient(self.matrix)
+        ridge = lax.stop_gradient(self.ridge)
+        if self.projection is None:
+            rcond = solver_cutoff(small.shape, small.dtype)
+            factors = factors_of_small(small, rcond, root_ridge=root_of(ridge))
+            return _Sketch(small, factors, hessian=None)
+        hessian = gram(small)
+        if ridge is not None:
+            hessian += ridge * jnp.eye(small.shape[1], dtype=small.dtype)
+        return _Sketch(small, None, hessian)
+
+    def _step(self, state: _State, key: Array) -> tuple[_State, tuple[Array, Array]]:
+        """Takes a step; also returns the root of the objective, and ‖SXΔθ‖."""
+        sketch = self.fixed_sketch
+        if sketch is None:
+            sketch = self.sketch(key)
+        downhill = self.step_size * state.gradient
+        factors = sketch.factors
+        if factors is not None:
+            coordinates = product(factors.inverse.T, factors.scale * downhill)
+            direction = factors.direction(coordinates, factors.row_space())
+            change = scaled(factors.scale, direction)
+        else:
+            assert sketch.hessian is not None
+            change = self._constrained_change(sketch.hessian, state.solution, downhill)
+        change = change + self.momentum * (state.solution - state.last)
+        moved = jnp.linalg.norm(product(sketch.small, change))
+        solution = state.solution + change
+        gradient, squared = self._gradient(solution)
+        new_state = _State(solution, state.solution, gradient, sketch)
+        return new_state, (jnp.sqrt(squared), moved)
+
+    def _gradient(self, solution: Array) -> tuple[Array, Array]:
+        """Computes Xᵀ(y - Xθ) - ridge θ, and the objective."""
+        rows = Dense(self.matrix)
+        residual = self.target - rows.mv(solution)
+        gradient = rows.rmv(residual)
+        squared = jnp.sum(residual**2)
+        if self.ridge is None:
+            return gradient, squared
+        pulled = self.ridge * solution
+        return gradient - pulled, squared + jnp.sum(pulled * solution)
+
+    def _projected(self, solution: Array) -> Array:
+        """Projects the scaled θ on the convex set."""
+        if self.projection is None:
+            return solution
+        projected = self.projection(solution * self.unit)
+        return projected.astype(solution.dtype) / self.unit
+
+    def _constrained_change(
+        self, hessian: Array, solution: Array, gradient: Array
+    ) -> Array:
+        """Takes accelerated projected gradient steps; restarts after overshoots."""
+        largest = jnp.linalg.eigvalsh(hessian)[-1]
+        inverse = 1 / jnp.where(largest > 0, largest, 1)
+
+        def step(_, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            point, extrapolated, weight = state
+            slope = product(hessian, extrapolated - solution)
+            new = self._projected(extrapolated - inverse * (slope - gradient))
+            is_overshot = jnp.sum((extrapolated - new) * (new - point)) > 0
+            weight = jnp.where(is_overshot, 1, weight)
+            new_weight = (1 + jnp.sqrt(1 + 4 * weight**2)) / 2
+            extrapolated = new + (weight - 1) / new_weight * (new - point)
+            return new, extrapolated, new_weight
+
+        state = (solution, solution, jnp.ones((), solution.dtype))
+        end, _, _ = lax.fori_loop(0, self.num_inner_steps, step, state)
+        return end - solution

@@ -76,17 +76,11 @@ def logistic_newton_sketch(
       Pilanci and Wainwright, "Newton sketch: a near linear-time optimization algorithm
       with linear-quadratic convergence", SIAM J. Optim. 27 (2017), section 4.
     """
-    features = conversions.gathered(_arguments.finite_matrix("features", features))
+    features = _arguments.finite_matrix("features", features)
     num_rows, num_columns = features.shape
-    targets = conversions.gathered(conversions.float_array("labels", labels))
+    targets = _arguments.nonnegative_array("labels", labels, features.dtype, largest=1)
+    targets = conversions.gathered(targets)
     validation.check_shape("labels", targets, "(N,)", (num_rows,))
-    values = conversions.concrete(labels, targets.dtype)
-    if values is not None:
-        is_valid = (values >= 0) & (values <= 1)
-        validation.check_entries("labels", values, is_valid, "between 0 and 1")
-    else:
-        targets = jnp.where((targets >= 0) & (targets <= 1), targets, jnp.nan)
-    targets = targets.astype(features.dtype)
     if initial is None:
         initial = np.zeros(num_columns, features.dtype)
     initial = _arguments.finite_array("initial", initial).astype(features.dtype)

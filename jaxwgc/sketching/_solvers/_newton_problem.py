@@ -10,7 +10,12 @@ from jax.scipy.linalg import solve_triangular
 
 from jaxwgc._common.arrays import inverse_power_of_two, product
 from jaxwgc._common.conjugate_gradients import conjugate_gradients
-from jaxwgc.sketching._linalg.factors import Factors, factors_of_small, solver_cutoff
+from jaxwgc.sketching._linalg.factors import (
+    Factors,
+    factors_of_small,
+    root_of,
+    solver_cutoff,
+)
 from jaxwgc.sketching._linalg.monitor import select
 from jaxwgc.sketching._linalg.rows import diagonal, gram
 
@@ -28,43 +33,37 @@ class Point(NamedTuple):
     gradient: Array
 
 
-class Functions(NamedTuple):
-    """The functions of a problem, hashable.
-
-    Attributes:
-      loss: `loss(params, *args) -> scalar`.
-      square_root_hessian: `square_root_hessian(params, *args)`, B with BᵀB the Hessian.
-    """
-
-    loss: Callable[..., Array]
-    square_root_hessian: Callable[..., Any]
-
-
 class Problem(NamedTuple):
     """A loss with a ridge for flat parameters, and a root of its Hessian.
 
     Attributes:
-      functions: The functions.
-      unravel: Converts flat parameters to the first argument of the functions.
-      args: Further arguments of the functions.
+      loss: `loss(params, *args) -> scalar`.
+      square_root_hessian: `square_root_hessian(params, *args)`, B with BᵀB the Hessian.
+      unravel: Converts flat parameters to `params`.
+      args: Further arguments of the two functions.
       ridge: The ridge, or None.
     """
 
-    functions: Functions
+    loss: Callable[..., Array]
+    square_root_hessian: Callable[..., Any]
     unravel: Callable[[Array], Any]
     args: tuple[Any, ...]
     ridge: Array | None
 
     def objective(self, flat: Array) -> Array:
         """Returns the objective: the loss plus ridge / 2 ‖θ‖²."""
-        loss = self.functions.loss(self.unravel(flat), *self.args)
+        loss = self.loss(self.unravel(flat), *self.args)
         weight = 0 if self.ridge is None else self.ridge
         return jnp.asarray(loss, flat.dtype) + weight / 2 * jnp.sum(flat**2)
 
+    def at(self, flat: Array) -> Point:
+        """Returns the point at flat parameters."""
+        value, gradient = jax.value_and_grad(self.objective)(flat)
+        return Point(flat, value, gradient)
+
     def root(self, flat: Array) -> Array:
         """Returns B (N, p) with BᵀB the Hessian without the ridge."""
-        square_root_hessian = self.functions.square_root_hessian
-        tree = square_root_hessian(self.unravel(flat), *self.args)
+        tree = self.square_root_hessian(self.unravel(flat), *self.args)
         columns = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(tree)]
         return jnp.concatenate(columns, axis=1).astype(flat.dtype)
 
@@ -114,48 +113,44 @@ class Problem(NamedTuple):
         method with guaranteed descent and an efficient line search", SIAM J. Optim. 16
         (2005), equation 4.1. For a quadratic function, this is Armijo's rule.
         """
-        evaluate = jax.value_and_grad(self.objective)
         magnitude = jnp.abs(point.value)
         noise = 4 * jnp.finfo(change.dtype).eps * magnitude
         noise += jnp.sqrt(2 * magnitude) * rounding
         steepest = (2 * _SUFFICIENT - 1) * slope
 
         def is_too_long(search: _Search) -> Array:
-            is_lower = search.value <= point.value + _SUFFICIENT * search.size * slope
-            is_flat = product(change, search.gradient) <= steepest
-            is_lower |= (search.value <= point.value + noise) & is_flat
+            value = search.point.value
+            is_lower = value <= point.value + _SUFFICIENT * search.size * slope
+            is_flat = product(change, search.point.gradient) <= steepest
+            is_lower |= (value <= point.value + noise) & is_flat
             # A step to a value of NaN counts as too long.
             return ~is_lower & (search.num_halvings < _MAX_HALVINGS)
 
         def halve(search: _Search) -> _Search:
             size = search.size / 2
-            value, gradient = evaluate(point.flat + size * change)
-            return _Search(size, value, gradient, search.num_halvings + 1)
+            new_point = self.at(point.flat + size * change)
+            return _Search(new_point, size, search.num_halvings + 1)
 
-        value, gradient = evaluate(point.flat + change)
-        one = jnp.ones((), change.dtype)
-        start = _Search(one, value, gradient, num_halvings=jnp.int32(0))
+        first = self.at(point.flat + change)
+        start = _Search(first, jnp.ones((), change.dtype), jnp.int32(0))
         end = lax.while_loop(is_too_long, halve, start)
-        has_failed = (end.num_halvings == _MAX_HALVINGS) | ~jnp.isfinite(end.value)
-        new = Point(point.flat + end.size * change, end.value, end.gradient)
-        return select(has_failed, point, new), has_failed
+        has_failed = end.num_halvings == _MAX_HALVINGS
+        has_failed |= ~jnp.isfinite(end.point.value)
+        return select(has_failed, point, end.point), has_failed
 
 
 class _Search(NamedTuple):
-    """State of the line search: a step size, the value and gradient after the step."""
+    """State of the line search: the point after a step, and the size of the step."""
 
+    point: Point
     size: Array
-    value: Array
-    gradient: Array
     num_halvings: Array
 
 
 def root_factors(root: Array, ridge: Array | None) -> Factors:
     """Computes the factors of B, or of a sketch of B, stacked on √ridge I."""
-    weight = None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
-    return factors_of_small(
-        root, solver_cutoff(root.shape, root.dtype), root_ridge=weight
-    )
+    rcond = solver_cutoff(root.shape, root.dtype)
+    return factors_of_small(root, rcond, root_ridge=root_of(ridge))
 
 
 def _inverse_root(small: Array, ridge: Array | None) -> Array:

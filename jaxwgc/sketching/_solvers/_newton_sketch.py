@@ -19,7 +19,6 @@ from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.matrix import Dense
 from jaxwgc.sketching._linalg.monitor import Monitor
 from jaxwgc.sketching._solvers._newton_problem import (
-    Functions,
     Point,
     Problem,
     root_factors,
@@ -151,7 +150,8 @@ def newton_sketch(
         regulariser,
         embedding,
         tolerance,
-        functions=Functions(loss, square_root_hessian),
+        loss=loss,
+        square_root_hessian=square_root_hessian,
         num_refinements=num_refinements,
         max_iterations=max_iterations,
     )
@@ -191,7 +191,13 @@ class _State(NamedTuple):
 
 
 @functools.partial(
-    jax.jit, static_argnames=("functions", "num_refinements", "max_iterations")
+    jax.jit,
+    static_argnames=(
+        "loss",
+        "square_root_hessian",
+        "num_refinements",
+        "max_iterations",
+    ),
 )
 def _newton_steps(
     params: Any,
@@ -200,37 +206,57 @@ def _newton_steps(
     embedding: Embedding,
     tolerance: Array,
     *,
-    functions: Functions,
+    loss: Callable[..., Array],
+    square_root_hessian: Callable[..., Any],
     num_refinements: int,
     max_iterations: int,
 ) -> Solution:
-    """Minimises the loss with a ridge, starting at `params`; see `newton_sketch`.
-
-    Args:
-      params: The starting point.
-      args: Further arguments of the functions.
-      ridge: The ridge, or None.
-      embedding: Embedding of the first step.
-      tolerance: See `newton_sketch`.
-      functions: The loss, and the root of its Hessian.
-      num_refinements: See `newton_sketch`.
-      max_iterations: See `newton_sketch`.
-    """
+    """Minimises the loss with a ridge, starting at `params`; see `newton_sketch`."""
     flat, unravel = ravel_pytree(lax.stop_gradient(params))
     fixed_args, fixed_ridge = lax.stop_gradient((args, ridge))
-    problem = Problem(functions, unravel, fixed_args, fixed_ridge)
-    value, gradient = jax.value_and_grad(problem.objective)(flat)
+    problem = Problem(loss, square_root_hessian, unravel, fixed_args, fixed_ridge)
+    eps = jnp.finfo(flat.dtype).eps
+    tiny = jnp.finfo(flat.dtype).tiny
 
     def is_running(state: _State) -> Array:
         return state.monitor.is_running(max_iterations)
 
-    step = functools.partial(_step, problem, embedding, tolerance, num_refinements)
-    start = _State(
-        point=Point(flat, value, gradient),
-        monitor=Monitor.init(value, max_iterations),
-    )
+    def step(state: _State) -> _State:
+        """Takes a Newton step by a new sketch."""
+        point = state.point
+        root = problem.root(point.flat)
+        key = jax.random.fold_in(embedding.key, state.monitor.iteration)
+        small = dataclasses.replace(embedding, key=key) @ root
+        change, null_norm = problem.direction(
+            root, small, point.gradient, num_refinements
+        )
+        # Rounding of the parameters and of B θ limits the accuracy of the objective.
+        terms = product(jnp.abs(root), jnp.abs(point.flat))
+        rounding = 2 * eps * jnp.linalg.norm(terms)
+        # `null_norm` is divided by the size of a gradient: ‖SB‖ times the root of the
+        # objective. The second term of `length` is a margin for rounding errors.
+        length = jnp.sqrt(jnp.abs(point.value)) + rounding / eps**0.5
+        null_norm = null_norm / jnp.maximum(jnp.linalg.norm(small) * length, tiny)
+        slope = product(change, point.gradient)
+        new_point, has_failed = problem.line_search(point, change, slope, rounding)
+        # The tolerance is relative to the current value, since the value at the start
+        # may be larger by any factor.
+        largest = jnp.maximum(tolerance * jnp.abs(new_point.value), rounding**2 / 2)
+        has_converged = -slope / 2 <= largest
+        # The bound √eps is above rounding errors. If the gradient has a part in the
+        # null space of the sketch, `null_norm` is far larger.
+        has_converged &= null_norm <= float(eps) ** 0.5
+        monitor = state.monitor.update(
+            new_point.value, has_converged, has_stagnated=has_failed
+        )
+        return _State(new_point, monitor)
+
+    first = problem.at(flat)
+    start = _State(first, Monitor.init(first.value, max_iterations))
     end = lax.while_loop(is_running, step, start)
-    solution = _minimiser(functions, unravel, end.point.flat, args, ridge)
+    solution = _minimiser(
+        loss, square_root_hessian, unravel, end.point.flat, args, ridge
+    )
     return Solution(
         solution=unravel(solution),
         num_iterations=end.monitor.iteration,
@@ -239,69 +265,36 @@ def _newton_steps(
     )
 
 
-def _step(
-    problem: Problem,
-    embedding: Embedding,
-    tolerance: Array,
-    num_refinements: int,
-    state: _State,
-) -> _State:
-    """Takes a Newton step by a new sketch."""
-    point = state.point
-    eps = jnp.finfo(point.flat.dtype).eps
-    tiny = jnp.finfo(point.flat.dtype).tiny
-    root = problem.root(point.flat)
-    key = jax.random.fold_in(embedding.key, state.monitor.iteration)
-    small = dataclasses.replace(embedding, key=key) @ root
-    change, null_norm = problem.direction(root, small, point.gradient, num_refinements)
-    # Rounding of the parameters and of B θ limits the accuracy of the objective.
-    terms = product(jnp.abs(root), jnp.abs(point.flat))
-    rounding = 2 * eps * jnp.linalg.norm(terms)
-    # `null_norm` is divided by the size of a gradient: ‖SB‖ times the root of the
-    # objective. The second term of `length` is a margin for rounding errors.
-    length = jnp.sqrt(jnp.abs(point.value)) + rounding / eps**0.5
-    null_norm = null_norm / jnp.maximum(jnp.linalg.norm(small) * length, tiny)
-    slope = product(change, point.gradient)
-    new_point, has_failed = problem.line_search(point, change, slope, rounding)
-    # The tolerance is relative to the current value, since the value at the start may
-    # be larger by any factor.
-    largest = jnp.maximum(tolerance * jnp.abs(new_point.value), rounding**2 / 2)
-    has_converged = -slope / 2 <= largest
-    # The bound √eps is above rounding errors. If the gradient has a part in the null
-    # space of the sketch, `null_norm` is far larger.
-    has_converged &= null_norm <= float(eps) ** 0.5
-    monitor = state.monitor.update(
-        new_point.value, has_converged, has_stagnated=has_failed
-    )
-    return _State(new_point, monitor)
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def _minimiser(
-    functions: Functions,
+    loss: Callable[..., Array],
+    square_root_hessian: Callable[..., Any],
     unravel: Callable[[Array], Any],
     flat: Array,
     args: tuple[Any, ...],
     ridge: Array | None,
 ) -> Array:
     """Returns `flat` with the derivative of the point at which the gradient is zero."""
-    del functions, unravel, args, ridge
+    del loss, square_root_hessian, unravel, args, ridge
     return flat
 
 
 @_minimiser.defjvp
-def _minimiser_jvp(functions, unravel, primals, tangents):
+def _minimiser_jvp(loss, square_root_hessian, unravel, primals, tangents):
     flat, args, ridge = primals
 
+    def problem(args: tuple[Any, ...], ridge: Array | None) -> Problem:
+        return Problem(loss, square_root_hessian, unravel, args, ridge)
+
     def gradient(args: tuple[Any, ...], ridge: Array | None) -> Array:
-        problem = Problem(functions, unravel, args, ridge)
-        return jax.grad(problem.objective)(flat)
+        return problem(args, ridge).at(flat).gradient
 
     _, gradient_change = jax.jvp(gradient, (args, ridge), tangents[1:])
     # The Hessian is BᵀB + ridge I. The system is solved as least squares with B, which
     # is more accurate than with the product BᵀB.
-    root = Problem(functions, unravel, args, ridge).root(flat)
+    root = problem(args, ridge).root(flat)
     factors = root_factors(root, ridge)
     zeros = jnp.zeros(root.shape[0], root.dtype)
     _, change = solve_augmented(Dense(root), ridge, factors, zeros, gradient_change)
-    return _minimiser(functions, unravel, *primals), change
+    result = _minimiser(loss, square_root_hessian, unravel, *primals)
+    return result, change

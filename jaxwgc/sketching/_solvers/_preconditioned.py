@@ -1,18 +1,24 @@
 """Least squares to full accuracy."""
 
-import functools
+import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
-from jaxwgc._common.arrays import inverse_power_of_two
+from jaxwgc._common.pytrees import Static, register
 from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
 from jaxwgc.sketching._linalg.block_matrix import BlockMatrix
-from jaxwgc.sketching._linalg.factors import solver_cutoff
+from jaxwgc.sketching._linalg.factors import (
+    Factors,
+    factors_of,
+    factors_of_small,
+    solver_cutoff,
+)
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
     OperatorLike,
@@ -21,15 +27,21 @@ from jaxwgc.sketching._linalg.kinds import (
     warn_of_precision,
 )
 from jaxwgc.sketching._linalg.linear_operator import Operator
-from jaxwgc.sketching._linalg.matrix import Dense, Matrix
-from jaxwgc.sketching._linalg.refinement import Problem
-from jaxwgc.sketching._linalg.sparse import Sparse
-from jaxwgc.sketching._solvers._preconditioners import (
-    by_columns,
-    by_columns_first,
-    by_factors,
+from jaxwgc.sketching._linalg.matrix import Dense, Matrix, RowMatrix
+from jaxwgc.sketching._linalg.refinement import Problem, Refinement
+from jaxwgc.sketching._linalg.rows import scaled
+from jaxwgc.sketching._linalg.scaled_system import (
+    ColumnScaling,
+    ScaledSystem,
+    column_scaling,
 )
-from jaxwgc.sketching._solvers._solution import Solution, implicit_solution, in_units
+from jaxwgc.sketching._linalg.sparse import Sparse
+from jaxwgc.sketching._solvers._solution import (
+    Solution,
+    implicit_solution,
+    in_units,
+    to_unit_size,
+)
 
 METHODS = ("auto", "gram", "sketch", "factor", "columns")
 
@@ -228,11 +240,13 @@ def preconditioned(
     num_tries = 0
     if tries_columns and isinstance(checked, Sparse):
         num_tries = min(_num_tries(checked), max_iterations)
-    embedding = embed(embedding, key, sketch_size, num_rows)
+    sketching = None
+    if chosen == "sketch":
+        sketching = embed(embedding, key, sketch_size, num_rows)
     solution = _solve(
         checked,
         target,
-        embedding if chosen == "sketch" else None,
+        sketching,
         regulariser,
         tolerance,
         rcond,
@@ -246,48 +260,42 @@ def preconditioned(
 
 
 def chosen_method(method: str, matrix: Matrix, sketch_size: int) -> str:
-    """Returns the method for a matrix, after a check that its kind supports it."""
-    if method == "auto":
-        return _default_method(matrix, sketch_size)
+    """Returns the method for a matrix, after a check that its kind supports it.
+
+    `"auto"` chooses by the kind and the size.
+    """
+    num_rows, num_columns = matrix.shape
+    is_long = num_rows > 2 * sketch_size
+    is_sketched = is_long and num_columns > _MAX_GRAM_COLUMNS
     if isinstance(matrix, Operator):
         has_sketch = matrix.functions.sketch is not None
         supported = ("sketch", "columns") if has_sketch else ("columns",)
+        default = supported[0]
     elif isinstance(matrix, Sparse):
         supported = ("columns", "sketch")
+        is_sketched = is_long and num_columns <= _MAX_SKETCHED_COLUMNS
+        default = "sketch" if is_sketched else "columns"
     elif isinstance(matrix, BlockMatrix):
         supported = ("factor", "sketch")
-    elif isinstance(matrix, Dense):
-        supported = ("gram", "sketch", "factor")
+        default = "sketch" if is_sketched else "factor"
     else:
-        supported = ("gram", "sketch")
+        is_dense = isinstance(matrix, Dense)
+        supported = ("gram", "sketch", "factor") if is_dense else ("gram", "sketch")
+        default = "gram"
+        if is_sketched and num_rows > _MAX_GRAM_RATIO * num_columns:
+            default = "sketch"
+        elif is_dense and num_rows < 4 * num_columns:
+            default = "factor"
+        if is_dense and num_rows < num_columns and method == "gram":
+            return "factor"
+    if method == "auto":
+        return default
     if method not in supported:
         quoted = " or ".join(repr(name) for name in supported)
         raise ValueError(
             f"method must be {quoted} for this kind of matrix; got {method!r}"
         )
-    num_rows, num_columns = matrix.shape
-    if method == "gram" and isinstance(matrix, Dense) and num_rows < num_columns:
-        return "factor"
     return method
-
-
-def _default_method(matrix: Matrix, sketch_size: int) -> str:
-    """Returns the method of `"auto"`, by the kind and size of a matrix."""
-    num_rows, num_columns = matrix.shape
-    is_long = num_rows > 2 * sketch_size
-    if isinstance(matrix, Operator):
-        return "columns" if matrix.functions.sketch is None else "sketch"
-    if isinstance(matrix, Sparse):
-        is_sketched = is_long and num_columns <= _MAX_SKETCHED_COLUMNS
-        return "sketch" if is_sketched else "columns"
-    is_sketched = is_long and num_columns > _MAX_GRAM_COLUMNS
-    if isinstance(matrix, BlockMatrix):
-        return "sketch" if is_sketched else "factor"
-    if is_sketched and num_rows > _MAX_GRAM_RATIO * num_columns:
-        return "sketch"
-    if isinstance(matrix, Dense) and num_rows < 4 * num_columns:
-        return "factor"
-    return "gram"
 
 
 def _num_tries(matrix: Sparse) -> int:
@@ -317,29 +325,156 @@ def _solve(
     num_tries: int,
 ) -> Solution:
     # Derivatives come from `implicit_solution` instead of the iterations.
-    fixed_ridge = lax.stop_gradient(ridge)
-    fixed_target = lax.stop_gradient(target)
-    # Targets are scaled to size 1 by powers of two, to avoid overflow of squares.
-    to_unit = inverse_power_of_two(jnp.max(jnp.abs(fixed_target), axis=0))
-    problem = Problem(
-        matrix=lax.stop_gradient(matrix),
-        target=fixed_target * to_unit,
-        root_ridge=None if fixed_ridge is None else jnp.sqrt(fixed_ridge),
-        tolerance=tolerance,
-    )
-    solve_by_factors = functools.partial(
-        by_factors, problem, embedding, rcond, method, max_iterations
-    )
+    to_unit = to_unit_size(target)
+    scaled_target = target * to_unit
+    problem = Problem.constant(matrix, scaled_target, ridge, tolerance)
+
+    def by_factors() -> tuple[Solution, Factors]:
+        preconditioner = preconditioner_of(problem, embedding, rcond, method)
+        solution = refined(problem, preconditioner, max_iterations)
+        return solution, preconditioner.factors
+
     if method == "columns":
-        result = by_columns(problem, max_iterations)
+        solution, factors = _by_columns(problem, max_iterations)
     elif num_tries:
-        result = by_columns_first(problem, num_tries, max_iterations, solve_by_factors)
+        solution, factors = _by_columns_first(
+            problem, num_tries, max_iterations, by_factors
+        )
     else:
-        result = solve_by_factors()
-    factors = result.factors
-    solution = result.unscaled()
+        solution, factors = by_factors()
     differentiable = implicit_solution(
-        solution.solution, matrix, target * to_unit, ridge, factors
+        solution.solution, matrix, scaled_target, ridge, factors
     )
     solution = solution._replace(solution=differentiable)
     return in_units(solution, to_unit, factors.scale)
+
+
+def _by_columns(
+    problem: Problem, max_iterations: int
+) -> tuple[Solution, ColumnScaling]:
+    """Solves with column scales as the only preconditioner."""
+    matrix, target, root_ridge, tolerance = problem
+    assert isinstance(matrix, Operator | Sparse)
+    scaling = column_scaling(matrix, root_ridge)
+    system = ScaledSystem(matrix, scaling, tolerance, root_ridge)
+    state = system.solve(system.padded(target), max_iterations)
+    is_valid = jnp.isfinite(jnp.sum(state.r**2, axis=0))
+    solution = Solution(
+        solution=jnp.where(is_valid, scaled(scaling.scale, state.x), jnp.nan),
+        num_iterations=state.monitor.iteration,
+        converged=state.monitor.has_converged,
+        residual_history=state.monitor.history,
+    )
+    return solution, scaling
+
+
+def _by_columns_first(
+    problem: Problem,
+    num_tries: int,
+    max_iterations: int,
+    by_factors: Callable[[], tuple[Solution, Factors]],
+) -> tuple[Solution, Factors]:
+    """Solves with column scales, or by factors if `num_tries` iterations do not do it.
+
+    With a ridge, X stacked on √ridge I has full rank, unless the ridge is as small as
+    the rounding errors of X. In this case, the solution is by factors.
+    """
+    tried, scaling = _by_columns(problem, num_tries)
+    assert problem.root_ridge is not None
+    rounding = 100 * jnp.finfo(problem.matrix.dtype).eps * scaling.norm
+    has_full_rank = problem.root_ridge * jnp.min(scaling.scale) > rounding
+    # Both results have the fields of a result by factors.
+    factors = Factors.of_orthonormal_columns(scaling.scale)
+    padding = [(0, 0)] * tried.residual_history.ndim
+    padding[0] = (0, max_iterations - num_tries)
+    padded = tried._replace(
+        residual_history=jnp.pad(tried.residual_history, padding, mode="edge"),
+        rank=factors.rank,
+    )
+    is_enough = jnp.all(tried.converged) & has_full_rank
+    return lax.cond(is_enough, lambda: (padded, factors), by_factors)
+
+
+@register
+@dataclasses.dataclass(frozen=True, eq=False)
+class Preconditioner:
+    """Factors of X or of a sketch.
+
+    Attributes:
+      factors: The factors, with the rows of a ridge.
+      has_all_directions: Whether the factors contain all directions of X above the
+        cutoff.
+      target_products: Xᵀy and ‖y‖², if the factorisation has computed them.
+      is_sketched: Whether the factors are computed from a sketch.
+    """
+
+    factors: Factors
+    has_all_directions: Array
+    target_products: list[Array] | None
+    is_sketched: Static[bool]
+
+
+def preconditioner_of(
+    problem: Problem,
+    embedding: Embedding | None,
+    rcond: Array,
+    method: str,
+    threshold: float = 0.0,
+) -> Preconditioner:
+    """Computes the factors of X, or of its sketch, for iterations.
+
+    Args:
+      problem: The problem.
+      embedding: S, for `method` "sketch".
+      rcond: The cutoff of singular values, as a share of the largest.
+      method: "gram", "factor" or "sketch".
+      threshold: See `factors_of`. Raised to 1e4 machine epsilons, which are enough for
+        a preconditioner.
+    """
+    matrix, target, root_ridge, _ = problem
+    if method == "sketch":
+        assert embedding is not None
+        (sketch,) = matrix.sketch(embedding)
+        factors = factors_of_small(sketch, rcond, root_ridge=root_ridge)
+        probe = factors.null_vector()
+        image = jnp.linalg.norm(matrix.mv(factors.scale * probe))
+        return Preconditioner(
+            factors=factors,
+            has_all_directions=factors.has_all_directions(probe, image, rcond),
+            target_products=None,
+            is_sketched=True,
+        )
+    target_products = None
+    if isinstance(matrix, BlockMatrix):
+        # One pass over the blocks computes both R and the products with the target.
+        small, *target_products = matrix.triangle_and_products(target)
+        factors = factors_of_small(small, rcond, root_ridge=root_ridge)
+    else:
+        assert isinstance(matrix, RowMatrix)
+        least = 1e4 * float(jnp.finfo(matrix.dtype).eps)
+        factors = factors_of(matrix, root_ridge, rcond, method, max(threshold, least))
+    return Preconditioner(factors, jnp.bool_(True), target_products, is_sketched=False)
+
+
+def refined(
+    problem: Problem, preconditioner: Preconditioner, max_iterations: int
+) -> Solution:
+    """Solves by iterations with a preconditioner."""
+    factors = preconditioner.factors
+    refinement = Refinement(
+        problem=problem,
+        factors=factors,
+        target_products=preconditioner.target_products,
+        is_sketched=preconditioner.is_sketched,
+    )
+    state = refinement.solve(max_iterations)
+    is_solved = state.is_solved & refinement.is_lowest(state) & factors.finite
+    # With a ridge of NaN, θ stays at 0, and the residual is finite.
+    is_valid = factors.finite & jnp.isfinite(state.point.squared)
+    return Solution(
+        solution=jnp.where(is_valid, scaled(factors.scale, state.point.x), jnp.nan),
+        num_iterations=state.monitor.iteration,
+        converged=preconditioner.has_all_directions & is_solved,
+        residual_history=state.monitor.history,
+        rank=factors.rank,
+    )

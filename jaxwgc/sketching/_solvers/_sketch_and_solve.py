@@ -5,11 +5,11 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation
-from jaxwgc._common.arrays import inverse_power_of_two, product
+from jaxwgc._common.arrays import product
 from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._embeddings._embedding import Embedding, EmbeddingLike, embed
 from jaxwgc.sketching._embeddings._sparse_matrices import sparse_sign
-from jaxwgc.sketching._linalg.factors import factors_of_small, solver_cutoff
+from jaxwgc.sketching._linalg.factors import factors_of_small, root_of, solver_cutoff
 from jaxwgc.sketching._linalg.kinds import (
     MatrixLike,
     OperatorLike,
@@ -20,7 +20,12 @@ from jaxwgc.sketching._linalg.kinds import (
 from jaxwgc.sketching._linalg.linear_operator import Operator
 from jaxwgc.sketching._linalg.matrix import Dense, Matrix
 from jaxwgc.sketching._linalg.rows import scaled
-from jaxwgc.sketching._solvers._solution import Solution, implicit_solution, in_units
+from jaxwgc.sketching._solvers._solution import (
+    Solution,
+    implicit_solution,
+    in_units,
+    to_unit_size,
+)
 
 
 def sketch_and_solve(
@@ -114,17 +119,14 @@ def _solve_once(
     ridge: Array | None,
     rcond: Array,
 ) -> Solution:
-    # Targets are scaled to size 1 by powers of two, to avoid overflow of squares.
-    largest = jnp.max(jnp.abs(lax.stop_gradient(target)), axis=0)
-    to_unit = inverse_power_of_two(largest)
+    to_unit = to_unit_size(target)
     small, small_target = matrix.sketch(embedding, target * to_unit)
     # Derivatives come from `implicit_solution` instead of the factorisation.
     fixed_sketch = lax.stop_gradient(small)
     fixed_small_target = lax.stop_gradient(small_target)
     fixed_ridge = lax.stop_gradient(ridge)
     fixed_target = lax.stop_gradient(target) * to_unit
-    root_ridge = None if fixed_ridge is None else jnp.sqrt(fixed_ridge)
-    factors = factors_of_small(fixed_sketch, rcond, root_ridge=root_ridge)
+    factors = factors_of_small(fixed_sketch, rcond, root_ridge=root_of(ridge))
     # U = S X diag(scale) P. Without a ridge, its columns are orthonormal.
     left = product(fixed_sketch * factors.scale, factors.inverse)
     coordinates = product(left.T, fixed_small_target)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxwgc._common.arrays import inverse_power_of_two
-from jaxwgc.sketching._linalg.factors import Factors, NumericalRank
+from jaxwgc.sketching._linalg.factors import Factors, NumericalRank, root_of
 from jaxwgc.sketching._linalg.matrix import Matrix
 from jaxwgc.sketching._linalg.projector import without_derivative
 from jaxwgc.sketching._linalg.refinement import Problem, Refinement
@@ -32,7 +32,7 @@ class Solution(NamedTuple):
       residual_history: (max_iterations + 1,), from the starting point on: the norm of
         the residual, or the value of the objective if the docstring of the solver says
         so. After the last iteration, its value is repeated.
-      rank: The `NumericalRank` of X as computed by the solver. If it is ambiguous,
+      rank: The `numerical_rank` of X as computed by the solver. If it is ambiguous,
         rounding or small changes of X decide which singular values are truncated, and
         so solution and derivatives. None if the solver computes no rank.
 
@@ -55,35 +55,12 @@ class Solution(NamedTuple):
     rank: NumericalRank | None = None
 
 
-class ScaledSolution(NamedTuple):
-    """The result of iterations in scaled columns.
+def to_unit_size(target: Array) -> Array:
+    """Returns powers of two that scale targets to size 1, () or (c,).
 
-    Attributes:
-      solution: θ / scale, (p,) or (p, c).
-      squared: The squared norm of the residual. If it is not finite, θ is invalid.
-      iteration: The number of iterations.
-      converged: See `Solution`.
-      history: The `residual_history` of a `Solution`.
-      factors: The `Factors` or `ColumnScaling` of the preconditioner.
+    Squares of scaled targets do not overflow.
     """
-
-    solution: Array
-    squared: Array
-    iteration: Array
-    converged: Array
-    history: Array
-    factors: Factors | ColumnScaling
-
-    def unscaled(self) -> Solution:
-        """Returns the `Solution`, with θ NaN if the residual is not finite."""
-        solution = scaled(self.factors.scale, self.solution)
-        return Solution(
-            solution=jnp.where(jnp.isfinite(self.squared), solution, jnp.nan),
-            num_iterations=self.iteration,
-            converged=self.converged,
-            residual_history=self.history,
-            rank=self.factors.rank,
-        )
+    return inverse_power_of_two(jnp.max(jnp.abs(lax.stop_gradient(target)), axis=0))
 
 
 def in_units(result: Solution, to_unit: Array, scale: Array) -> Solution:
@@ -241,7 +218,7 @@ def _scaled_solution(
     required_gradient: Array,
 ) -> Array:
     """Solves the equations of `solve_augmented` for θ, in scaled columns."""
-    root_ridge = None if ridge is None else jnp.sqrt(ridge)
+    root_ridge = root_of(ridge)
     tolerance = jnp.asarray(4 * jnp.finfo(matrix.dtype).eps, matrix.dtype)
     if isinstance(factors, Factors):
         problem = Problem(matrix, target, root_ridge, tolerance)
