@@ -40,6 +40,8 @@ def text(name: str) -> str:
 def number(cell_text: str) -> float:
     """Returns the first number of a text, such as 45.38 of "45.38 ± 0.01"."""
     match = _NUMBER.search(cell_text)
+    if match is None:
+        raise ValueError(f"there is no number in {cell_text!r}")
     value = float(match[1].replace(",", ""))
     return value / 100 if match[2] else value
 
@@ -244,13 +246,7 @@ def planned_step(trace: str, code: str, waits_for: str) -> float:
 def probability_of_three_stalls() -> float:
     """Returns the share of traces of 30 rounds with at least 3 stalls."""
     stalled = constant("experiments.delays.straggler_reports.STALLED")
-    return scipy.stats.binom.sf(2, 30, stalled)
-
-
-# docs/reproduction/charalambides.md
-def deviations_from_table_1(quantity: str) -> np.ndarray:
-    """Returns published minus fitted, in standard errors."""
-    return column("table1_fit", "deviation", quantity)
+    return float(scipy.stats.binom.sf(2, 30, stalled))
 
 
 # docs/sketching.md

@@ -91,7 +91,7 @@ def _content(match, page):
     name = match["name"]
     if name.startswith("= "):
         try:
-            value = eval(name[2:], vars(quantities))
+            value = eval(name[2:], quantities.__dict__)
             return _rounded(value, match["content"])
         except Exception as error:
             raise ValueError(f"{page}: cannot compute {name[2:]}: {error}") from error
