@@ -4,6 +4,7 @@ import importlib.util
 import pathlib
 import re
 import sys
+import tomllib
 
 import pytest
 
@@ -19,6 +20,22 @@ PAGES = [
     "docs/sketching.md",
     "docs/weights.md",
 ]
+
+
+def hook(name):
+    """Returns the module docs/hooks/NAME.py."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/hooks/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def tables():
+    # The hooks put folders on the path, to import each other and the experiments.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "path", list(sys.path))
+        yield hook("tables")
 
 
 def blocks_of(page):
@@ -50,24 +67,68 @@ def test_first_example_of_the_readme_is_short():
         assert part in code
 
 
-def test_pages_hold_the_tables_that_were_measured():
+def test_pages_agree_with_the_results(tables):
     """`python docs/hooks/tables.py` has been run since the last `make measure`.
 
     An include line would be filled in on the site alone, and not on GitHub.
     """
-    path = ROOT / "docs/hooks/tables.py"
-    spec = importlib.util.spec_from_file_location("tables", path)
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
     texts = {
         page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8")
         for page in tables.PAGES
     }
     assert tables.BLOCK.search(texts["README.md"])
-    assert sum(len(tables.BLOCK.findall(text)) for text in texts.values()) >= 40
+    assert sum(len(tables.BLOCK.findall(text)) for text in texts.values()) >= 250
+    assert {claim.page for claim in tables.claims.CLAIMS} <= texts.keys()
     for name, text in texts.items():
-        assert tables.filled(text) == text, name
+        assert not [*tables.problems(text, name)]
         assert not re.search(r'--8<-- "(docs/results|README)', text), name
+        # Markdown takes a line that begins with a comment for HTML.
+        assert not re.search(r"^\s*<!-- = ", text, re.M), name
+
+
+def test_stale_numbers_and_sentences_are_reported(tables):
+    page = "docs/planning.md"
+    text = "<!-- = 2 / 3 -->0.66<!-- end --> <!-- plan_ways -->\n<!-- end -->"
+    number, table, sentence, *_ = tables.problems(text, page)
+    assert number == f"{page} says 0.66; 2 / 3 is 0.67 by the results"
+    assert table == f"{page}: the table plan_ways is not that of the results"
+    assert sentence.startswith(f"{page} no longer says ")
+    assert tables.filled(text, page).startswith("<!-- = 2 / 3 -->0.67<!-- end -->")
+
+
+@pytest.mark.parametrize(
+    ("expression", "printed", "expected"),
+    [
+        ("1 / 3", "0.51", "0.33"),
+        ("12345.6", "1", "12,346"),
+        ("0.345", "12.0%", "34.5%"),
+        ("2.34e-5", "1.0e-06", "2.3e-05"),
+        ("2.34e-5", r"$1.0 \cdot 10^{-6}$", r"$2.3 \cdot 10^{-5}$"),
+        ("-0.25", "1.00", "-0.25"),
+    ],
+)
+def test_numbers_keep_their_notation(tables, expression, printed, expected):
+    text = "<!-- = {} -->{}<!-- end -->"
+    filled = tables.filled(text.format(expression, printed), "page.md")
+    assert filled == text.format(expression, expected)
+
+
+def test_an_error_in_an_expression_names_the_page(tables):
+    with pytest.raises(ValueError, match=r"page\.md: cannot compute unknown\(1\)"):
+        tables.filled("<!-- = unknown(1) -->1<!-- end -->", "page.md")
+
+
+def test_versions_are_those_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    python = project["requires-python"].removeprefix(">=")
+    [jax_version] = [
+        name.removeprefix("jax>=")
+        for name in project["dependencies"]
+        if name.startswith("jax>=")
+    ]
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"With Python {python} or newer" in text
+    assert f"jax {jax_version} or newer" in text
 
 
 def test_fences_are_closed():
@@ -105,14 +166,6 @@ def test_tutorials_are_short_texts(path):
         assert bool(re.fullmatch('alt="[^"]+"', head)) == is_figure
         assert is_figure or head == ""
     assert num_words <= 400
-
-
-def hook(name):
-    """Returns the module docs/hooks/NAME.py."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/hooks/{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_each_code_of_the_table_has_a_picture():

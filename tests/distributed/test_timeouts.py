@@ -52,16 +52,18 @@ def test_a_fixed_limit_stays_fixed_and_a_resumed_run_keeps_its_limit():
     np.testing.assert_allclose([later.of(worker) for worker in range(3)], 4.0)
 
 
-@pytest.mark.parametrize("median", [0.01, 1.0])
-def test_no_worker_of_a_real_job_is_suspected(median):
-    """Five of the ten workers are three to five times as slow as the others."""
-    path = pathlib.Path(__file__).parents[2] / "experiments/data/pai_delays.npz"
-    times = np.load(path)["job_4"][:500]
-    limit = ResponseLimit(None, 10)
-    for row in median / np.nanmedian(times) * times:
-        for worker in np.argsort(row):
-            assert not row[worker] > limit.of(worker) / 2
-            limit.note(worker, row[worker])
+@pytest.mark.parametrize("median", [0.01, 1.0, 4.0])
+@pytest.mark.parametrize("file", ["pai_delays", "llm_training_delays"])
+def test_no_worker_of_a_trace_is_suspected(file, median):
+    """The page of clusters says so, for medians from 10 milliseconds to 4 seconds."""
+    path = pathlib.Path(__file__).parents[2] / f"experiments/data/{file}.npz"
+    for times in np.load(path).values():
+        delays = times.sum(-1) if times.ndim == 3 else times
+        limit = ResponseLimit(None, delays.shape[1])
+        for row in median / np.median(delays) * delays:
+            for worker in np.argsort(row):
+                assert row[worker] <= limit.of(worker) / 2
+                limit.note(worker, row[worker])
 
 
 def test_median_is_that_of_one_worker():

@@ -1,10 +1,13 @@
 """Workers that recovered, and workers that others left behind, in a report."""
 
+import pathlib
+
 import numpy as np
 import pytest
 
 import jaxwgc
 from jaxwgc.reports import Kind
+from jaxwgc.reports._kinds import likeliest_change
 
 
 def trace(seed, num_rounds=200, num_workers=8, noise=0.05):
@@ -107,3 +110,17 @@ def test_a_worker_that_became_slower_is_to_blame_even_if_the_others_became_faste
     report = jaxwgc.straggler_report(times)
     assert report.kind_texts[3] == "since round 100"
     assert report.advice.startswith("Check or replace worker 3: ")
+
+
+def test_most_workers_of_measured_traces_are_correlated():
+    """The page of reports says: successive rounds are correlated, 0.4 to 0.7."""
+    path = pathlib.Path(__file__).parents[2] / "experiments/data/pai_delays.npz"
+    correlations = []
+    for times in np.load(path).values():
+        middle = (times.shape[1] - 1) // 2
+        medians = np.sort(times, axis=1)[:, middle]
+        residuals = likeliest_change(np.log(times / medians[:, None])).residuals
+        products = np.sum(residuals[1:] * residuals[:-1], axis=0)
+        correlations.extend(products / np.sum(residuals**2, axis=0))
+    rounded = np.round(correlations, 1)
+    assert np.mean((rounded >= 0.4) & (rounded <= 0.7)) > 0.75
