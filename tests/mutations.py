@@ -33,7 +33,7 @@ import time
 # Start processes, run experiments, or read pages: minutes each.
 SKIPPED = """**/test_ray*.py **/test_several_machines.py experiments/*.py
     **/test_cluster_experiment.py test_documentation.py test_public_api.py
-    test_numbers_in_prose.py test_profiles.py test_devices.py test_layers.py"""
+    test_profiles.py test_devices.py test_layers.py"""
 # What the tests import or read.
 COPIED = "jaxwgc tests experiments docs README.md pyproject.toml"
 PYTEST = """-m pytest -qx -p no:cacheprovider -o faulthandler_timeout=120

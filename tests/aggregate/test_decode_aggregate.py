@@ -129,6 +129,7 @@ class TestBadInput:
         ({"debias": "all"}, "debias must be one of 'share'"),
         ({"debias": 0}, "debias must be positive"),
         ({"correct_errors": True, "memory": True}, "correct_errors must be"),
+        ({"key": jax.random.key(0)}, "correct_errors must be True with key"),
         ({"on_request": True, "memory": True}, "memory must be False on"),
         ({"on_request": True, "correct_errors": True}, "correct_errors must"),
         ({"code": CATALOGUE["reed_solomon"], "on_request": True}, "code must be"),
