@@ -1,5 +1,5 @@
 """Checks for mistakes that raise no error in training."""
 
-from jaxwgc.checks._check_step import StepReport, check_step
+from jaxwgc.checks._check_step import check_step
 
-__all__ = ["StepReport", "check_step"]
+__all__ = ["check_step"]

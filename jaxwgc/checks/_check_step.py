@@ -27,34 +27,7 @@ _TINY = 1e-150
 
 
 class StepReport(NamedTuple):
-    """Problems that `check_step` found; printed by `print`.
-
-    Attributes:
-      problems: For each problem: what was measured, its likely cause, what to do.
-      gradient_ratio: Norm of the decoded gradient if all workers respond, over the
-        norm of the gradient of the loss on the data.
-      gradient_error: Norm of their difference, relative to the latter. The maximum over
-        two rounds: all workers, and all but as many as the code tolerates. With
-        `batches` and no `whole_loss`, the latter is scaled to the norm of the former.
-        For a sample of parts, the data are its own rows.
-      num_answers: Number of workers that responded in each tested round, int (rounds,);
-        empty without an optimizer, a step or `received`.
-      num_undecodable: Number of these rounds that could not be decoded.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jaxwgc
-      >>> x = jax.random.normal(jax.random.key(0), (100, 3))
-      >>> def loss(params, part):
-      ...     x, row_weights = part
-      ...     return jnp.sum(row_weights * (x @ params["w"] - 1) ** 2)
-      >>> parts = jaxwgc.partition(x, num_parts=4)
-      >>> code = jaxwgc.codes.fractional_repetition(4, num_stragglers=1)
-      >>> report = jaxwgc.check_step(loss, code, {"w": jnp.ones(3)}, parts, data=x)
-      >>> report.ok, round(report.gradient_ratio, 3), report.gradient_error < 1e-3
-      (True, 1.0, True)
-      >>> print(str(report).splitlines()[0])
-      no problems found
-    """
+    """Problems that `check_step` found, to print; `check_step` documents the fields."""
 
     problems: tuple[str, ...]
     gradient_ratio: float
@@ -147,7 +120,16 @@ def check_step(
         minimise, for all rows in the form of one part. By default, this is `loss`.
 
     Returns:
-      A `jaxwgc.checks.StepReport`, with the problems in words.
+      A report, to print. `ok` is True if no problems were found, and `problems` is a
+      tuple of texts: what was measured, its likely cause, what to do. `gradient_ratio`
+      is the norm of the decoded gradient if all workers respond, over the norm of the
+      gradient of the loss on the data. `gradient_error` is the norm of their
+      difference, relative to the latter: the maximum over two rounds, of all workers,
+      and of all but as many as the code tolerates. With `batches` and no `whole_loss`,
+      the latter is scaled to the norm of the former. For a sample of parts, the data
+      are its own rows. `num_answers` is the number of workers that responded in each
+      tested round, int (rounds,), empty without an optimizer, a step or `received`, and
+      `num_undecodable` the number of these rounds that could not be decoded.
 
     Raises:
       ValueError: If not either `parts` and `data` or `batches` are given, shapes do not

@@ -12,8 +12,8 @@ from jaxwgc._common import lazy
 
 if TYPE_CHECKING:
     from jaxwgc.distributed._mesh import mesh_value_and_grad
-    from jaxwgc.distributed._placement import PlacedParts, place_parts
-    from jaxwgc.distributed.ray._callbacks import JsonLines, Progress, TrainingState
+    from jaxwgc.distributed._placement import place_parts
+    from jaxwgc.distributed.ray._callbacks import JsonLines, Progress
     from jaxwgc.distributed.ray._cluster import RayCluster
     from jaxwgc.distributed.ray._messages import Round
     from jaxwgc.distributed.ray._options import Faults, Timeouts, Verification
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Faults",
     "JsonLines",
-    "PlacedParts",
     "Progress",
     "RayCluster",
     "Round",
     "Timeouts",
-    "TrainingState",
     "Verification",
     "mesh_value_and_grad",
     "place_parts",
@@ -36,12 +34,10 @@ __all__ = [
 _MODULES = {
     "Faults": "ray._options",
     "JsonLines": "ray._callbacks",
-    "PlacedParts": "_placement",
     "Progress": "ray._callbacks",
     "RayCluster": "ray._cluster",
     "Round": "ray._messages",
     "Timeouts": "ray._options",
-    "TrainingState": "ray._callbacks",
     "Verification": "ray._options",
     "mesh_value_and_grad": "_mesh",
     "place_parts": "_placement",

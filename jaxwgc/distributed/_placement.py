@@ -25,17 +25,6 @@ class PlacedParts:
         axis of the workers.
       held: Indices of the parts of each shard, in order. A shard with fewer parts
         repeats its last one, so that all shards have equally many.
-
-    Example:
-      Each device has a tuple of parts:
-
-      >>> import jax, jax.numpy as jnp, jaxwgc
-      >>> from jaxwgc import distributed
-      >>> mesh = jax.make_mesh((jax.device_count(),), ("workers",))
-      >>> code = jaxwgc.codes.cyclic_mds(4, num_stragglers=1)
-      >>> placed = distributed.place_parts(jnp.ones((4, 2)), code, mesh)
-      >>> len(placed.held) == jax.device_count(), placed.arrays.shape[1:]
-      (True, (2,))
     """
 
     arrays: Any
@@ -59,7 +48,11 @@ def place_parts(
         default.
 
     Returns:
-      `PlacedParts`, the argument `parts` of the function of `mesh_value_and_grad`.
+      The argument `parts` of the function of `mesh_value_and_grad`, with `arrays`, a
+      pytree with leaves (num_shards * parts_per_shard, ...), sharded over the axis of
+      the workers, and `held`, a tuple with a tuple of the indices of the parts of each
+      shard, in order. A shard with fewer parts repeats its last one, so that all shards
+      have equally many.
 
     Raises:
       ValueError: If the leading axis of parts is not num_parts, loaded parts differ in

@@ -12,8 +12,9 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.distributed import Round, TrainingState
+from jaxwgc.distributed import Round
 from jaxwgc.distributed.ray import _training
+from jaxwgc.distributed.ray._callbacks import TrainingState
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
 
 # Threads of Orbax that fail may say so after its event loop was closed.

@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 
 from jaxwgc import codes, distributed
+from jaxwgc.distributed._placement import PlacedParts
 from tests.conftest import printed_by, start_on_devices
 
 PROGRAM = """
@@ -232,7 +233,7 @@ DEVICE = jax.devices()[0]
 TYPES = {"axis_types": (AxisType.Auto, AxisType.Explicit)}
 EXPLICIT = jax.make_mesh((1, 1), ("workers", "model"), **TYPES)
 LARGE = {"ids": np.full((4, 2), 2**32, np.uint64)}
-OTHER = distributed.PlacedParts(PARTS, ((0, 1), (2, 3)))
+OTHER = PlacedParts(PARTS, ((0, 1), (2, 3)))
 INTS = {"params": {"w": np.ones(3, int)}, "received": MASK}
 VECTOR = {"loss": lambda params, part: part @ params["w"], "received": MASK}
 

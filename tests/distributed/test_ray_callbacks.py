@@ -11,8 +11,9 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.distributed import JsonLines, Progress, Round, TrainingState
+from jaxwgc.distributed import JsonLines, Progress, Round
 from jaxwgc.distributed.ray import _training
+from jaxwgc.distributed.ray._callbacks import TrainingState
 from jaxwgc.distributed.ray._fleet import WorkerSlot
 from jaxwgc.distributed.ray._live_table import live_table
 from jaxwgc.distributed.ray._response_limit import ResponseLimit

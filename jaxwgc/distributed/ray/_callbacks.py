@@ -13,26 +13,7 @@ from jaxwgc.distributed.ray._messages import Round
 
 
 class TrainingState(NamedTuple):
-    """State of a training, with all that is needed to continue it.
-
-    Attributes:
-      params: Pytree.
-      optimizer_state: State of `optax.chain(decode_aggregate(...), optimizer)`; its
-        first entry counts the rounds that could not be decoded.
-      key: Key of batches.
-      step: Number of steps that have been taken.
-
-    Example:
-      >>> import jax.numpy as jnp, jaxwgc, optax
-      >>> cluster = jaxwgc.distributed.RayCluster(
-      ...     lambda params, part: jnp.sum((params - part) ** 2),
-      ...     jaxwgc.codes.cyclic_mds(3, num_stragglers=1),
-      ...     jnp.array([1.0, 2.0, 6.0]),
-      ... )
-      >>> with cluster:  # doctest: +SKIP
-      ...     state = cluster.train(optax.sgd(0.1), jnp.zeros(()), num_steps=50)
-      >>> state.step, state.params.round(3)  # doctest: +SKIP
-    """
+    """State of a training; `RayCluster.train` documents the fields."""
 
     params: Any
     optimizer_state: Any
@@ -44,7 +25,8 @@ class Progress(NamedTuple):
     """The argument of the callbacks of `RayCluster.train`, after a step.
 
     Attributes:
-      state: `TrainingState` after the step, a copy: training goes on with its own.
+      state: State after the step, as `RayCluster.train` returns it. It is a copy:
+        training goes on with its own.
       round: `Round` of the step.
       loss: Sum of the losses of the parts before the step. NaN if the loss of a part is
         not known.

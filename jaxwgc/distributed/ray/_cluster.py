@@ -381,7 +381,10 @@ class RayCluster:
             or the mean weight of partial gradients.
 
         Returns:
-          A `TrainingState`.
+          A named tuple of `params`, a pytree; `optimizer_state`, the state of
+          `optax.chain(decode_aggregate(...), optimizer)`, whose first entry counts the
+          rounds that could not be decoded; `key`, the key of batches; and `step`, the
+          number of steps that have been taken.
 
         Raises:
           ValueError: If num_steps is below 0 or checkpoint_every below 1, or if memory
