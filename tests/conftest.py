@@ -32,6 +32,26 @@ NUM_TESTS_BETWEEN = 5
 tests_to_come = itertools.count(1)
 
 
+OPEN_THEIR_OWN_RAY = {
+    "test_ray_arguments",
+    "test_ray_callbacks",
+    "test_ray_examples",
+    "test_ray_nodes",
+    "test_ray_session",
+}
+# Parts of names of tests that take longest, the longest first.
+LONGEST = (
+    "/test_ray",
+    "experiments/",
+    "test_several_machines",
+    "test_documentation",
+    "sketching/",
+    "test_public_api",
+    "test_fit",
+    "planning/",
+)
+
+
 def pytest_addoption(parser):
     """Adds an option for `make test-variants`."""
     parser.addoption("--shift-seeds", type=int, default=0)
@@ -58,9 +78,10 @@ def pytest_configure(config):
 def pytest_xdist_make_scheduler(config, log):
     """One process runs all tests of a file, which share fixtures and compiled programs.
 
-    All of Ray are one file, since a process has one Ray. Tests of experiments take long
-    and share little; they go where there is room. (Groups by marks are names of tests,
-    which pytest 9.2 lets no plugin change any more.)
+    Files that use one Ray are one group, those that open and close their own are
+    another. Tests of experiments take long and share little; they go where there is
+    room. (Groups by marks are names of tests, which pytest 9.2 lets no plugin change
+    any more.) Groups start in the order of `pytest_collection_modifyitems`.
     """
     if config.getvalue("dist") != "loadgroup":
         return None
@@ -68,12 +89,24 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            path = nodeid.partition("::")[0]
-            if "/test_ray" in path:
-                return "ray"
-            return nodeid if "/experiments/" in path else path
+            path = pathlib.PurePath(nodeid.partition("::")[0])
+            if path.stem.startswith("test_ray"):
+                return "own Ray" if path.stem in OPEN_THEIR_OWN_RAY else "one Ray"
+            return nodeid if path.parent.name == "experiments" else str(path)
 
+    config.option.loadscopereorder = False
     return ByFile(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Puts the tests that take longest first, so that no process is idle at the end."""
+
+    def rank(item):
+        name = item.nodeid
+        return next((n for n, part in enumerate(LONGEST) if part in name), len(LONGEST))
+
+    items.sort(key=rank)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,6 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 SMALL = (
     *("--parts", "4", "--rows", "2", "--context", "16", "--width", "16"),
@@ -23,6 +25,7 @@ def train(folder, num_steps, num_workers):
     return done.stdout
 
 
+@pytest.mark.weekly
 def test_training_goes_on_with_another_number_of_workers(tmp_path):
     said = train(tmp_path, num_steps=3, num_workers=2)
     assert "step 3: " in said
@@ -49,6 +52,7 @@ def test_page_of_the_script_installs_what_it_imports():
     assert imported - sys.stdlib_module_names - {"jaxwgc"} <= installed
 
 
+@pytest.mark.weekly
 def test_page_for_those_who_come_from_elsewhere_is_a_program(tmp_path):
     """Its blocks with real workers do not run in `test_documentation.py`."""
     page = (ROOT / "docs" / "coming-from-elsewhere.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from jaxwgc.distributed import Timeouts, Verification
 
 # No verdict depends on how long a process takes to start or to respond.
 PATIENT = Timeouts(answer=60.0, replacement=300.0)
-pytestmark = pytest.mark.usefixtures("one_ray")
+pytestmark = [pytest.mark.usefixtures("one_ray"), pytest.mark.weekly]
 
 
 def test_chaos_experiment_runs_with_two_workers(monkeypatch):

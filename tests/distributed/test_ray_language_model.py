@@ -32,6 +32,7 @@ def small(monkeypatch):
         monkeypatch.setattr(experiment, name, value)
 
 
+@pytest.mark.weekly
 @pytest.mark.usefixtures("one_ray", "small")
 @pytest.mark.filterwarnings("ignore:the round of step")
 def test_every_way_trains_through_a_kill(tmp_path):

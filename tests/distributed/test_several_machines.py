@@ -27,6 +27,7 @@ def has_namespaces():
 
 
 @pytest.mark.skipif(not has_namespaces(), reason="needs namespaces of Linux")
+@pytest.mark.weekly
 def test_page_runs_on_two_nodes_and_survives_the_loss_of_one():
     """It also says how a program sends the token of Ray."""
     environment = dict(os.environ)

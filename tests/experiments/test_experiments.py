@@ -223,6 +223,7 @@ def settings(monkeypatch, tmp_path):
     monkeypatch.setattr(mnist, "DATA", pathlib.Path("digits.npz").absolute())
 
 
+@pytest.mark.weekly
 @pytest.mark.parametrize("line", COMMANDS)
 def test_files_are_those_of_the_documentation(line, command, settings):
     """Their numbers have names of the documentation too, which `redraw` reads."""
@@ -318,6 +319,7 @@ CLAIMS = {
 }
 
 
+@pytest.mark.weekly
 def test_errors_within_the_correction_bound_are_corrected():
     """Two errors of any kind are corrected, three are not."""
     game = rounds.Rounds(codes.reed_solomon(8, 8, 5), 3, jax.random.key(0))
