@@ -23,7 +23,7 @@ _STALL = np.log(1.5)
 # Largest log-slowdown before a change of speed, as a fraction of the log-slowdown after
 # it.
 _SHARE_BEFORE = 1 / 3
-# Number of tests of each worker.
+# Number of tests of the speed of each worker: stalls, fast, slow, and a change.
 _NUM_TESTS = 4
 
 
@@ -55,6 +55,7 @@ def speeds_of(
     changes = _changes_of_speed(logs)
     interval = _median_interval(logs, changes.scale)
     deviations = logs - interval.median
+    # Each kind replaces those before it.
     kinds = np.array([Kind.STEADY] * logs.shape[1], dtype=object)
     kinds[_is_significant(_p_values_of_stalls(deviations), logs)] = Kind.INTERMITTENT
     p_slow, p_fast = _p_values_of_level(interval, is_tested=_is_tested(logs))

@@ -350,6 +350,31 @@ class gamma(IndependentDelay):
         """Returns the time that is exceeded with probability q."""
         return self.scale * scipy.special.gammainccinv(self.shape, q)
 
+    @classmethod
+    def estimate(cls, sample: Sample) -> tuple[float, ...] | None:
+        """Returns the maximum-likelihood estimates of scale and shape.
+
+        The shape is the zero of one function, with the scale in closed form. Censored
+        times, and times of 0, have no such form.
+        """
+        times = sample.times[sample.counts]
+        weights = sample.weights[sample.counts]
+        if not sample.is_whole.all() or times.min() <= 0:
+            return None
+        mean = np.average(times, weights=weights)
+        spread = np.log(mean) - np.average(np.log(times), weights=weights)
+        spread = max(spread, _SMALLEST_DEVIATION**2 / 2)
+
+        def excess(shape):
+            # The information on the logarithm of the scale is the shape.
+            adjustment = (1 - sample.kept) / (2 * shape)
+            return np.log(shape) - scipy.special.digamma(shape) - adjustment - spread
+
+        # The bounds are 1 / 2s < log(s) - digamma(s) < 1 / s, with room for rounding.
+        low = sample.kept / (4 * spread)
+        shape = scipy.optimize.brentq(excess, low, 2 / spread)
+        return mean / shape, shape
+
 
 @register
 @dataclasses.dataclass(frozen=True)

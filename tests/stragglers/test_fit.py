@@ -7,10 +7,12 @@ import itertools
 import numpy as np
 import pytest
 import scipy.integrate
+import scipy.optimize
 import scipy.stats
 
 from jaxwgc import stragglers
 from jaxwgc.stragglers._fitting import _fit, _likelihood, _most_likely
+from jaxwgc.stragglers._independent_delay import Sample
 from tests.catalogue.delay_laws import FITTED
 from tests.catalogue.row import by_name, every_row
 from tests.stragglers.laws import (
@@ -68,6 +70,39 @@ class TestFamilies:
             assert scipy.stats.kstest(standard[:, 0] + 1, "expon").pvalue > 1e-3
         assert np.all(np.abs(standard.mean(0)) < 4 / np.sqrt(60))
         assert np.all(np.abs(standard.std(0) - 1) < 4 / np.sqrt(120))
+
+
+@pytest.mark.parametrize("shape", [0.3, 2.0, 50.0])
+def test_gamma_is_estimated_as_by_scipy(shape):
+    times = np.random.default_rng(0).gamma(shape, 2.0, 100)
+    sample = Sample(times, np.ones(100), np.ones(100, bool))
+    expected_shape, _, expected_scale = scipy.stats.gamma.fit(times, floc=0)
+    estimates = stragglers.gamma.estimate(sample)
+    np.testing.assert_allclose(estimates, (expected_scale, expected_shape), rtol=1e-4)
+
+    # Of a weighted time there are as many, and speeds take half of the freedom: the
+    # information on the logarithm of the scale is the shape.
+    weights = np.arange(100) % 4
+    sample = Sample(times, weights.astype(float), np.ones(100, bool), kept=0.5)
+    repeated = times.repeat(weights)
+
+    def cost(log_shape):
+        shape = np.exp(log_shape)
+        law = scipy.stats.gamma(shape, scale=repeated.mean() / shape)
+        return np.log(shape) / 4 - law.logpdf(repeated).mean()
+
+    best = scipy.optimize.minimize_scalar(cost, bounds=(-3, 6), method="bounded")
+    scale, shape = stragglers.gamma.estimate(sample)
+    np.testing.assert_allclose(shape, np.exp(best.x), rtol=1e-3)
+    np.testing.assert_allclose(scale * shape, repeated.mean())
+
+
+def test_gamma_of_equal_times():
+    scale, shape = stragglers.gamma.estimate(
+        Sample(np.full(9, 3.0), np.ones(9), np.ones(9, bool))
+    )
+    assert shape > 1e10
+    np.testing.assert_allclose(scale * shape, 3.0)
 
 
 @dataclasses.dataclass(frozen=True)
