@@ -53,7 +53,7 @@ def compare(
     num_trials: int,
     *,
     late: str = "cancelled",
-    decoder: DecoderLike = None,
+    decoder: DecoderLike | Mapping[Any, DecoderLike] = None,
     tolerance: float = 1e-3,
     num_rounds: int = 50,
     keep_trials: bool = False,
@@ -107,8 +107,8 @@ def compare(
       late: What late workers do. `"cancelled"` workers stop when the round ends.
         `"busy"` workers continue, and join the round in which they respond. Codes with
         several messages per worker need `"cancelled"`.
-      decoder: Decoder of all codes, an instance or a class. Defaults to the first
-        decoder of each code.
+      decoder: Decoder of all codes, an instance or a class, or a dict with the decoders
+        of some codes by name. Defaults to the first decoder of each code.
       tolerance: Residual relative to the norm of the target up to which a round is
         exact. A residual that is rounding is exact for every tolerance.
       num_rounds: Number of consecutive rounds of a cluster, if rounds depend on each

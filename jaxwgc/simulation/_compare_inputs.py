@@ -1,6 +1,7 @@
 """Names, codes, delay models and waiting rules of a comparison."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -41,7 +42,7 @@ def checked_inputs(
     delays: Mapping[Any, DelayModel] | Iterable[DelayModel],
     waiting: Mapping[Any, Any] | Iterable[Any],
     late: str,
-    decoder: DecoderLike,
+    decoder: DecoderLike | Mapping[Any, DecoderLike],
 ) -> Inputs:
     """Returns the names and objects of a comparison; see `compare` for errors."""
     validation.check_choice("late", late, ("cancelled", "busy"))
@@ -65,9 +66,7 @@ def checked_inputs(
         lambda listed: [_rule_label(rule, num_workers) for rule in listed],
     )
     # Functions of a code get codes with the decoder of the study.
-    named_codes = {
-        name: _with_default_decoder(code, decoder) for name, code in named_codes.items()
-    }
+    named_codes = _with_default_decoders(named_codes, decoder)
     rules = {
         name: _rules_of_codes(name, rule, named_codes)
         for name, rule in named_rules.items()
@@ -150,13 +149,17 @@ def _check_rule(name: str, rule: Any) -> None:
         )
 
 
-def _code_labels(codes: Sequence[GradientCode], decoder: DecoderLike) -> list[str]:
+def _code_labels(
+    codes: Sequence[GradientCode], decoder: DecoderLike | Mapping[Any, DecoderLike]
+) -> list[str]:
     """Returns short labels of codes, e.g. "Lagrange, 4 copies", numbered if equal."""
+    # A dict of decoders has these labels as keys.
+    decoder_of_study = None if isinstance(decoder, Mapping) else decoder
     labels = []
     for code in codes:
         copies = float(np.asarray(code.assignment).sum(axis=0).mean())
         noun = "copy" if copies == 1 else "copies"
-        labels.append(f"{code.choose_decoder(decoder)}, {copies:.3g} {noun}")
+        labels.append(f"{code.choose_decoder(decoder_of_study)}, {copies:.3g} {noun}")
     numbered = []
     for place, label in enumerate(labels):
         if labels.count(label) > 1:
@@ -170,14 +173,33 @@ def _rule_label(rule: Any, num_workers: int) -> str:
     """Returns a label of a waiting rule, or the name of a function of a code."""
     if isinstance(rule, WaitingRule):
         return rule.describe(num_workers)[0]
+    if isinstance(rule, functools.partial):
+        arguments = [repr(argument) for argument in rule.args]
+        arguments += [f"{name}={value!r}" for name, value in rule.keywords.items()]
+        return f"{_rule_label(rule.func, num_workers)}({', '.join(arguments)})"
     return getattr(rule, "__name__", repr(rule))
 
 
-def _with_default_decoder(code: GradientCode, decoder: DecoderLike) -> GradientCode:
-    """Makes the decoder of the study the default decoder of a code."""
-    default = code.choose_decoder(decoder)
-    others = [other for other in code.decoders if other is not default]
-    return dataclasses.replace(code, decoders=(default, *others))
+def _with_default_decoders(
+    codes: dict[str, GradientCode], decoder: DecoderLike | Mapping[Any, DecoderLike]
+) -> dict[str, GradientCode]:
+    """Makes the decoder of the study the default decoder of each code."""
+    if isinstance(decoder, Mapping):
+        decoders = decoder
+    else:
+        decoders = dict.fromkeys(codes, decoder)
+    for name in decoders:
+        if name not in codes:
+            raise ValueError(
+                f"decoder must be a dict with names of codes {list(codes)}; got "
+                f"{name!r}"
+            )
+    with_defaults = {}
+    for name, code in codes.items():
+        default = code.choose_decoder(decoders.get(name))
+        others = [other for other in code.decoders if other is not default]
+        with_defaults[name] = dataclasses.replace(code, decoders=(default, *others))
+    return with_defaults
 
 
 def _check_one_message_per_worker(codes: dict[str, GradientCode], rule: str) -> None:

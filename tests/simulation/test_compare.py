@@ -330,19 +330,27 @@ def by_hand(code, delay, wait, late, num_rounds):
     return tuple(np.array(values) for values in zip(*rounds))
 
 
-def test_decoder_of_all_codes():
-    def error(code, decoder=None):
-        study = jaxwgc.compare(
-            [code], [DELAYS["exponential"]], [fastest(4)], KEY, 500, decoder=decoder
-        )
-        return study.error.mean[0, 0, 0]
-
+def test_decoders_of_single_codes():
     code = CODES["bernoulli"]
-    one_step = error(code, decoders.OneStep)
-    assert error(code) < one_step
-    default = code.choose_decoder(decoders.OneStep)
-    alone = error(dataclasses.replace(code, decoders=(default,)))
-    np.testing.assert_allclose(alone, one_step, rtol=1e-6)
+    study = jaxwgc.compare(
+        {"optimal": code, "one step": code},
+        [DELAYS["exponential"]],
+        [fastest(4)],
+        KEY,
+        500,
+        decoder={"one step": decoders.OneStep},
+    )
+    optimal, one_step = study.error.mean[:, 0, 0]
+    assert optimal < one_step
+    alone = jaxwgc.compare(
+        [code],
+        [DELAYS["exponential"]],
+        [fastest(4)],
+        KEY,
+        500,
+        decoder=decoders.OneStep,
+    )
+    np.testing.assert_allclose(alone.error.mean[0, 0, 0], one_step, rtol=1e-6)
 
 
 def test_weighted_codes():
@@ -851,6 +859,11 @@ def test_long_titles_are_wrapped():
     assert max(map(len, title.splitlines())) <= 38
 
 
+def test_labels_of_partial_functions():
+    rules = [functools.partial(until_decodable, tolerance=0.5)]
+    assert compare(waiting=rules).waiting == ("until_decodable(tolerance=0.5)",)
+
+
 def test_iterables_are_lists():
     study = compare(
         codes={"uncoded": CODES["uncoded"]}.values(),
@@ -992,6 +1005,7 @@ def compare(**changes):
             r"waiting\['before'\] must end rounds at times of at least 0.* at -1.0",
         ),
         ({"late": "lazy"}, ValueError, "late must be one of"),
+        ({"decoder": {"coded": None}}, ValueError, r"names of codes \['uncoded'\]"),
         ({"tolerance": -1.0}, ValueError, "tolerance must be at least 0"),
         ({"key": 3}, TypeError, "key must be a PRNG key"),
     ],
