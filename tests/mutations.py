@@ -62,7 +62,9 @@ def reduced(source):
     """Returns what a program does without the places that have no faults."""
     tree = ast.parse(source)
     tree.body = [
-        statement for statement in tree.body if not isinstance(statement, ast.Assign)
+        statement
+        for statement in tree.body
+        if not isinstance(statement, ast.Assign | ast.AnnAssign)
     ]
     for node in ast.walk(tree):
         vars(node).update(annotation=None, returns=None, decorator_list=None, exc=None)
@@ -135,13 +137,17 @@ def tests_of(fault, runs, seconds):
     """Returns the files of tests that execute the function of a fault, in order."""
     name, path, changed = fault
     line = int(name.split(":")[1])
-    function = f"{path}:{function_at(path.read_text(), line)}"
+    function = function_at(path.read_text(), line)
+
+    def is_executed(run):
+        if function:
+            return f"{path}:{function}" in run["functions"]
+        # The body of a class counts for all that it defines.
+        inside = (name.removeprefix(f"{path}:") for name in run["functions"])
+        return any(name != "<module>" and "/" not in name for name in inside)
+
     own = f"test{path.stem}" if path.stem.startswith("_") else f"test_{path.stem}"
-    found = {
-        test: run["seconds"]
-        for test, run in runs.items()
-        if function in run["functions"]
-    }
+    found = {test: run["seconds"] for test, run in runs.items() if is_executed(run)}
     chosen = []
     for test in sorted(found, key=lambda test: (test.stem != own, found[test])):
         if not chosen or found[test] <= seconds:
