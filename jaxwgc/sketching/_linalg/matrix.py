@@ -135,7 +135,10 @@ class RowMatrix(Matrix):
         )
 
     def triangle(self) -> Array:
-        """Computes R of X = QR, at most (p, p), of `Dense` and streamed matrices."""
+        """Computes R of X = QR, at most (p, p).
+
+        Sparse and sharded matrices have no QR factorisation, only a Gram matrix.
+        """
         raise NotImplementedError
 
     @property
