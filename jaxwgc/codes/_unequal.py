@@ -1,7 +1,5 @@
 """Unbiased codes of least error for workers with different straggler probabilities."""
 
-import math
-
 import jax
 import numpy as np
 
@@ -13,7 +11,7 @@ from jaxwgc.decoders import LeastSquares, OneStep
 # Lower bound of straggler probabilities. With probability 0, a worker would receive all
 # parts.
 _LEAST_PROBABILITY = 1e-6
-# Fractions of a part, and relative eigenvalues, below this number are rounding errors.
+# Fractions of a part below this number are rounding errors.
 _ROUNDING = 1e-9
 
 
@@ -144,29 +142,3 @@ def variances_of(
         "finite and at least 0",
     )
     return variance
-
-
-def correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.ndarray:
-    """Checks and returns a correlation ρ, or a matrix G (num_parts, num_parts)."""
-    gram = array_validation.concrete_array("correlation", correlation, "real numbers")
-    gram = gram.astype(np.float64)
-    if gram.ndim == 0:
-        # Smallest correlation that this many vectors can have with each other.
-        smallest = -1 / (num_parts - 1) if num_parts > 1 else -math.inf
-        if not smallest <= gram <= 1:
-            raise ValueError(
-                f"correlation must be from -1 / (num_parts - 1) to 1; got {gram}"
-            )
-        return gram
-    shape = (num_parts, num_parts)
-    validation.check_shape("correlation", gram, "(num_parts, num_parts)", shape)
-    slack = _ROUNDING * np.abs(gram).max()
-    if not np.allclose(gram, gram.T, rtol=0, atol=slack):
-        raise ValueError(f"correlation must be finite and symmetric; got {gram}")
-    smallest_eigenvalue = np.linalg.eigvalsh(gram)[0]
-    if smallest_eigenvalue < -slack * num_parts:
-        raise ValueError(
-            "correlation must be positive semidefinite; got an eigenvalue of "
-            f"{smallest_eigenvalue}"
-        )
-    return gram

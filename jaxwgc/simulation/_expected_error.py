@@ -1,5 +1,6 @@
 """Mean squared error of codes with fixed decoding weights, in closed form."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -7,8 +8,11 @@ import numpy as np
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc.codes import GradientCode
-from jaxwgc.codes._unequal import correlations_of, variances_of
+from jaxwgc.codes._unequal import variances_of
 from jaxwgc.decoders import OneStep
+
+# Relative eigenvalues below this number are rounding errors.
+_ROUNDING = 1e-9
 
 
 class ExpectedError(NamedTuple):
@@ -94,7 +98,7 @@ def expected_error(
         "straggler_probabilities", stragglers, is_probability, "from 0 to 1"
     )
     variance = variances_of(quantization_variance, code.num_workers)
-    inner = correlations_of(correlation, code.num_parts)
+    inner = _correlations_of(correlation, code.num_parts)
 
     def squared_norms(rows):
         """Computes squared norms of sums of partial gradients with weights `rows`."""
@@ -110,3 +114,29 @@ def expected_error(
     [systematic] = squared_norms(bias[None])
     chance = responses * (stragglers + variance) @ squared_norms(sent)
     return ExpectedError(bias=bias, squared_error=float(systematic + chance))
+
+
+def _correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.ndarray:
+    """Checks and returns a correlation ρ, or a matrix G (num_parts, num_parts)."""
+    gram = array_validation.concrete_array("correlation", correlation, "real numbers")
+    gram = gram.astype(np.float64)
+    if gram.ndim == 0:
+        # Smallest correlation that this many vectors can have with each other.
+        smallest = -1 / (num_parts - 1) if num_parts > 1 else -math.inf
+        if not smallest <= gram <= 1:
+            raise ValueError(
+                f"correlation must be from -1 / (num_parts - 1) to 1; got {gram}"
+            )
+        return gram
+    shape = (num_parts, num_parts)
+    validation.check_shape("correlation", gram, "(num_parts, num_parts)", shape)
+    slack = _ROUNDING * np.abs(gram).max()
+    if not np.allclose(gram, gram.T, rtol=0, atol=slack):
+        raise ValueError(f"correlation must be finite and symmetric; got {gram}")
+    smallest_eigenvalue = np.linalg.eigvalsh(gram)[0]
+    if smallest_eigenvalue < -slack * num_parts:
+        raise ValueError(
+            "correlation must be positive semidefinite; got an eigenvalue of "
+            f"{smallest_eigenvalue}"
+        )
+    return gram
