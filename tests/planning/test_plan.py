@@ -464,8 +464,8 @@ def test_work_by_speed_is_advice_only_if_it_helps(slowdown):
     answer = " ".join(result.answer.split())
     told = re.search(
         r"Work in proportion to speed: uncoded by speed, waiting for all 32 workers, "
-        r"takes .* longer \(.*\) without stalls, .* stalls\. Its steps are 1\.\d+ times "
-        r"as fast as those of equal work without a code\. Loads: from 0\.\d+ "
+        r"takes .* longer \(.*\) without stalls, .* stalls\. Its steps are 1\.\d+ "
+        r"times as fast as those of equal work without a code\. Loads: from 0\.\d+ "
         r"\(worker [01]\) to ",
         answer,
     )
