@@ -40,7 +40,7 @@ OPEN_THEIR_OWN_RAY = {
     "test_ray_session",
 }
 # Their programs are compiled once, by one process.
-USE_THE_SAME_PATHS = {"test_every_path", "test_sizes", "test_zeros"}
+USE_THE_SAME_PATHS = {"test_every_path", "test_sizes"}
 # Parts of names of tests that take longest, the longest first.
 LONGEST = (
     "/test_ray",

@@ -71,7 +71,6 @@ def least_squares_weights(
     return weights, ~is_solved | (is_decodable & is_off)
 
 
-@jax.jit
 def _from_zero(
     weights: jax.Array, mask: jax.Array, system: System
 ) -> tuple[jax.Array, jax.Array]:

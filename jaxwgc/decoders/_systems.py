@@ -250,7 +250,6 @@ def solve_in_turn(
     return weights, is_solved
 
 
-@jax.jit
 def _by_svd(
     weights: jax.Array, mask: jax.Array, system: System
 ) -> tuple[jax.Array, jax.Array]:
@@ -288,7 +287,6 @@ def _by_inverse(_: jax.Array, residual: jax.Array, inverse: jax.Array) -> jax.Ar
     return product(residual, inverse)
 
 
-@jax.jit
 def _by_cholesky(
     weights: jax.Array, masks: jax.Array, system: System
 ) -> tuple[jax.Array, jax.Array]:

@@ -51,6 +51,11 @@ def test_masks_are_decomposed_only_with_more_than_s_stragglers():
         jax.random.key(0), held, num_stragglers=1, method="random_rows"
     )
     masks = every_pattern(3, 3)
-    matrix, rows = code.encoding_matrix, code.decoders[0].rows
-    _, is_poor = _corrected(masks, rows, 1, matrix, np.ones((1, 3)))
+    _, is_poor = _corrected(
+        masks,
+        code.decoders[0].rows,
+        num_stragglers=1,
+        matrix=code.encoding_matrix,
+        target=np.ones((1, 3)),
+    )
     np.testing.assert_array_equal(is_poor, masks.sum(1) < 2)
