@@ -87,7 +87,7 @@ def test_unbiased(name, sketch_size):
     """E[SᵀS] = I within four standard errors, entry by entry."""
     make = MAKERS[name]
     num_rows = 5
-    num = 2000
+    num = 4000
     matrices = many_matrices(make, jax.random.key(1), sketch_size, num_rows, num)
     matrices = np.asarray(matrices, np.float64)
     assert matrices.shape == (num, sketch_size, num_rows)
