@@ -131,7 +131,8 @@ def test_fewer_nonzeros_by_default_where_there_is_no_room():
 
 def check_product(result, matrix, array, eps):
     """Rounding is relative to sums of absolute values."""
-    matrix, array = (np.asarray(operand).astype(complex) for operand in (matrix, array))
+    matrix = matrix.astype(float)
+    array = array.astype(complex if np.iscomplexobj(array) else float)
     sizes = np.tensordot(np.abs(matrix), np.abs(array), axes=1)
     misses = np.abs(result - np.tensordot(matrix, array, axes=1))
     assert np.all(misses <= eps * sizes)

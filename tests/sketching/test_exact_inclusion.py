@@ -76,7 +76,10 @@ def many_pivotal(key, probabilities, size, order):
     return jax.vmap(lambda key: pivotal_rows(key, probabilities, size, order))(keys)
 
 
-@pytest.mark.parametrize(("num_rows", "size"), [(1, 1), (2, 1), (13, 4), (32, 20)])
+@pytest.mark.parametrize(
+    ("num_rows", "size"),
+    [(1, 1), (13, 4), (32, 20), pytest.param(2, 1, marks=pytest.mark.weekly)],
+)
 def test_pivotal_inclusion_probabilities(num_rows, size):
     """They are those of systematic samples, and every sample has the size."""
     generator = np.random.default_rng(num_rows)

@@ -234,13 +234,12 @@ def test_ridge_is_the_closed_form(with_x64, shape):
     np.testing.assert_allclose(result.residual_history[-1] ** 2, minimum, rtol=1e-10)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_traced_ridge_that_is_negative_gives_nan(with_x64, method):
+def test_a_traced_ridge_that_is_negative_gives_nan(with_x64):
     matrix = conditioned(10.0)
 
     @jax.jit
     def solve_with(ridge):
-        return preconditioned(KEY, matrix, matrix[:, 0], 96, method=method, ridge=ridge)
+        return preconditioned(KEY, matrix, matrix[:, 0], method="factor", ridge=ridge)
 
     result = solve_with(-1.0)
     assert np.isnan(result.solution).all()
