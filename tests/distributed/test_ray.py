@@ -273,7 +273,7 @@ def test_every_exception_of_a_worker_is_named(cluster, folder, name):
 
 
 # A batch that cannot be read on the workers.
-UNREADABLE = functools.partial(print, ray_tasks.OfTwoArguments("as", "told"))
+UNREADABLE = functools.partial(ray_tasks.draw, ray_tasks.OfTwoArguments("as", "told"))
 
 
 def test_error_of_the_start_is_that_of_the_worker(one_ray):
