@@ -35,6 +35,7 @@ tests_to_come = itertools.count(1)
 OPEN_THEIR_OWN_RAY = {
     "test_ray_arguments",
     "test_ray_callbacks",
+    "test_ray_coordinators",
     "test_ray_examples",
     "test_ray_nodes",
     "test_ray_session",

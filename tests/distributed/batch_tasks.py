@@ -101,13 +101,6 @@ class Examples:
         return jax.tree.map(lambda *leaves: np.stack(leaves), *examples)
 
 
-class Squares:
-    """A dataset of examples by index, which is as long as one asks."""
-
-    def __getitem__(self, index):
-        return {"x": np.arange(5, dtype=np.float32) * np.float32(index % 7)}
-
-
 def missing_file(step, part):
     return np.load(f"missing-{step}.npy")
 

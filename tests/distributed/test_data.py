@@ -11,19 +11,27 @@ import numpy as np
 import pytest
 
 from jaxwgc import codes
+from jaxwgc.distributed.ray import _actors
 from jaxwgc.distributed.ray._data import HostBatches, load_parts
 from jaxwgc.distributed.ray._digests import BatchDigests, digest
 from jaxwgc.distributed.ray._errors import BatchError, BatchValueError, WorkerError
-from jaxwgc.distributed.ray._events import Launch, Lost
+from jaxwgc.distributed.ray._events import Launch, Lost, Ready
 from jaxwgc.distributed.ray._launcher import actor_class
 from jaxwgc.distributed.ray._messages import sent, unpack
 from jaxwgc.distributed.ray._part_worker import PartWorker
+from jaxwgc.distributed.ray._rounds import StartUp
 from jaxwgc.distributed.ray._task import Assignment, Task
 from jaxwgc.distributed.ray._verification import PartCopies
 from jaxwgc.distributed.ray._worker import Worker
+from tests.distributed import batch_tasks
 from tests.distributed.batch_tasks import batches, loss
 from tests.distributed.ray_processes import repeat_until
-from tests.distributed.simulated import World, message_fleet
+from tests.distributed.simulated import (
+    SimulatedLauncher,
+    SimulatedRay,
+    World,
+    message_fleet,
+)
 
 PARAMS = jnp.arange(5.0)
 KEY = jax.random.key(0)
@@ -395,6 +403,40 @@ def test_thread_of_parts_survives_an_error_of_batches():
     failing_steps.clear()
     order = jax.tree.leaves(PARAMS), sent(KEY), 2
     assert len(worker.compute(order, 2, taken, 0)) == 1
+
+
+@pytest.mark.parametrize("kind", [Worker, PartWorker])
+def test_first_batch_is_that_of_the_step_of_the_start(kind):
+    """Such as that of a replacement, which starts in a later step."""
+    task = make_task(batches=batch_tasks.missing_file)
+    assignment = Assignment(0, np.array([3, 1]), np.eye(2), step=4)
+    why = r"BatchError: batches\(step=4, part=3\) raised FileNotFoundError"
+    with pytest.raises(WorkerError, match=why) as info:
+        actor_class(kind)(assignment, task).start()
+    assert "in missing_file" in str(info.value)
+
+
+def test_first_batches_of_another_shape_are_named(monkeypatch):
+    """Each worker has one shape, and they differ; it is an error of the user's data."""
+    monkeypatch.setattr(_actors, "find_ray", SimulatedRay)
+    actors = _actors.Actors(SimulatedLauncher(None), 2, lambda: None)
+    events = []
+    for part in (0, 1):
+        data = stacked(batch_tasks.rows_by_part, [part])
+        ready = Ready(part, None, "", "", data.signature, data.origin, has_batches=True)
+        events.append(actors._started(ready))
+    assert events[0] == Ready(
+        0, None, "", "", "['x'] float32[2, 5]", "batches(step=0, part=0)", True
+    )
+    assert events[1].ends_training
+    engine = StartUp(message_fleet(), 0.0)
+    engine.poll(0.0)
+    match = (
+        r"worker 1 failed to start: parts must be alike; got .*float32\[3, 5\], and .*"
+        r"float32\[2, 5\] .* \(batches\(step=0, part=1\) and batches\(step=0, part=0"
+    )
+    with pytest.raises(ValueError, match=match):
+        engine.handle(events[1], 1.0)
 
 
 class Workers:

@@ -11,13 +11,14 @@ from jaxwgc import codes
 from jaxwgc.distributed.ray._events import Lost, Replace, Response, Verdict
 from jaxwgc.distributed.ray._fleet import filled, mark_lost
 from jaxwgc.distributed.ray._messages import Answer, Layout
-from jaxwgc.distributed.ray._rounds import StartUp
+from jaxwgc.distributed.ray._rounds import MessageRound, RoundStart, StartUp
 from jaxwgc.reports import straggler_report
 from tests.distributed.simulated import (
     Verifier,
     World,
     is_call,
     message_fleet,
+    message_layout,
     single_fleet,
 )
 
@@ -53,6 +54,29 @@ def test_two_of_five_messages_end_a_round_and_idle_workers_begin_the_next():
     world.log.clear()
     world.begin(step=1)
     assert [(send.worker, send.number) for send in world.log] == [(0, 1), (3, 1)]
+
+
+def test_copies_of_a_part_with_different_batches_are_an_error():
+    """Workers 0 and 1 hold part 0, and workers 2 and 3 part 1."""
+    fleet = message_fleet()
+    for slot in fleet.slots:
+        slot.state = "idle"
+    held = [np.array([worker // 2]) for worker in range(5)]
+    layout = message_layout(5)._replace(held=held, num_parts=3)
+    start = RoundStart(step=7, now=0.0, messages=np.zeros((5, 2), np.float32))
+    engine = MessageRound(fleet, layout, start)
+    calls = {send.worker: send.call for send in fleet.actions()}
+
+    def respond(worker, batch_digest):
+        message = np.ones((1, 2), np.float32)
+        answer = Answer(message, np.ones(1), None, 0.1, [batch_digest])
+        engine.handle(Response(worker, calls[worker], answer, 0.1), 1.0)
+
+    respond(2, b"digest a")
+    respond(0, b"digest b")
+    why = "workers 0 and 1 have different batches of part 0 in step 7"
+    with pytest.raises(RuntimeError, match=why):
+        respond(1, b"digest a")
 
 
 def test_losses_and_returns_are_a_line_each(caplog):

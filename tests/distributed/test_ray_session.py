@@ -66,7 +66,7 @@ def test_lost_interrupts_are_noticed(interruptible, number, error):
 
 
 def test_addresses_that_do_not_answer(monkeypatch):
-    monkeypatch.setattr(_session, "_SECONDS_TO_CONNECT", 1)
+    monkeypatch.setattr(_session, "_SECONDS_TO_CONNECT", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         with pytest.raises(ConnectionError, match="no Ray cluster responds"):

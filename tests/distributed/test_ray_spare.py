@@ -180,7 +180,14 @@ def test_the_spare_process_is_off_if_it_would_claim_more_resources(
 
 
 @pytest.mark.usefixtures("one_ray")
-@pytest.mark.parametrize("fault", [None, signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        None,
+        pytest.param(signal.SIGKILL, marks=pytest.mark.weekly),
+        pytest.param(signal.SIGSTOP, marks=pytest.mark.weekly),
+    ],
+)
 def test_worker_comes_back(caplog, monkeypatch, fault):
     """It comes back in the spare process, or in a new one if that was lost."""
     if fault is None:
