@@ -69,7 +69,10 @@ def test_first_derivative(name, way):
     check_both_modes(SCORES[way], primals, tangents, weights, expected, tolerance)
 
 
-@pytest.mark.parametrize(("shape", "way"), [((30, 4), "gram"), ((6, 9), "qr")])
+@pytest.mark.parametrize(
+    ("shape", "way"),
+    [((30, 4), "gram"), pytest.param((6, 9), "qr", marks=pytest.mark.weekly)],
+)
 def test_second_derivative_along_matrices_of_one_rank(shape, way):
     path = path_of_rank(shape, 2)
 
