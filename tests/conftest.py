@@ -39,6 +39,8 @@ OPEN_THEIR_OWN_RAY = {
     "test_ray_nodes",
     "test_ray_session",
 }
+# Their programs are compiled once, by one process.
+USE_THE_SAME_PATHS = {"test_every_path", "test_sizes", "test_zeros"}
 # Parts of names of tests that take longest, the longest first.
 LONGEST = (
     "/test_ray",
@@ -75,6 +77,14 @@ def pytest_configure(config):
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """Returns one more than cores: tests of real workers wait most of the time."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    num_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count()
+    return num_cores + 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """One process runs all tests of a file, which share fixtures and compiled programs.
 
@@ -92,6 +102,8 @@ def pytest_xdist_make_scheduler(config, log):
             path = pathlib.PurePath(nodeid.partition("::")[0])
             if path.stem.startswith("test_ray"):
                 return "own Ray" if path.stem in OPEN_THEIR_OWN_RAY else "one Ray"
+            if path.stem in USE_THE_SAME_PATHS:
+                return "every path"
             return nodeid if path.parent.name == "experiments" else str(path)
 
     config.option.loadscopereorder = False

@@ -1,6 +1,7 @@
 """Rounds with too few responses: all paths give one gradient, up to rounding."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,8 @@ import pytest
 import jaxwgc
 from jaxwgc import codes
 from tests import oracles
+from tests.paths import wide
+from tests.zoo import weekly_unless
 
 KEY = jax.random.key(0)
 LENGTH = 24
@@ -22,7 +25,7 @@ CODES = {
     "cyclic_repetition": codes.cyclic_repetition(KEY, 12, 3),
     "bernoulli": codes.bernoulli(KEY, 12, 12, 3),
 }
-every_code = pytest.mark.parametrize("name", CODES)
+NUM_ROUNDS = 1000
 
 
 def rounds_of(code, number, max_beyond=None):
@@ -38,56 +41,89 @@ def rounds_of(code, number, max_beyond=None):
     return masks
 
 
-def wide(array):
-    return np.asarray(array, np.complex128 if np.iscomplexobj(array) else np.float64)
-
-
 @jax.jit
 def weights_of(code, masks):
     return jaxwgc.decoding(code, masks).weights
 
 
 @jax.jit
-def collapse_all(code, masks, weights, gradients):
+def by_both_paths(code, masks, weights, gradients):
+    """Computes gradients by messages and by partial gradients, and residuals."""
+    messages = jaxwgc.encode(code, gradients)
+
     def of_round(mask, weights):
-        return jaxwgc.Decoding(code, mask, weights).collapse(gradients)
+        decoding = jaxwgc.Decoding(code, mask, weights)
+        by_messages = decoding.combine(messages, jnp.zeros_like(gradients[0]))
+        by_parts = decoding.collapse(gradients)
+        return by_messages, by_parts, decoding.residual, decoding.failed()
 
     return jax.vmap(of_round)(masks, weights)
 
 
-def by_both_paths(code, masks):
-    """Gradients by messages, by partial gradients and by NumPy, and their rounding."""
+class Rounds(NamedTuple):
+    """Rounds that may not decode.
+
+    Attributes:
+      by_messages: Gradients that are decoded from messages, (rounds, LENGTH).
+      by_parts: Weighted sums of partial gradients, (rounds, LENGTH).
+      residual: Relative to the target, (rounds,).
+      is_failed: Whether the residual is above the tolerance, (rounds,).
+      exact: Gradients by NumPy, of the same weights, (rounds, LENGTH).
+      rounding: Rounding of gradients, (rounds, 1).
+    """
+
+    by_messages: np.ndarray
+    by_parts: np.ndarray
+    residual: np.ndarray
+    is_failed: np.ndarray
+    exact: np.ndarray
+    rounding: np.ndarray
+
+
+def decoded_rounds(code, masks, is_dead=False):
+    """Decodes random gradients, zero where `is_dead`."""
     random = np.random.default_rng(1)
-    gradients = random.normal(size=(code.num_parts, LENGTH))
+    gradients = np.where(is_dead, 0, random.normal(size=(code.num_parts, LENGTH)))
     gradients = gradients.astype(jnp.result_type(float))
     weights = weights_of(code, masks)
-    decoding = jaxwgc.Decoding(code, masks, weights)
-    messages = jaxwgc.encode(code, gradients)
-    by_messages = decoding.combine(messages, np.zeros(LENGTH, gradients.dtype))
-    by_parts = collapse_all(code, masks, weights, gradients)
+    paths = by_both_paths(code, masks, weights, gradients)
+    by_messages, by_parts, residual, is_failed = map(wide, paths)
     matrix = wide(code.encoding_matrix)
     blocks = oracles.packed(code, gradients.astype(float))
-    exact = oracles.unpacked(code, wide(weights) @ (matrix @ blocks), LENGTH)
     amounts = np.abs(wide(weights)) @ (np.abs(matrix) @ np.abs(blocks))
-    eps = float(jnp.finfo(gradients.dtype).eps)
-    return by_messages, by_parts, exact, eps * amounts.max((1, 2))[:, None]
+    return Rounds(
+        by_messages=by_messages,
+        by_parts=by_parts,
+        residual=residual / np.linalg.norm(code.target),
+        is_failed=is_failed.astype(bool),
+        exact=oracles.unpacked(code, wide(weights) @ (matrix @ blocks), LENGTH),
+        rounding=jnp.finfo(gradients.dtype).eps * amounts.max((1, 2))[:, None],
+    )
 
 
-@every_code
+def modes(daily):
+    """Every code in both float modes; in the 64-bit mode some are daily."""
+    names = [(name, False) for name in CODES]
+    for name in CODES:
+        marks = () if name in daily else pytest.mark.weekly
+        names.append(pytest.param(name, True, marks=marks))
+    return pytest.mark.parametrize(("name", "x64"), names)
+
+
+@modes(daily=["reed_solomon", "communication_efficient"])
 def test_messages_and_partial_gradients_agree(name, x64):
     code = CODES[name]
-    masks = rounds_of(code, 1000)
-    by_messages, by_parts, exact, rounding = by_both_paths(code, masks)
-    is_failed = np.asarray(jaxwgc.decoding(code, masks).failed())
-    assert is_failed.mean() > 0.9
+    with jax.enable_x64(x64):
+        rounds = decoded_rounds(code, rounds_of(code, NUM_ROUNDS))
+    assert rounds.is_failed.mean() > 0.9
+    failed = Rounds(*(values[rounds.is_failed] for values in rounds))
     for one, other in (
-        (by_messages, by_parts),
-        (by_messages, exact),
-        (by_parts, exact),
+        (failed.by_messages, failed.by_parts),
+        (failed.by_messages, failed.exact),
+        (failed.by_parts, failed.exact),
     ):
         # Messages also clear what is below the bound of rounding, as if it were zero.
-        errors = np.abs(wide(one) - wide(other))
-        assert np.all(errors[is_failed] <= 60 * rounding[is_failed])
+        assert np.all(np.abs(one - other) <= 60 * failed.rounding)
 
 
 def test_nearly_decoded_rounds_agree():
@@ -96,56 +132,53 @@ def test_nearly_decoded_rounds_agree():
     In these rounds, decoding clears entries that the residual may explain.
     """
     code = codes.reed_solomon(50, 20, 30)
-    masks = rounds_of(code, 1000, max_beyond=2)
-    decoding = jaxwgc.decoding(code, masks)
-    relative = np.asarray(decoding.residual) / np.linalg.norm(code.target)
-    is_near = (relative > 2e-5) & ~np.asarray(decoding.failed())
+    is_dead = np.arange(LENGTH) >= LENGTH // 2
+    masks = rounds_of(code, NUM_ROUNDS, max_beyond=2)
+    rounds = decoded_rounds(code, masks, is_dead)
+    is_near = (rounds.residual > 2e-5) & ~rounds.is_failed
     assert is_near.sum() > 100
-    by_messages, by_parts, _, rounding = by_both_paths(code, masks)
-    is_kept = is_near[:, None] & (np.asarray(by_messages) != 0)
-    errors = np.abs(wide(by_messages) - wide(by_parts))
-    assert np.all(
-        errors[is_kept] <= np.broadcast_to(10 * rounding, errors.shape)[is_kept]
-    )
+    errors = np.abs(rounds.by_messages - rounds.by_parts)
+    is_cleared = rounds.by_messages == 0
     # The error of a cleared entry is a few times the residual.
-    is_cleared = is_near[:, None] & (np.asarray(by_messages) == 0)
-    scale = np.abs(wide(by_parts)).max(1)
-    bound = np.broadcast_to((30 * relative * scale)[:, None], errors.shape)
-    assert np.all(errors[is_cleared] <= bound[is_cleared])
+    scale = np.abs(rounds.by_parts).max(1)
+    cleared = (30 * rounds.residual * scale)[:, None]
+    bound = np.where(is_cleared, cleared, 10 * rounds.rounding)
+    assert np.all(errors[is_near] <= bound[is_near])
+    is_clearly_near = rounds.residual < 0.99e-3
+    for decoded in rounds.by_messages, rounds.by_parts:
+        assert not np.any(decoded[is_clearly_near][:, is_dead])
 
 
-def test_zeros_of_nearly_decoded_rounds_stay_zero():
-    code = codes.reed_solomon(50, 20, 30)
-    masks = rounds_of(code, 1000, max_beyond=2)
-    decoding = jaxwgc.decoding(code, masks)
-    is_near = ~np.asarray(decoding.failed(0.99e-3))
-    gradients = np.ones((code.num_parts, LENGTH), np.float32)
-    gradients[:, LENGTH // 2 :] = 0
-    for decoded in (
-        collapse_all(code, masks, decoding.weights, gradients),
-        decoding.combine(jaxwgc.encode(code, gradients), gradients[0]),
-    ):
-        assert not np.any(np.asarray(decoded)[is_near, LENGTH // 2 :])
-
-
-@every_code
+# Closed forms, conjugate gradients, segments, and conjugate gradients without a
+# guarantee.
+@pytest.mark.parametrize(
+    "name",
+    weekly_unless(
+        CODES,
+        daily=["reed_solomon", "cyclic_mds", "communication_efficient", "bernoulli"],
+    ),
+)
+@pytest.mark.parametrize(
+    "x64", [False, pytest.param(True, marks=pytest.mark.weekly)], ids=["32", "64"]
+)
 def test_weights_do_not_depend_on_the_batch(name, x64):
     """They differ by rounding, times the condition number."""
     code = CODES[name]
-    masks = rounds_of(code, 200)
-    matrix = np.asarray(code.encoding_matrix)
-    matrix = wide(matrix.astype(jax.dtypes.canonicalize_dtype(matrix.dtype)))
-    decode = functools.partial(weights_of, code)
-    batch = wide(decode(masks))
-    others = {
-        "blocks": jnp.concatenate(
-            [decode(masks[i : i + 20]) for i in range(0, 200, 20)]
-        ),
-        "single": jnp.stack([decode(mask) for mask in masks]),
-        "vmap": jax.jit(jax.vmap(decode))(masks),
-        "eager": jnp.stack([jaxwgc.decoding(code, mask).weights for mask in masks[:3]]),
-    }
-    eps = float(jnp.finfo(jnp.result_type(float)).eps)
+    masks = rounds_of(code, NUM_ROUNDS)
+    with jax.enable_x64(x64):
+        # The batch has the program of the other test.
+        batch = wide(weights_of(code, masks)[:200])
+        masks = masks[:200]
+        matrix = np.asarray(code.encoding_matrix)
+        matrix = wide(matrix.astype(jax.dtypes.canonicalize_dtype(matrix.dtype)))
+        in_lanes = jax.jit(jax.vmap(functools.partial(weights_of, code)))
+        by_path = {
+            "lanes of blocks": in_lanes(masks.reshape(10, 20, -1)).reshape(batch.shape),
+            "single": [weights_of(code, mask) for mask in masks],
+            "eager": [jaxwgc.decoding(code, mask).weights for mask in masks[:3]],
+        }
+        by_path = {path: wide(np.stack(weights)) for path, weights in by_path.items()}
+        eps = float(jnp.finfo(jnp.result_type(float)).eps)
     residuals = np.linalg.norm(batch @ matrix - oracles.targets(code), axis=(1, 2))
     units = []
     for mask, weights, residual in zip(masks, batch, residuals, strict=True):
@@ -153,7 +186,7 @@ def test_weights_do_not_depend_on_the_batch(name, x64):
         singular = singular[singular > 1e-6 * singular[0]]
         size = np.linalg.norm(weights) * singular[0]
         units.append(singular[0] / singular[-1] * residual + size)
-    for path, weights in others.items():
-        moved = (wide(weights) - batch[: len(weights)]) @ matrix
+    for path, weights in by_path.items():
+        moved = (weights - batch[: len(weights)]) @ matrix
         moved = np.linalg.norm(moved, axis=(1, 2))
         assert np.all(moved <= 300 * eps * np.array(units[: len(weights)])), path

@@ -121,3 +121,8 @@ class TestKey:
         for shape in ((), (3, 2), (3,), (0,)):
             with pytest.raises(ValueError, match="seed must be one key"):
                 array_validation.check_key(np.zeros(shape, np.uint32), "seed")
+
+
+def test_values_are_shown_up_to_a_hundred_characters():
+    assert validation.in_short("x" * 98) == repr("x" * 98)
+    assert validation.in_short("x" * 99) == "a str"

@@ -19,6 +19,14 @@ def every_code(names):
     return pytest.mark.parametrize("name", names)
 
 
+def weekly_unless(names, daily):
+    """Names of codes as parameters, of which only some are daily."""
+    return [
+        name if name in daily else pytest.param(name, marks=pytest.mark.weekly)
+        for name in names
+    ]
+
+
 def patterns(num_workers, numbers):
     """Every mask with one of these numbers of stragglers, by their sets in order."""
     masks = [

@@ -215,7 +215,6 @@ def solve_in_turn(
 
     Args:
       solve: `solve(weights, mask, system)` returns weights, and which masks are solved.
-        Compiled, because it is called twice.
       weights: Given to `solve`, (..., num_segments, num_messages).
       mask: bool (..., num_messages).
       systems: From `systems_of`.
@@ -224,19 +223,31 @@ def solve_in_turn(
       Weights, and which masks are solved.
     """
     plain = systems[0]
-    weights, is_solved = solve(weights, mask, plain)
     if len(systems) == 1:
-        return weights, is_solved
-    weighted = systems[1]
-    sizes = jnp.abs(weighted.target).sum(0)
-    is_lost = is_solved & ~(plain.residual(weights) <= DECODES)
-    is_lost &= sizes.max() > sizes.min()
-    any_lost = any_under_vmap(is_lost.any())
-    again, is_solved_again = jax.lax.cond(
-        any_lost, solve, keep, weights, mask, weighted
-    )
-    weights = jnp.where(is_lost[..., None, None], again, weights)
-    return weights, is_solved & (is_solved_again | ~is_lost)
+        return solve(weights, mask, plain)
+    sizes = jnp.abs(systems[1].target).sum(0)
+    has_unequal_weights = sizes.max() > sizes.min()
+    # A loop compiles `solve` once.
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *systems)
+
+    def is_unfinished(state):
+        step, *_, is_left = state
+        return (step < len(systems)) & any_under_vmap(is_left.any())
+
+    def advance(state):
+        step, weights, is_solved, is_left = state
+        system = jax.tree.map(lambda leaf: leaf[step], stacked)
+        new_weights, is_now_solved = solve(weights, mask, system)
+        weights = jnp.where(is_left[..., None, None], new_weights, weights)
+        is_solved = jnp.where(is_left, is_now_solved, is_solved)
+        is_decoded = plain.residual(weights) <= DECODES
+        is_left = is_left & is_solved & ~is_decoded & has_unequal_weights
+        return step + 1, weights, is_solved, is_left
+
+    is_left = mask[..., 0] | True
+    start = (0, weights, ~is_left, is_left)
+    _, weights, is_solved, _ = jax.lax.while_loop(is_unfinished, advance, start)
+    return weights, is_solved
 
 
 @jax.jit
@@ -262,10 +273,13 @@ def _by_svd(
     ridged *= singular > unit
     cutoff = _CUTOFF * math.sqrt(max(rows.shape)) * unit
     truncated = ridged * (singular > cutoff)
-    for inverses in ridged, truncated:
+
+    def improve(weights, inverses):
         inverse = product(right.conj().T * inverses, left.conj().T)
         correct = Partial(_by_inverse, inverse=jnp.where(mask, inverse, 0))
-        weights = refine(correct, weights, system)
+        return refine(correct, weights, system), None
+
+    weights, _ = jax.lax.scan(improve, weights, jnp.stack([ridged, truncated]))
     return weights, varying_with(mask[0], True)
 
 

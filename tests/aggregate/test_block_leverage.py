@@ -205,6 +205,17 @@ def test_draws_that_leave_slots_empty():
     np.testing.assert_allclose(state.weights, [1, 0, 0], rtol=1e-4)
 
 
+def test_one_draw_is_a_sample():
+    """A single part counts for all, in inverse proportion to its probability."""
+    optimizer = aggregator(code=codes.uncoded(1), num_draws=1)
+    gradients = {"w": np.arange(1.0, 7, dtype=np.float32)}
+    state = optimizer.init({"w": np.float32(0)})
+    update, state = jax.jit(optimizer.update)(gradients, state)
+    [part] = state.indices
+    expected = gradients["w"][part] / PROBABILITIES[part]
+    np.testing.assert_allclose(update["w"], expected, rtol=1e-4)
+
+
 def test_traced_probabilities_that_are_wrong_give_nan():
     """A zero gradient would look like the end of the descent."""
     key = jax.random.key(0)

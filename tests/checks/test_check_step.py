@@ -274,6 +274,8 @@ class TestOptimizers:
         optimizer = chain(optax.identity(), before=[optax.adamw(0.1)])
         report = check(optimizer=optimizer, received=~LOST)
         assert problem_of(report).startswith("a transformation before the aggregator")
+        # Rounds are given, so the optimizer simulates none.
+        np.testing.assert_array_equal(report.num_answers, [4])
 
 
 class TestRounds:

@@ -176,10 +176,10 @@ class TestComponents:
     @pytest.mark.parametrize("is_weighted", [False, True])
     @pytest.mark.parametrize("name", GRAPHS)
     def test_least_squares_for_every_pattern(self, name, is_weighted, with_x64):
-        """Weights of parts may be zero or very small."""
+        """Weights of parts may be zero, negative or very small."""
         edges = GRAPHS[name]
         matrix, incident = incidence(edges, 6, 9, 4)
-        target = [3.0, 0, 1, 2, 1e-9, 5] if is_weighted else np.ones(6)
+        target = [3.0, 0, 1, -2, 1e-9, 5] if is_weighted else np.ones(6)
         code = jaxwgc.GradientCode(
             encoding_matrix=matrix,
             assignment=matrix != 0,

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
-from jaxwgc.decoders._dual import DualCode, dual_weights
+from jaxwgc.decoders._dual import DualCode, _corrected, dual_weights
 from jaxwgc.decoders._systems import System, scaled_rows
+from tests.conftest import every_pattern
 
 
 def test_steps_of_the_dual_code_converge_to_rounding():
@@ -41,3 +42,15 @@ def test_steps_of_the_dual_code_converge_to_rounding():
     missed = np.linalg.norm(weights @ np.asarray(matrix, np.complex128) - 1, axis=1)
     eps = np.finfo(np.float32).eps
     assert np.all(missed <= eps * np.linalg.norm(weights, axis=1))
+
+
+def test_masks_are_decomposed_only_with_more_than_s_stragglers():
+    """All others are solved by the dual code, which takes less time."""
+    held = np.array([[1, 1, 0], [1, 0, 1], [0, 1, 1]], bool)
+    code = jaxwgc.codes.any_placement(
+        jax.random.key(0), held, num_stragglers=1, method="random_rows"
+    )
+    masks = every_pattern(3, 3)
+    matrix, rows = code.encoding_matrix, code.decoders[0].rows
+    _, is_poor = _corrected(masks, rows, 1, matrix, np.ones((1, 3)))
+    np.testing.assert_array_equal(is_poor, masks.sum(1) < 2)

@@ -123,6 +123,22 @@ def test_seconds_of_a_verification_are_no_time_of_the_engines():
         assert driver._now() == begin
 
 
+def test_seconds_of_calls_are_broadcast_and_transfer(monkeypatch):
+    """The coordinator takes two seconds to begin the round, and to handle its event."""
+    with simulated() as ray:
+        driver = make_driver(SimulatedLauncher(ray))
+        driver.start(0)
+        perform = driver.actors.perform
+
+        def perform_slowly(actions):
+            ray.now += 2
+            perform(actions)
+
+        monkeypatch.setattr(driver.actors, "perform", perform_slowly)
+        this_round = driver.run(0, [np.zeros(2)], None)
+        assert this_round.timings == {"broadcast": 2, "transfer": 2}
+
+
 def test_pause_is_counted_once_if_a_round_cannot_begin(monkeypatch):
     """Otherwise, the clock of the engines would run backwards."""
     with simulated() as ray:

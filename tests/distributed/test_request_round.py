@@ -143,6 +143,23 @@ def test_lost_between_report_and_sum(dies, seconds):
     assert asked.count(2) == 1
 
 
+def test_overdue_sum_is_left_out_after_a_deadline():
+    """The others would need two more seconds for the two parts of worker 1."""
+    fleet = request_fleet()
+    fleet.rules = fleet.rules._replace(ends=lambda times: 2.1)
+    world = World(fleet, on_request=True)
+
+    def seconds_of(worker, action):
+        if is_call(action, "answer"):
+            return np.inf if worker == 1 else 0.01
+        return 1.0
+
+    result = world.run(seconds_of)
+    assert 2.6 <= result.elapsed < 3.0
+    assert result.received.tolist() == [True, False, True, True]
+    assert np.asarray(result.decoding.effective_weights).sum() == 6
+
+
 def test_reports_of_earlier_rounds_leave_their_seconds():
     world = World(request_fleet(), on_request=True)
     world.run(by_worker(1.0, 1.0, 1.0, 1.0))

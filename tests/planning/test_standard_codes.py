@@ -2,6 +2,7 @@
 
 import pytest
 
+from jaxwgc.planning import Candidates
 from jaxwgc.planning._candidates import standard_codes
 
 
@@ -15,3 +16,7 @@ def test_workers_have_up_to_eight_parts_while_all_are_at_most_512(
     replicated = next(standard_codes(num_workers, replications=[2], speeds=None))
     assert replicated.name == "replicated"
     assert replicated.code.num_parts == num_parts
+
+
+def test_parts_have_one_copy_or_more_by_default():
+    assert list(Candidates().copies(3)) == [1, 2, 3]

@@ -27,6 +27,15 @@ def test_errors_match_their_definition(with_x64, num_rows):
     np.testing.assert_allclose(choice.solution, expected, rtol=1e-9)
 
 
+def errors_of_wide(matrix, target, ridges):
+    """Errors by the inverse of the Gram matrix of the rows."""
+    errors = []
+    for ridge in ridges:
+        inverse = np.linalg.inv(matrix @ matrix.T + ridge * np.eye(len(matrix)))
+        errors.append(np.mean((inverse @ target / np.diag(inverse)) ** 2))
+    return errors
+
+
 def test_ridges_far_below_all_singular_values():
     """Wide matrices in float32 have solutions of minimum norm without a ridge."""
     random = np.random.default_rng(0)
@@ -34,11 +43,22 @@ def test_ridges_far_below_all_singular_values():
     target = random.standard_normal(9)
     ridges = [0, 1e-6, 1e-3]
     choice = choose_ridge(matrix, target, ridges)
-    expected = []
-    for ridge in ridges:
-        inverse = np.linalg.inv(matrix @ matrix.T + ridge * np.eye(9))
-        expected.append(np.mean((inverse @ target / np.diag(inverse)) ** 2))
+    expected = errors_of_wide(matrix, target, ridges)
     np.testing.assert_allclose(choice.errors, expected, rtol=1e-5)
+
+
+def test_a_row_that_no_other_row_predicts_beside_one_relation_of_the_others():
+    """Rounding errors of either sign do not hide it; one of 20 matrices would show."""
+    random = np.random.default_rng(0)
+    ridges = [0, 1.0, 10.0]
+    for _ in range(20):
+        matrix = random.standard_normal((9, 30))
+        matrix[0] = random.standard_normal(7) @ matrix[1:8]
+        target = random.standard_normal(9)
+        errors = choose_ridge(matrix, target, ridges).errors
+        assert np.isinf(errors[0])
+        expected = errors_of_wide(matrix, target, ridges[1:])
+        np.testing.assert_allclose(errors[1:], expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("num_rows", [60, 5])

@@ -36,7 +36,8 @@ def test_iterations_stop_at_the_tolerance_and_at_their_maximum():
         return np.linalg.norm(right - matrix @ solution) / np.linalg.norm(right)
 
     assert error(0, 0.0) == 1
-    assert 1e-4 < error(20, 1e-2) <= 1e-2 < error(1, 0.0) < 1
+    # A step divides the error by at most ten.
+    assert 1e-5 < error(20, 1e-4) <= 1e-4 < error(1, 0.0) < 1
 
 
 def test_a_right_hand_side_in_the_null_space_gives_zero():
