@@ -210,7 +210,9 @@ def simulate(choice, unit_times, decoder):
     if choice.late == "cancelled" and unit_times.shape[1] > 1:
         # Rounds do not depend on each other, so that all are first rounds of clusters.
         shape = unit_times.shape[:2]
-        of_rounds = simulate(choice, unit_times.reshape(-1, 1, unit_times.shape[2]), decoder)
+        of_rounds = simulate(
+            choice, unit_times.reshape(-1, 1, unit_times.shape[2]), decoder
+        )
         return Rounds(*(array.reshape(*shape, *array.shape[2:]) for array in of_rounds))
     code = choice.code
     num_parts = np.asarray(code.assignment).sum(axis=1)
@@ -492,7 +494,7 @@ DECODERS = {
 @functools.cache
 def standard_plan(late):
     """Returns a plan of the standard codes and rules, for workers of unequal speed."""
-    candidates = Candidates(replications=[2, 4], late=late, memory=late == "busy")
+    candidates = Candidates(replications=[2, 4], late=late)
     return jaxwgc.plan(
         UNEQUAL, NUM_WORKERS, jax.random.key(0), candidates=candidates, goal=GOAL
     )
