@@ -185,12 +185,19 @@ def end_of_round(choice, times, message_times, decoded):
         return np.minimum(ordered[:, -1], wait.seconds)
     if isinstance(wait, stragglers.relative_deadline):
         return np.minimum(ordered[:, -1], wait.factor * ordered[:, wait.quorum - 1])
-    # All other rules end with the first message after which the error is tolerated.
+    # All other rules end with the first message after which the error is tolerated, or
+    # with the last one. It is found by bisection: no message increases the error.
     moments = np.sort(message_times, axis=1)
-    errors = squared_errors(choice.code, decoded(message_times, moments))
-    is_over = errors <= wait.tolerance**2
-    is_over[:, -1] = True
-    return moments[np.arange(len(moments)), is_over.argmax(axis=1)]
+    first = np.zeros(len(moments), int)
+    last = np.full(len(moments), moments.shape[1] - 1)
+    while np.any(first < last):
+        middle = (first + last) // 2
+        moment = np.take_along_axis(moments, middle[:, None], axis=1)
+        weights = decoded(message_times, moment)[:, 0]
+        is_over = squared_errors(choice.code, weights) <= wait.tolerance**2
+        first = np.where(is_over, first, np.minimum(middle + 1, last))
+        last = np.where(is_over, middle, last)
+    return np.take_along_axis(moments, last[:, None], axis=1)[:, 0]
 
 
 def simulate(choice, unit_times, decoder):
@@ -200,6 +207,13 @@ def simulate(choice, unit_times, decoder):
     busy finishes its work, and begins with the parameters of the round in which it
     does. If it would never finish, it is replaced.
     """
+    if choice.late == "cancelled" and unit_times.shape[1] > 1:
+        # Rounds do not depend on each other, so that all are first rounds of clusters.
+        shape = unit_times.shape[:2]
+        of_rounds = simulate(
+            choice, unit_times.reshape(-1, 1, unit_times.shape[2]), decoder
+        )
+        return Rounds(*(array.reshape(*shape, *array.shape[2:]) for array in of_rounds))
     code = choice.code
     num_parts = np.asarray(code.assignment).sum(axis=1)
     loads = num_parts * code.num_workers / code.num_parts
@@ -480,7 +494,7 @@ DECODERS = {
 @functools.cache
 def standard_plan(late):
     """Returns a plan of the standard codes and rules, for workers of unequal speed."""
-    candidates = Candidates(replications=[2, 4], late=late, memory=late == "busy")
+    candidates = Candidates(replications=[2, 4], late=late)
     return jaxwgc.plan(
         UNEQUAL, NUM_WORKERS, jax.random.key(0), candidates=candidates, goal=GOAL
     )

@@ -21,9 +21,12 @@ GOAL = Goal(target=0.02, condition=20.0, heterogeneity=1.0)
 CURVATURE = np.geomspace(1 / GOAL.condition, 1, 8)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "memory", "num_steps"))
+@functools.partial(jax.jit, static_argnames=("model", "memory"))
 def descend(code, model, memory, step_size, size, num_steps):
-    """Returns relative losses and times after each step, (runs, steps)."""
+    """Returns relative losses after the last two steps, (runs, 2), and times, (runs,).
+
+    The number of steps is traced, so that each target has the same program.
+    """
 
     def run(key):
         own_key, key = jax.random.split(key)
@@ -34,22 +37,28 @@ def descend(code, model, memory, step_size, size, num_steps):
         aggregate = jaxwgc.coded_aggregate(code, model, key, memory=memory)
         start = jnp.ones(shape[1:]) / np.sqrt(CURVATURE)
 
-        def step(carry, _):
-            params, state = carry
+        def step(_, carry):
+            params, state, losses = carry
             gradients = (CURVATURE * params + parts) / code.num_parts
             gradient, state = aggregate.update(gradients, state, params)
             params = params - step_size * gradient
-            return (params, state), (jnp.mean(CURVATURE * params**2), state.elapsed)
+            losses = losses.at[0].set(losses[1])
+            losses = losses.at[1].set(jnp.mean(CURVATURE * params**2))
+            return params, state, losses
 
-        carry = start, aggregate.init(start)
-        return jax.lax.scan(step, carry, length=num_steps)[1]
+        carry = start, aggregate.init(start), jnp.ones(2)
+        _, state, losses = jax.lax.fori_loop(0, num_steps, step, carry)
+        return losses, state.elapsed
 
     return jax.vmap(run)(jax.random.split(KEY, 300))
 
 
 def slow_one(slowdown=3.4):
-    """Returns times of 40 rounds in which the last worker takes longer."""
-    times = 1 + 0.3 * np.random.default_rng(0).random((40, NUM_WORKERS))
+    """Returns times of 40 rounds in which the last worker takes longer.
+
+    They are those of a part per worker: a plan ranks no overheads, which takes long.
+    """
+    times = 1 + 0.3 * np.random.default_rng(0).random((40, NUM_WORKERS, 1))
     times[:, -1] *= slowdown
     return stragglers.empirical(times)
 
@@ -101,18 +110,17 @@ def test_descent_takes_as_many_steps(case):
     plan = jaxwgc.plan(
         delay, code.num_workers, KEY, candidates=[choice], goal=goal, tail=0
     )
-    length = math.ceil(plan.best.num_steps)
-    assert 5 < length < 200
-    for target in (GOAL.target, 0.2):
+    assert 5 < plan.best.num_steps < 200
+    for target in (0.2, GOAL.target):
         best = plan.replan(dataclasses.replace(goal, target=target)).best
         number = math.ceil(best.num_steps)
         size = heterogeneity * CURVATURE.mean()
-        losses, clock = descend(
-            code, best.model(delay), memory, best.step_size / share, size, length
+        losses, elapsed = descend(
+            code, best.model(delay), memory, best.step_size / share, size, number
         )
-        before, after = np.asarray(losses).mean(0)[[number - 2, number - 1]]
+        before, after = np.asarray(losses).mean(0)
         assert (1 - tolerance) * after < target < (1 + tolerance) * before
-    seconds = np.mean(clock[:, -1]) / length
+    seconds = np.mean(elapsed) / number
     assert seconds == pytest.approx(plan.best.step_time.value, rel=0.03)
 
 
@@ -148,7 +156,9 @@ def test_stored_messages_of_a_slow_worker_reach_the_goal():
         slow_one(),
         NUM_WORKERS,
         KEY,
-        candidates=Candidates(replications=[1], memory=True),
+        candidates=Candidates(
+            replications=[1], waiting=[stragglers.fastest(5)], memory=True
+        ),
         goal=GOAL,
     )
     by_kind = {(choice.waits_for, choice.memory): choice for choice in result.choices}

@@ -143,17 +143,20 @@ def random_trace(seed):
     return noise * np.where(is_slow, generator.uniform(1.3, 4), 1), is_slow
 
 
-def test_advice_misses_no_saving_of_random_speeds():
-    """In 1,000 traces, it names workers of the other speed only by chance."""
+@pytest.mark.parametrize(
+    "num_traces", [200, pytest.param(1000, marks=pytest.mark.weekly)]
+)
+def test_advice_misses_no_saving_of_random_speeds(num_traces):
+    """It names workers of the other speed only by chance."""
     num_wrong = 0
-    for seed in range(1000):
+    for seed in range(num_traces):
         times, is_slow = random_trace(seed)
         advice = jaxwgc.straggler_report(times).advice
         if saving_of_other_rounds(times) > 0.1:
             assert "Give work in" in advice or "Check or replace" in advice, seed
         num_wrong += not numbers_after("less to", advice) <= {*np.flatnonzero(is_slow)}
         num_wrong += not numbers_after("more to", advice) <= {*np.flatnonzero(~is_slow)}
-    assert num_wrong <= 75
+    assert num_wrong <= 0.075 * num_traces
 
 
 def test_noise_is_no_advice():

@@ -62,9 +62,20 @@ def test_share_of_the_time_lost_is_that_of_the_column():
     assert said == pytest.approx(share, abs=0.01)
 
 
-@pytest.mark.parametrize("num_rounds", [30, 300])
-@pytest.mark.parametrize("law", ["exponential", "pareto", "normal", "correlated"])
-def test_no_equal_worker_is_named(num_rounds, law):
+@pytest.mark.parametrize(
+    ("law", "num_rounds"),
+    [
+        ("exponential", 30),
+        ("pareto", 300),
+        ("normal", 30),
+        ("correlated", 300),
+        pytest.param("exponential", 300, marks=pytest.mark.weekly),
+        pytest.param("pareto", 30, marks=pytest.mark.weekly),
+        pytest.param("normal", 300, marks=pytest.mark.weekly),
+        pytest.param("correlated", 30, marks=pytest.mark.weekly),
+    ],
+)
+def test_no_equal_worker_is_named(law, num_rounds):
     """None is named for its lost time, or to be measured further."""
 
     def make_times(generator):
@@ -85,7 +96,9 @@ def test_no_equal_worker_is_named(num_rounds, law):
     assert num_named <= MOST_OF_100
 
 
-@pytest.mark.parametrize("num_rounds", [50, 300, 2000])
+@pytest.mark.parametrize(
+    "num_rounds", [50, 300, pytest.param(2000, marks=pytest.mark.weekly)]
+)
 @pytest.mark.parametrize("law", ["exponential", "normal"])
 def test_none_of_two_equal_workers_is_to_be_measured_further(num_rounds, law):
     """One of them is last in more than half of the rounds, nearly always."""

@@ -46,6 +46,19 @@ def draws_of(name, generator, shape):
     return np.where(generator.random(shape) < 0.3, 4.0, 1.0)
 
 
+def first_rounds(model, loads, number):
+    """Returns arrivals of independent rounds, those of the trials of a study."""
+
+    def sample(index):
+        return model.sample(jax.random.fold_in(KEY, index), (), loads)[0]
+
+    return jax.jit(jax.vmap(sample))(np.arange(number))
+
+
+# One program in place of one for each operation.
+decoding = jax.jit(jaxwgc.decoding)
+
+
 @pytest.fixture(scope="module")
 def study():
     return jaxwgc.compare(CODES, DELAYS, WAITING, KEY, NUM_TRIALS, keep_trials=True)
@@ -157,15 +170,14 @@ def test_a_trial_is_a_sample_of_delayed(study, wait):
             rule if isinstance(rule, stragglers.WaitingRule) else rule(CODES["cyclic"])
         )
         model = stragglers.delayed(delay, rule)
-        keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(np.arange(40))
-        arrivals = jax.vmap(model.sample, (0, None, None))(keys, (), loads)[0]
+        arrivals = first_rounds(model, loads, 40)
         cell = study.codes.index("cyclic"), place, study.waiting.index(wait)
         trials = {name: values[cell][:40] for name, values in study.trials.items()}
         np.testing.assert_allclose(trials["time"], arrivals.elapsed, rtol=1e-6)
         messages = np.asarray(arrivals.received).sum(axis=1)
         np.testing.assert_array_equal(trials["messages"], messages)
-        decoding = jaxwgc.decoding(CODES["cyclic"], arrivals.received)
-        np.testing.assert_allclose(trials["error"], decoding.error / N, atol=1e-6)
+        decoded = decoding(CODES["cyclic"], arrivals.received)
+        np.testing.assert_allclose(trials["error"], decoded.error / N, atol=1e-6)
 
 
 def test_trials_are_summarized(study):
@@ -248,15 +260,14 @@ def test_finished_parts_count():
         200,
         keep_trials=True,
     )
-    keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(np.arange(200))
     for rule, wait in enumerate((fastest(3), until_decodable(code))):
         model = stragglers.delayed(DELAYS["exponential"], wait)
-        arrivals = jax.vmap(model.sample, (0, None, None))(keys, (), code.loads)[0]
+        arrivals = first_rounds(model, code.loads, 200)
         finished = arrivals.finished(code.parts_per_worker)
-        decoding = jaxwgc.decoding(code, finished=finished)
+        decoded = decoding(code, finished=finished)
         trials = {name: values[0, 0, rule] for name, values in study.trials.items()}
-        np.testing.assert_array_equal(trials["messages"], decoding.mask.sum(axis=1))
-        np.testing.assert_allclose(trials["error"], decoding.error / 8, atol=1e-6)
+        np.testing.assert_array_equal(trials["messages"], decoded.mask.sum(axis=1))
+        np.testing.assert_allclose(trials["error"], decoded.error / 8, atol=1e-6)
         np.testing.assert_allclose(trials["work"], finished.sum(axis=1) / 8, atol=1e-6)
         assert np.any(trials["messages"] > 4)
     assert np.all(study.exact.mean[:, 0, 1] == 1)
@@ -365,14 +376,13 @@ def test_weighted_codes():
         100,
         keep_trials=True,
     )
-    keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(np.arange(100))
     model = stragglers.delayed(DELAYS["exponential"], fastest(3))
-    received = jax.vmap(model.sample, (0, None, None))(keys, (), weighted.loads)[0][0]
-    decoding = jaxwgc.decoding(weighted, received)
+    arrivals = first_rounds(model, weighted.loads, 100)
+    decoded = decoding(weighted, arrivals.received)
     trials = {name: values[:, 0, 0] for name, values in study.trials.items()}
-    expected = decoding.error / np.sum(np.arange(1.0, N + 1) ** 2)
+    expected = decoded.error / np.sum(np.arange(1.0, N + 1) ** 2)
     np.testing.assert_allclose(trials["error"][0], expected, rtol=1e-3, atol=1e-6)
-    np.testing.assert_allclose(trials["share"][0], decoding.share, rtol=1e-4)
+    np.testing.assert_allclose(trials["share"][0], decoded.share, rtol=1e-4)
     np.testing.assert_allclose(trials["error"][1], trials["error"][2], atol=1e-5)
 
 
@@ -419,8 +429,7 @@ def test_rounds_that_do_not_decode_wait_for_all():
     waiting = {"done": until_decodable}
     study = jaxwgc.compare([code], [lost], waiting, KEY, 100, keep_trials=True)
     model = stragglers.delayed(lost, until_decodable(code))
-    keys = jax.vmap(lambda index: jax.random.fold_in(KEY, index))(np.arange(100))
-    arrivals = jax.vmap(model.sample, (0, None, None))(keys, (), code.loads)[0]
+    arrivals = first_rounds(model, code.loads, 100)
     times = study.trials["time"][0, 0, 0]
     np.testing.assert_array_equal(times, arrivals.elapsed)
     assert 0 < np.isinf(times).sum() < 100

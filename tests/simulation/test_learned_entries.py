@@ -22,7 +22,7 @@ REGULAR = codes.regular_graph(jax.random.key(1), 10, replication=3)
 MODEL = stragglers.bernoulli(0.3)
 
 
-def learn(code, model=MODEL, key=KEY, num_steps=150, batch_size=128, **options):
+def learn(code, model=MODEL, key=KEY, num_steps=100, batch_size=64, **options):
     """Learns in fewer and smaller steps than by default, which is enough here."""
     return simulation.learn_entries(
         code, model, key, num_steps=num_steps, batch_size=batch_size, **options
