@@ -15,6 +15,7 @@ from jaxwgc._common import lazy
 if TYPE_CHECKING:
     from jaxwgc import (
         aggregate,
+        asynchronous,
         checks,
         codes,
         coding,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
         decode_aggregate,
         sampled_value_and_grad,
     )
+    from jaxwgc.asynchronous import race
     from jaxwgc.checks import check_step
     from jaxwgc.codes import GradientCode
     from jaxwgc.coding import (
@@ -73,6 +75,7 @@ __all__ = [
     "StragglerReport",
     "Summary",
     "aggregate",
+    "asynchronous",
     "block_leverage_aggregate",
     "check_step",
     "checks",
@@ -96,6 +99,7 @@ __all__ = [
     "parts",
     "plan",
     "planning",
+    "race",
     "reports",
     "sampled_value_and_grad",
     "simulation",
@@ -117,6 +121,7 @@ _MODULES = {
     "StragglerReport": "reports",
     "Summary": "simulation",
     "aggregate": "aggregate",
+    "asynchronous": "asynchronous",
     "block_leverage_aggregate": "aggregate",
     "check_step": "checks",
     "checks": "checks",
@@ -140,6 +145,7 @@ _MODULES = {
     "parts": "parts",
     "plan": "planning",
     "planning": "planning",
+    "race": "asynchronous",
     "reports": "reports",
     "sampled_value_and_grad": "aggregate",
     "simulation": "simulation",

@@ -1,0 +1,295 @@
+"""A race: one problem, the same delays and seeds, and loss against time."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxwgc._common import array_validation, validation
+from jaxwgc._common.progress import Progress
+from jaxwgc.asynchronous._problem import Problem
+from jaxwgc.asynchronous._results import Race, first_at
+from jaxwgc.asynchronous._rule import AsynchronousRule
+from jaxwgc.asynchronous._synchronous import SynchronousCluster, synchronous
+from jaxwgc.asynchronous._training import AsynchronousCluster, drawn_times
+from jaxwgc.simulation._program_arguments import as_argument, from_argument
+from jaxwgc.stragglers import DelayModel
+
+# Rounds of the delay model that are drawn for workers that do not wait.
+_NUM_TIMES = 1024
+# Seeds on which step sizes are chosen, for each step size.
+_NUM_SEEDS_OF_CHOICE = 3
+
+
+class _Runs(NamedTuple):
+    """Runs of a method, (runs, ...): losses and distances at each point of time.
+
+    Attributes:
+      loss: Total loss, (runs, points).
+      distance: Distance to the solution, (runs, points); NaN without one.
+      num_updates: Number of updates, (runs,).
+      num_given: How often workers were given new parameters, (runs,).
+    """
+
+    loss: jax.Array
+    distance: jax.Array
+    num_updates: jax.Array
+    num_given: jax.Array
+
+
+def race(
+    methods: Mapping[str, AsynchronousRule | synchronous],
+    problem: Problem,
+    delay: DelayModel,
+    key: jax.Array,
+    *,
+    seconds: float,
+    step_sizes: Sequence[float],
+    optimizer: Callable[[Any], optax.GradientTransformation] = optax.sgd,
+    targets: Sequence[float] = (0.1, 0.01, 0.001),
+    solution: Any = None,
+    num_seeds: int = 20,
+    num_points: int = 200,
+    progress: Callable[[int, int], object] | None = None,
+) -> Race:
+    """Compares waiting, coding and asynchronous rules by loss against time.
+
+    All methods have the same loss, parts, first parameters, delay model and seeds. Each
+    runs at its best step size, chosen on other seeds: that which reaches the smallest
+    target first, or the lowest loss if none does.
+
+    Losses are relative: 1 is the total loss at the start, and 0 that of the solution,
+    or 0 without one.
+
+    Args:
+      methods: Names, and rules (e.g. `asynchronous.every_arrival()`) or rounds of a
+        code (`asynchronous.synchronous(code, wait)`).
+      problem: Loss, parts, first parameters and number of workers.
+      delay: Delay model.
+      key: PRNG key of either kind.
+      seconds: Length of the race, in the unit of the delay model.
+      step_sizes: Step sizes to choose from.
+      optimizer: Function of a step size that returns an optimizer, e.g. `optax.adam`.
+        Its gradients are estimates of the gradient of the total loss.
+      targets: Relative losses whose times are in the table.
+      solution: Parameters with the least total loss, like those of the problem.
+      num_seeds: Number of runs of each method, at least 2.
+      num_points: Number of points of time at which losses are computed.
+      progress: Called as `progress(done, total)`. By default, a bar appears after two
+        seconds in a terminal, if rich is installed, and in a notebook, if rich and
+        ipywidgets are.
+
+    Returns:
+      A `Race` with losses, distances, times to targets, a table and a figure.
+
+    Raises:
+      ValueError: If methods are empty, a code has other numbers of workers or parts
+        than the problem, the delay model returns times that are not positive,
+        parameters become infinite at every step size of a method, a rule never gives
+        workers new parameters, or a number is out of range.
+      TypeError: If an argument has the wrong type.
+
+    Example:
+      Four workers with parts that differ, one of which is slow:
+
+      >>> import jax, jax.numpy as jnp, jaxwgc
+      >>> from jaxwgc import asynchronous, codes, stragglers
+      >>> problem = asynchronous.Problem(
+      ...     loss=lambda params, part: jnp.sum((params - part) ** 2),
+      ...     parts=jnp.array([[1.0], [2.0], [3.0], [4.0]]),
+      ...     start=jnp.zeros(1),
+      ...     num_workers=4,
+      ... )
+      >>> law = stragglers.shifted_exponential(shift=1.0, rate=5.0)
+      >>> results = jaxwgc.race(
+      ...     {
+      ...         "wait": asynchronous.synchronous(
+      ...             codes.uncoded(4), stragglers.fastest(4)
+      ...         ),
+      ...         "every arrival": asynchronous.every_arrival(),
+      ...         "Ringleader": asynchronous.ringleader(),
+      ...     },
+      ...     problem,
+      ...     stragglers.unequal_speeds(law, [1, 1, 1, 0.25]),
+      ...     jax.random.key(0),
+      ...     seconds=60.0,
+      ...     step_sizes=[0.003, 0.01, 0.03, 0.1],
+      ...     solution=jnp.full(1, 2.5),
+      ... )
+      >>> bool(results.times_to(0.01)["Ringleader"].max() < 60)
+      True
+
+    References:
+      Begunov, Tyurin, "Do we need asynchronous SGD? On the near-optimality of
+      synchronous methods", 2026 (arXiv 2602.03802), for the question.
+    """
+    _check_methods(methods, problem)
+    validation.check_instance("delay", delay, DelayModel)
+    key = jnp.asarray(array_validation.check_key(key))
+    array_validation.check_concrete("key", key, "a race runs on the host")
+    array_validation.check_number("seconds", seconds, positive=True, finite=True)
+    sizes = array_validation.host_array(
+        "step_sizes", step_sizes, "real numbers", num_sizes="any"
+    )
+    goals = array_validation.host_array(
+        "targets", targets, "real numbers", num_targets="any"
+    )
+    num_seeds = validation.check_int("num_seeds", num_seeds, minimum=2)
+    num_points = validation.check_int("num_points", num_points, minimum=2)
+    key, key_of_choice = jax.random.split(key)
+    keys = jax.random.split(key, num_seeds)
+    _check_times(delay, key, problem.num_workers)
+    times = np.linspace(0, seconds, num_points)
+    first = np.float64(problem.total_loss(problem.start))
+    least = np.float64(0 if solution is None else problem.total_loss(solution))
+
+    def run(method, keys, sizes):
+        runs = _run(
+            as_argument(delay),
+            problem,
+            solution,
+            times,
+            keys,
+            sizes,
+            method=method,
+            optimizer=optimizer,
+        )
+        runs = jax.device_get(runs)
+        return runs._replace(loss=(runs.loss - least) / (first - least))
+
+    def best_step(name, method):
+        """Returns the best step size on other seeds, as many runs at a time."""
+        pairs = np.repeat(np.arange(len(sizes)), _NUM_SEEDS_OF_CHOICE)
+        num_batches = -(-len(pairs) // num_seeds)
+        padded = np.resize(pairs, num_batches * num_seeds)
+        other_keys = jax.random.split(key_of_choice, _NUM_SEEDS_OF_CHOICE)
+        losses = []
+        for places in np.split(np.arange(len(padded)), num_batches):
+            some_keys = other_keys[places % _NUM_SEEDS_OF_CHOICE]
+            losses.append(run(method, some_keys, sizes[padded[places]]).loss)
+        by_size = np.concatenate(losses)[: len(pairs)].reshape(
+            len(sizes), -1, num_points
+        )
+        return sizes[_best_place(name, sizes, by_size, goals.min())]
+
+    chosen = []
+    results = []
+    with Progress(progress, 2 * len(methods)) as shown:
+        for name, method in methods.items():
+            chosen.append(best_step(name, method))
+            shown.advance()
+            results.append(run(method, keys, np.full(num_seeds, chosen[-1])))
+            _check_is_given(name, method, results[-1])
+            shown.advance()
+    runs = _Runs(*(np.stack(field) for field in zip(*results, strict=True)))
+    return Race(
+        methods=tuple(methods),
+        seconds=times,
+        loss=runs.loss,
+        distance=runs.distance,
+        num_updates=runs.num_updates,
+        step_sizes=np.array(chosen),
+        offered_step_sizes=sizes,
+        targets=tuple(goals.tolist()),
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("method", "optimizer"))
+def _run(
+    delay: Any,
+    problem: Problem,
+    solution: Any,
+    times: jax.Array,
+    keys: jax.Array,
+    step_sizes: jax.Array,
+    *,
+    method: AsynchronousRule | synchronous,
+    optimizer: Callable[[Any], optax.GradientTransformation],
+) -> _Runs:
+    """Runs a method for pairs of a key and a step size."""
+    delay = from_argument(delay)
+
+    def run(key, step_size):
+        shared = problem, delay, optimizer(step_size), key
+        if isinstance(method, AsynchronousRule):
+            cluster = AsynchronousCluster.of(method, *shared, num_times=_NUM_TIMES)
+        else:
+            cluster = SynchronousCluster(method, *shared)
+
+        def advance_until(state, time):
+            def is_next(state):
+                return cluster.next_end(state) <= time
+
+            state = jax.lax.while_loop(is_next, cluster.following, state)
+            distance = jnp.nan
+            if solution is not None:
+                gaps = jax.tree.map(jnp.subtract, state.params, solution)
+                distance = optax.tree.norm(gaps)
+            return state, (problem.total_loss(state.params), distance)
+
+        state, (losses, distances) = jax.lax.scan(advance_until, cluster.start(), times)
+        num_given = getattr(state, "num_given", state.num_updates)
+        return _Runs(losses, distances, state.num_updates, num_given)
+
+    return jax.vmap(run)(keys, step_sizes)
+
+
+def _best_place(name: str, sizes: np.ndarray, losses: np.ndarray, target: float) -> int:
+    """Returns the place of the step size that reaches a target first.
+
+    If none does, that of the lowest loss at the end. Losses are (step sizes, seeds, points).
+    """
+    is_finite = np.isfinite(losses).all(axis=(1, 2))
+    if not is_finite.any():
+        raise ValueError(
+            f"parameters of methods[{name!r}] become infinite at every step size; got "
+            f"{sizes.tolist()}. Pass smaller step_sizes"
+        )
+    places = np.mean(first_at(losses, target), axis=1)
+    last = np.mean(losses[..., -1], axis=1)
+    is_reached = is_finite & (places < losses.shape[-1])
+    if is_reached.any():
+        return int(np.argmin(np.where(is_reached, places, np.inf)))
+    return int(np.argmin(np.where(is_finite, last, np.inf)))
+
+
+def _check_methods(methods: Any, problem: Any) -> None:
+    validation.check_instance("methods", methods, Mapping)
+    validation.check_instance("problem", problem, Problem)
+    if not methods:
+        raise ValueError(f"methods must not be empty; got {methods}")
+    for name, method in methods.items():
+        if not isinstance(method, AsynchronousRule | synchronous):
+            raise TypeError(
+                f"methods[{name!r}] must be an asynchronous rule, or "
+                f"asynchronous.synchronous(code, wait); got {validation.in_short(method)}"
+            )
+        code = getattr(method, "code", None)
+        sizes = problem.num_workers, problem.num_parts
+        if code is not None and (code.num_workers, code.num_parts) != sizes:
+            raise ValueError(
+                f"the code of methods[{name!r}] must have the workers and parts of the "
+                f"problem, {sizes}; got {(code.num_workers, code.num_parts)}"
+            )
+
+
+def _check_times(delay: DelayModel, key: jax.Array, num_workers: int) -> None:
+    times = np.asarray(drawn_times(delay, key, num_workers, 8))
+    if not np.all(times > 0):
+        raise ValueError(
+            "times of delay must be positive, and infinity without a response; got "
+            f"{times.min()}"
+        )
+
+
+def _check_is_given(name: str, method: Any, runs: _Runs) -> None:
+    is_stuck = (runs.num_updates > 0) & (runs.num_given == 0)
+    if np.any(is_stuck):
+        raise ValueError(
+            f"methods[{name!r}] must give new parameters to workers that restart; got "
+            f"{runs.num_updates.max()} updates and no restart from {method}"
+        )

@@ -1,0 +1,126 @@
+"""Synchronous methods of a race: rounds of a code and a waiting rule."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxwgc._common import validation
+from jaxwgc.aggregate import coded_aggregate
+from jaxwgc.asynchronous._problem import Problem
+from jaxwgc.codes import GradientCode
+from jaxwgc.gradients import partial_value_and_grad
+from jaxwgc.simulation._rules import rule_of_code
+from jaxwgc.stragglers import DelayModel, delayed
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class synchronous:
+    """Rounds of `coded_aggregate`: a code, and a rule that ends the round.
+
+    `codes.uncoded` with `stragglers.fastest(n)` waits for all workers, with fewer it
+    ignores the others, and with memory their newest messages stand for missing ones.
+
+    Attributes:
+      code: Gradient code, with as many parts as the problem.
+      wait: Waiting rule, or a function of a code, e.g. `stragglers.until_decodable`.
+      late: What late workers do: `"cancelled"` or `"busy"`.
+      memory: Whether stored messages stand for missing ones.
+
+    Raises:
+      ValueError: If wait does not fit the code, or late is neither choice.
+      TypeError: If an argument has the wrong type.
+
+    Example:
+      >>> from jaxwgc import asynchronous, codes, stragglers
+      >>> method = asynchronous.synchronous(
+      ...     codes.fractional_repetition(4, num_stragglers=1),
+      ...     stragglers.until_decodable,
+      ... )
+      >>> method.wait
+      until_decodable(tolerance=0.001)
+    """
+
+    code: GradientCode
+    wait: Any
+    late: str = "cancelled"
+    memory: bool = False
+
+    def __post_init__(self):
+        GradientCode.check(self.code)
+        validation.check_choice("late", self.late, ("cancelled", "busy"))
+        validation.check_bool("memory", self.memory)
+        object.__setattr__(self, "wait", rule_of_code("wait", self.wait, self.code))
+
+
+class RoundState(NamedTuple):
+    """State of a synchronous cluster.
+
+    Attributes:
+      params: Parameters of the current round.
+      next_params: Those after it.
+      next_state: State of aggregator and optimizer after it.
+      end: When it ends; infinity if never.
+      num_updates: Number of rounds that have ended, int32.
+    """
+
+    params: Any
+    next_params: Any
+    next_state: Any
+    end: jax.Array
+    num_updates: jax.Array
+
+
+class SynchronousCluster:
+    """Workers that wait for the end of each round."""
+
+    def __init__(
+        self,
+        method: synchronous,
+        problem: Problem,
+        delay: DelayModel,
+        optimizer: optax.GradientTransformation,
+        key: jax.Array,
+    ):
+        key_of_model, self.key = jax.random.split(key)
+        model = delayed(delay, method.wait, late=method.late)
+        self.aggregator = coded_aggregate(
+            method.code, model, key_of_model, memory=method.memory
+        )
+        self.problem = problem
+        self.optimizer = optimizer
+
+    def start(self) -> RoundState:
+        """Returns the state at the start of the first round."""
+        params = jax.tree.map(jnp.asarray, self.problem.start)
+        states = self.aggregator.init(params), self.optimizer.init(params)
+        return self._begin(params, states, jnp.int32(0))
+
+    def next_end(self, state: RoundState) -> jax.Array:
+        """Returns when the current round ends."""
+        return state.end
+
+    def following(self, state: RoundState) -> RoundState:
+        """Returns the state after the current round."""
+        return self._begin(state.next_params, state.next_state, state.num_updates + 1)
+
+    def _begin(self, params: Any, states: Any, number: jax.Array) -> RoundState:
+        """Returns a new round, with what will follow it."""
+        aggregate_state, optimizer_state = states
+        parts = self.problem.parts_of_round(jax.random.fold_in(self.key, number))
+        _, gradients = partial_value_and_grad(self.problem.loss)(params, parts)
+        gradient, aggregate_state = self.aggregator.update(
+            gradients, aggregate_state, params
+        )
+        changes, optimizer_state = self.optimizer.update(
+            gradient, optimizer_state, params
+        )
+        return RoundState(
+            params=params,
+            next_params=optax.apply_updates(params, changes),
+            next_state=(aggregate_state, optimizer_state),
+            end=aggregate_state.elapsed,
+            num_updates=number,
+        )

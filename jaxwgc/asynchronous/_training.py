@@ -1,0 +1,268 @@
+"""Asynchronous training: a scan over the arrivals of gradients."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxwgc._common import array_validation, validation
+from jaxwgc.asynchronous._problem import Problem
+from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, by_worker
+from jaxwgc.stragglers import DelayModel
+
+
+class TrainingState(NamedTuple):
+    """State of a cluster whose workers do not wait for each other.
+
+    Attributes:
+      params: Newest parameters.
+      copies: Parameters that each worker was given, leaves (num_workers, ...).
+      optimizer_state: State of the optimizer.
+      rule_state: State of the rule.
+      given_at: Updates before each worker was given its parameters, int32
+        (num_workers,).
+      began: When each worker began its computation, (num_workers,).
+      finishes: When it will finish, (num_workers,); infinity if never.
+      num_begun: Computations that each worker has begun, int32 (num_workers,).
+      num_updates: Updates of the parameters, int32.
+      num_given: How often workers were given new parameters, int32.
+      time: When the last gradient arrived.
+    """
+
+    params: Any
+    copies: Any
+    optimizer_state: Any
+    rule_state: Any
+    given_at: jax.Array
+    began: jax.Array
+    finishes: jax.Array
+    num_begun: jax.Array
+    num_updates: jax.Array
+    num_given: jax.Array
+    time: jax.Array
+
+
+class Event(NamedTuple):
+    """What an arrival was: fields are scalars, or (num_arrivals,) for all of them.
+
+    Attributes:
+      time: When the gradient arrived; infinity if no worker responds any more.
+      worker: Index of its worker, int32.
+      staleness: Updates since the worker was given its parameters, int32.
+      is_update: Whether the parameters were updated, bool.
+    """
+
+    time: jax.Array
+    worker: jax.Array
+    staleness: jax.Array
+    is_update: jax.Array
+
+
+class AsynchronousCluster(NamedTuple):
+    """Workers that compute gradients of a problem, and what an arrival does.
+
+    Attributes:
+      rule: What follows an arrival.
+      problem: Loss and parts.
+      optimizer: Optimizer of the updates.
+      times: Seconds of the computations of each worker, (num_times, num_workers). A
+        worker with more computations repeats them.
+      key: PRNG key of the parts that are drawn.
+    """
+
+    rule: AsynchronousRule
+    problem: Problem
+    optimizer: optax.GradientTransformation
+    times: jax.Array
+    key: jax.Array
+
+    @classmethod
+    def of(
+        cls,
+        rule: AsynchronousRule,
+        problem: Problem,
+        delay: DelayModel,
+        optimizer: optax.GradientTransformation,
+        key: jax.Array,
+        num_times: int,
+    ) -> "AsynchronousCluster":
+        """Returns a cluster with times that are drawn from a delay model."""
+        key_of_times, key_of_parts = jax.random.split(key)
+        times = drawn_times(delay, key_of_times, problem.num_workers, num_times)
+        return cls(rule, problem, optimizer, times, key_of_parts)
+
+    def start(self) -> TrainingState:
+        """Returns the state in which all workers begin with the first parameters."""
+        num_workers = self.problem.num_workers
+        params = jax.tree.map(jnp.asarray, self.problem.start)
+        zeros = jnp.zeros(num_workers, jnp.int32)
+
+        def copied(leaf):
+            return jnp.broadcast_to(leaf, (num_workers, *leaf.shape))
+
+        return TrainingState(
+            params=params,
+            copies=jax.tree.map(copied, params),
+            optimizer_state=self.optimizer.init(params),
+            rule_state=self.rule.init(params, num_workers),
+            given_at=zeros,
+            began=jnp.zeros_like(self.times[0]),
+            finishes=self.times[0],
+            num_begun=zeros + 1,
+            num_updates=jnp.int32(0),
+            num_given=jnp.int32(0),
+            time=jnp.zeros_like(self.times[0, 0]),
+        )
+
+    def next_end(self, state: TrainingState) -> jax.Array:
+        """Returns when the next gradient arrives."""
+        return jnp.min(state.finishes)
+
+    def following(self, state: TrainingState) -> TrainingState:
+        """Returns the state after the next arrival."""
+        return self.advance(state)[0]
+
+    def advance(self, state: TrainingState) -> tuple[TrainingState, Event]:
+        """Returns the state after the next arrival, and what it was."""
+        worker = jnp.argmin(state.finishes).astype(jnp.int32)
+        now = state.finishes[worker]
+        number = state.num_begun[worker]
+        key = jax.random.fold_in(jax.random.fold_in(self.key, worker), number)
+        given = jax.tree.map(lambda leaf: leaf[worker], state.copies)
+        arrival = Arrival(
+            worker=worker,
+            gradient=self.problem.gradient(given, worker, key),
+            staleness=state.num_updates - state.given_at,
+            seconds=now - state.began[worker],
+        )
+        decision, rule_state = self.rule.decide(arrival, state.rule_state)
+        responds = jnp.isfinite(now)
+        is_update = decision.is_update & responds
+        restarts = decision.restarts & responds
+        changes, optimizer_state = self.optimizer.update(
+            decision.gradient, state.optimizer_state, state.params
+        )
+
+        def if_update(new, old):
+            return jnp.where(is_update, new, old)
+
+        params, optimizer_state = jax.tree.map(
+            if_update,
+            (optax.apply_updates(state.params, changes), optimizer_state),
+            (state.params, state.optimizer_state),
+        )
+        num_updates = state.num_updates + is_update
+
+        def given_anew(copies, newest):
+            return jnp.where(by_worker(restarts, copies), newest, copies)
+
+        begins = restarts | (arrival.is_worker & responds)
+        places = state.num_begun % len(self.times)
+        seconds = jnp.take_along_axis(self.times, places[None], axis=0)[0]
+        following = TrainingState(
+            params=params,
+            copies=jax.tree.map(given_anew, state.copies, params),
+            optimizer_state=optimizer_state,
+            rule_state=rule_state,
+            given_at=jnp.where(restarts, num_updates, state.given_at),
+            began=jnp.where(begins, now, state.began),
+            finishes=jnp.where(begins, now + seconds, state.finishes),
+            num_begun=state.num_begun + begins,
+            num_updates=num_updates,
+            num_given=state.num_given + jnp.sum(restarts, dtype=jnp.int32),
+            time=jnp.where(responds, now, state.time),
+        )
+        event = Event(
+            time=now,
+            worker=worker,
+            staleness=arrival.staleness[worker],
+            is_update=is_update,
+        )
+        return following, event
+
+
+def drawn_times(
+    delay: DelayModel, key: jax.Array, num_workers: int, num_times: int
+) -> jax.Array:
+    """Draws the times of consecutive computations, (num_times, num_workers)."""
+    loads = jnp.ones(num_workers)
+
+    def draw(state, key):
+        times, state = delay.sample(key, state, loads)
+        return state, times
+
+    keys = jax.random.split(key, num_times)
+    return jax.lax.scan(draw, delay.init(num_workers), keys)[1]
+
+
+def train(
+    rule: AsynchronousRule,
+    problem: Problem,
+    delay: DelayModel,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    num_arrivals: int,
+    num_times: int = 1024,
+) -> tuple[TrainingState, Event]:
+    """Trains with workers that do not wait for each other.
+
+    A worker computes a gradient at the parameters that it was given, for the time that
+    the delay model draws at load 1. The rule decides what follows its arrival. The j-th
+    computation of a worker takes its time in the j-th round of the delay model.
+
+    A pure function of the key: vmap it over keys, and jit it.
+
+    Args:
+      rule: Asynchronous rule, e.g. `asynchronous.every_arrival()`.
+      problem: Loss, parts, first parameters and number of workers.
+      delay: Delay model.
+      optimizer: Optimizer that gets the gradients of the rule: estimates of the
+        gradient of the total loss.
+      key: PRNG key of either kind.
+      num_arrivals: Number of arrivals.
+      num_times: Number of rounds of the delay model. A worker with more computations
+        repeats them.
+
+    Returns:
+      The last state, and the `Event` of each arrival, (num_arrivals,).
+
+    Raises:
+      ValueError: If num_arrivals or num_times is below 1.
+      TypeError: If an argument has the wrong type.
+
+    Example:
+      Ten gradients of four workers, one of which is slow:
+
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from jaxwgc import asynchronous, stragglers
+      >>> problem = asynchronous.Problem(
+      ...     loss=lambda params, part: jnp.sum((params - part) ** 2),
+      ...     parts=jnp.array([[1.0], [2.0], [3.0], [4.0]]),
+      ...     start=jnp.zeros(1),
+      ...     num_workers=4,
+      ... )
+      >>> law = stragglers.bernoulli_slowdown(probability=0.0, slowdown=1.0)
+      >>> state, events = asynchronous.train(
+      ...     asynchronous.ringleader(),
+      ...     problem,
+      ...     stragglers.unequal_speeds(law, [1, 1, 1, 0.25]),
+      ...     optax.sgd(0.05),
+      ...     jax.random.key(0),
+      ...     num_arrivals=20,
+      ... )
+      >>> int(state.num_updates), float(state.time)
+      (8, 5.0)
+    """
+    validation.check_instance("rule", rule, AsynchronousRule)
+    validation.check_instance("problem", problem, Problem)
+    validation.check_instance("delay", delay, DelayModel)
+    key = jnp.asarray(array_validation.check_key(key))
+    num_arrivals = validation.check_int("num_arrivals", num_arrivals, minimum=1)
+    num_times = validation.check_int("num_times", num_times, minimum=1)
+    cluster = AsynchronousCluster.of(rule, problem, delay, optimizer, key, num_times)
+
+    def advance(state, _):
+        return cluster.advance(state)
+
+    return jax.lax.scan(advance, cluster.start(), length=num_arrivals)

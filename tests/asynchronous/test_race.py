@@ -1,0 +1,152 @@
+"""The race of waiting, coding and asynchronous rules."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxwgc
+from jaxwgc import asynchronous, codes, stragglers
+
+KEY = jax.random.key(0)
+NUM_WORKERS = 4
+CENTERS = np.array([[1.0], [2.0], [3.0], [6.0]], np.float32)
+SOLUTION = CENTERS.mean(axis=0)
+LAW = stragglers.shifted_exponential(shift=1.0, rate=5.0)
+ONE_SLOW = stragglers.unequal_speeds(LAW, [1, 1, 1, 0.2])
+SIZES = [0.003, 0.01, 0.03, 0.1]
+
+
+def loss(params, part):
+    return jnp.sum((params - part) ** 2)
+
+
+PROBLEM = asynchronous.Problem(loss, CENTERS, np.zeros(1, np.float32), NUM_WORKERS)
+UNCODED = codes.uncoded(NUM_WORKERS)
+METHODS = {
+    "wait": asynchronous.synchronous(UNCODED, stragglers.fastest(4)),
+    "ignore": asynchronous.synchronous(UNCODED, stragglers.fastest(3)),
+    "stored": asynchronous.synchronous(
+        UNCODED, stragglers.fastest(3), late="busy", memory=True
+    ),
+    "every arrival": asynchronous.every_arrival(),
+    "ringleader": asynchronous.ringleader(),
+}
+
+
+def race(methods=METHODS, delay=ONE_SLOW, problem=PROBLEM, **options):
+    options = {"seconds": 100.0, "step_sizes": SIZES, "num_seeds": 4, **options}
+    options.setdefault("solution", SOLUTION)
+    return jaxwgc.race(methods, problem, delay, KEY, **options)
+
+
+@functools.cache
+def results():
+    return race()
+
+
+def test_rules_with_a_bias_do_not_reach_the_solution_of_parts_that_differ():
+    """The slow worker's part is far from the others."""
+    reached = results().times_to(0.001)
+    for name in ("wait", "stored", "ringleader"):
+        assert np.isfinite(reached[name]).all(), name
+    for name in ("ignore", "every arrival"):
+        assert np.isinf(reached[name]).all(), name
+
+
+def test_distances_belong_to_the_losses():
+    """Of this loss, relative losses are squares of relative distances."""
+    relative = results().distance / results().distance[..., :1]
+    np.testing.assert_allclose(results().loss, relative**2, atol=1e-5)
+    assert np.all(results().loss[..., 0] == 1)
+
+
+def test_rounds_take_the_time_of_the_slowest_worker():
+    """The updates of a race that waits are as many as its rounds."""
+    place = results().methods.index("wait")
+    rounds = results().num_updates[place]
+    assert np.all((rounds > 15) & (rounds < 20))
+
+
+def test_each_method_has_its_best_step():
+    """On one step size, a race gives no lower loss."""
+    best = results().loss[:, :, -1].mean(axis=1)
+    for size in SIZES:
+        alone = race(step_sizes=[size]).loss[:, :, -1].mean(axis=1)
+        assert np.all(best <= 2 * alone + 1e-5), size
+
+
+def test_the_table_has_times_and_marks():
+    text = str(results())
+    assert "race of 100" in text and "median of 4 seeds" in text
+    [row] = [line for line in text.splitlines() if line.startswith("every arrival")]
+    assert row.endswith("-")
+    figure = results().plot()
+    assert len(figure.axes[0].lines) == len(METHODS)
+
+
+def test_codes_of_every_kind_race_with_draws_from_all_parts():
+    """Their rounds draw parts, and so do the computations of others."""
+    problem = dataclasses.replace(PROBLEM, draws="all")
+    methods = {
+        "messages": asynchronous.synchronous(
+            codes.fractional_repetition(4, 1), stragglers.until_decodable
+        ),
+        "finished parts": asynchronous.synchronous(
+            codes.replicated(4, copies=2), stragglers.until_decodable
+        ),
+        "rennala": asynchronous.rennala(4),
+    }
+    raced = race(methods, problem=problem, seconds=300.0)
+    for name, losses in zip(raced.methods, raced.loss[..., -1], strict=True):
+        assert np.all(losses < 0.3), name
+
+
+def test_a_rule_that_waits_for_a_lost_worker_is_named():
+    delay = stragglers.empirical(np.array([[1.0, 1.2, 0.9, np.inf]]))
+    text = str(race({"ringleader": METHODS["ringleader"]}, delay=delay))
+    assert "ringleader makes no update: it waits for workers that never" in text
+
+
+@dataclasses.dataclass(frozen=True)
+class RestartsNobody(asynchronous.AsynchronousRule):
+    def decide(self, arrival, state):
+        nobody = jnp.zeros(NUM_WORKERS, bool)
+        return asynchronous.Decision(True, arrival.gradient, nobody), state
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"methods": {"mine": RestartsNobody()}},
+            r"methods\['mine'\] must give new parameters to workers that restart",
+        ),
+        (
+            {"step_sizes": [1e9], "methods": {"all": METHODS["every arrival"]}},
+            r"parameters of methods\['all'\] become infinite at every step size",
+        ),
+        ({"methods": {}}, "methods must not be empty"),
+        (
+            {
+                "methods": {
+                    "wait": asynchronous.synchronous(
+                        codes.uncoded(5), stragglers.fastest(5)
+                    )
+                }
+            },
+            r"code of methods\['wait'\] must have the workers and parts .*\(4, 4\)",
+        ),
+        (
+            {"delay": stragglers.empirical(np.zeros((3, 4)))},
+            "times of delay must be positive",
+        ),
+        ({"seconds": -1.0}, "seconds must be positive"),
+    ],
+)
+def test_races_that_cannot_be_run_are_rejected(options, message):
+    with pytest.raises(ValueError, match=message):
+        race(**options)
