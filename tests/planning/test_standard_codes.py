@@ -1,5 +1,6 @@
 """Codes that `jaxwgc.plan` compares by default."""
 
+import numpy as np
 import pytest
 
 from jaxwgc.planning import Candidates
@@ -16,6 +17,15 @@ def test_workers_have_up_to_eight_parts_while_all_are_at_most_512(
     replicated = next(standard_codes(num_workers, replications=[2], speeds=None))
     assert replicated.name == "replicated"
     assert replicated.code.num_parts == num_parts
+
+
+@pytest.mark.parametrize("replications", [[1], [1, 2]])
+def test_workers_of_unequal_speed_have_copies_only_if_they_are_compared(replications):
+    speeds = np.array([1.0, 1.0, 0.5, 0.5])
+    names = [code.name for code in standard_codes(4, replications, speeds)]
+    assert "uncoded by speed" in names
+    has_copies = "replicated by speed" in names
+    assert has_copies == (2 in replications)
 
 
 def test_parts_have_one_copy_or_more_by_default():
