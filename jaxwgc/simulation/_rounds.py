@@ -20,7 +20,6 @@ from jaxwgc.simulation._program_arguments import (
     with_one_decoder,
 )
 from jaxwgc.stragglers import DelayModel, WaitingRule, delayed
-from jaxwgc.stragglers._models import DelayOfParts
 from jaxwgc.stragglers._part_times import check_part_times
 from jaxwgc.stragglers._until_decodable import UntilDecodable
 
@@ -130,11 +129,6 @@ def _draw(delay: Any, keys: jax.Array, loads: Loads) -> tuple[jax.Array, jax.Arr
 
     def run(keys):
         def step(state, key):
-            if num_parts > 1 and isinstance(delay, DelayOfParts):
-                # The last time of parts is the finish time by definition.
-                part_times, next_state = delay.part_times(key, state, *loads)
-                part_times = promoted(part_times)
-                return next_state, (part_times[:, -1], part_times)
             drawn = delay.sample(key, state, loads.loads)
             _check_drawn(drawn, num_workers)
             times, next_state = drawn
