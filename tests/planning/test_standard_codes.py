@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxwgc.planning import Candidates
-from jaxwgc.planning._candidates import standard_codes
+from jaxwgc.planning._candidates import speeds_of, standard_codes
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,10 @@ def test_workers_of_unequal_speed_have_copies_only_if_they_are_compared(replicat
 
 def test_parts_have_one_copy_or_more_by_default():
     assert list(Candidates().copies(3)) == [1, 2, 3]
+
+
+def test_workers_that_rarely_respond_have_no_speed():
+    times = np.random.default_rng(0).uniform(1, 1.1, size=(20, 50, 4)) * [1, 1, 2, 2]
+    np.testing.assert_allclose(speeds_of(times, 1000), [0.95, 0.95, 0.48, 0.48], 0.02)
+    times[:, :30, 3] = np.inf
+    assert speeds_of(times, 1000) is None
