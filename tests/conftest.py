@@ -25,6 +25,10 @@ for profile, max_examples in {"default": 200, "thorough": 20_000}.items():
 # Only newer versions of Hypothesis apply a profile of this name when it is registered.
 settings.load_profile("default")
 
+# Traced and compiled functions are millions of objects that stay. To look through them
+# for garbage as often as Python does takes a tenth of the time.
+gc.set_threshold(100_000, 20, 20)
+
 # A process may have 65,530 memory mappings on Linux, and JAX needs about 13 for every
 # compiled function that it keeps; beyond that, it can compile no more.
 MAX_MAPPINGS = 50_000

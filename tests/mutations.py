@@ -8,18 +8,19 @@
 Works in copies of the tree. First runs each file of tests once, and notes which
 functions it executes; that takes as long as all tests, and is kept beside the
 environment. A fault is then tried on the files that execute its function, the fastest
-first, but on no more than take `--seconds` together without a fault. Prints a line per
-fault: the line of code, what it became, and the first test that failed or SURVIVED. A
-test that takes longer than two minutes counts as failed. Module-level constants,
-annotations, decorators and messages of errors have no faults. Tests of real processes,
-of experiments and of pages are not run.
+first, but on no more than take `--seconds` together without a fault. With FAULTS, the
+file that caught a fault earlier is first. Prints a line per fault: the line of code,
+what it became, and the first test that failed or SURVIVED. A test that takes longer
+than two minutes counts as failed. Module-level constants, annotations, decorators and
+messages of errors have no faults. Only tests of every day are run, but those of real
+processes, of experiments and of pages.
 """
 
 import argparse
 import ast
 import concurrent.futures
-import contextlib
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -29,6 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 # Start processes, run experiments, or read pages: minutes each.
 SKIPPED = """**/test_ray*.py **/test_several_machines.py experiments/*.py
@@ -36,8 +38,13 @@ SKIPPED = """**/test_ray*.py **/test_several_machines.py experiments/*.py
     test_profiles.py test_devices.py test_layers.py"""
 # What the tests import or read.
 COPIED = "jaxwgc tests experiments docs README.md pyproject.toml"
-PYTEST = """-m pytest -qx -p no:cacheprovider -o faulthandler_timeout=120
-    -o faulthandler_exit_on_timeout=true"""
+PYTEST = [
+    *"""-m pytest -qx -p no:cacheprovider -o faulthandler_timeout=120
+    -o faulthandler_exit_on_timeout=true -m""".split(),
+    "not weekly",
+]
+# Exit codes of pytest if all tests pass, or none is of every day.
+PASSED = 0, 5
 # What is replaced, as a regular expression, and by what.
 SWAPS = """+ -, - +, * /, / *, ** *, // *, % //, & |, | &, << >>, and or, or and,
     == !=, != ==, < >, <= >, > <, >= <, < <=, <= <, > >=, >= >, is is not, in not in"""
@@ -73,20 +80,41 @@ def reduced(source):
     return ast.dump(tree)
 
 
-def faults_of(path):
-    """Yields name, file and changed source of each fault of a file."""
+class Place(NamedTuple):
+    """A place of the library that may get a fault."""
+
+    path: pathlib.Path
+    line: int
+    source: str
+    changed: str
+
+    def __str__(self):
+        old, new = (text.splitlines()[self.line - 1].strip() for text in self[2:])
+        return f"{self.path}:{self.line}: {old}  ->  {new}"
+
+    def is_fault(self):
+        """Returns whether the changed program does something else."""
+        try:
+            return reduced(self.changed) != reduced(self.source)
+        except SyntaxError:
+            return False
+
+
+def places_of(path):
+    """Yields the places of a file that may get a fault."""
     source = path.read_text()
-    expected = reduced(source)
     for pattern, new in FAULTS.items():
         for hit in re.finditer(pattern, source):
+            line = source.count("\n", 0, hit.start()) + 1
             after = new if isinstance(new, str) else new(hit)
             changed = source[: hit.start()] + after + source[hit.end() :]
-            with contextlib.suppress(SyntaxError):
-                if reduced(changed) != expected:
-                    line = source.count("\n", 0, hit.start())
-                    lines = (text.splitlines()[line] for text in (source, changed))
-                    name = "  ->  ".join(map(str.strip, lines))
-                    yield f"{path}:{line + 1}: {name}", path, changed
+            yield Place(path, line, source, changed)
+
+
+def drawn(places, count, seed):
+    """Returns random places that are faults."""
+    random.Random(seed).shuffle(places)
+    return [*itertools.islice(filter(Place.is_fault, places), count)]
 
 
 def all_tests():
@@ -101,7 +129,9 @@ def execute(test, kept):
     noted = kept / f"{'.'.join(test.with_suffix('').parts)}.json"
     if not noted.exists():
         flags = ["-p", "tests.executed", "--executed", noted, test]
-        subprocess.run([sys.executable, *PYTEST.split(), *flags], check=True)
+        done = subprocess.run([sys.executable, *PYTEST, *flags])
+        if done.returncode not in PASSED:
+            raise SystemExit(f"{test} fails without a fault")
     return test, json.loads(noted.read_text())
 
 
@@ -135,9 +165,8 @@ def function_at(source, line):
 
 def tests_of(fault, runs, seconds):
     """Returns the files of tests that execute the function of a fault, in order."""
-    name, path, changed = fault
-    line = int(name.split(":")[1])
-    function = function_at(path.read_text(), line)
+    path = fault.path
+    function = function_at(fault.source, fault.line)
 
     def is_executed(run):
         if function:
@@ -164,21 +193,20 @@ def run_tests(tree, path, source, tests):
     """
     target = pathlib.Path(tree, path)
     kept = target.read_text()
-    command = [sys.executable, *PYTEST.split(), *tests]
+    command = [sys.executable, *PYTEST, *tests]
     try:
         target.write_text(source)
         done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     finally:
         target.write_text(kept)
-    return done.returncode == 0, done.stdout
+    return done.returncode in PASSED, done.stdout
 
 
 def outcome(tree, fault, tests):
     """Returns the first test that fails because of a fault, in words."""
-    _, path, changed = fault
     if not tests:
         return "SURVIVED, no test executes it"
-    passes, printed = run_tests(tree, path, changed, tests)
+    passes, printed = run_tests(tree, fault.path, fault.changed, tests)
     if passes:
         return "SURVIVED"
     failed = re.search(r"^(?:FAILED|ERROR) (\S+)", printed, re.MULTILINE)
@@ -191,14 +219,21 @@ def change_of(name):
     return place.partition(":")[0], change.partition("  by ")[0].partition("  SURV")[0]
 
 
-def earlier(faults, report):
-    """Returns the faults of an earlier run, wherever their lines are now."""
+def earlier(places, report):
+    """Returns the faults of an earlier run, wherever their lines are now.
+
+    Beside each is the file of tests that caught it, or None.
+    """
     lines = re.findall(r"^\d+/\d+ (jaxwgc/.*)", report.read_text(), re.MULTILINE)
-    wanted = {change_of(line) for line in lines}
-    found = {change_of(fault[0]): fault for fault in faults}
-    for path, change in sorted(wanted - found.keys()):
+    wanted = {}
+    for line in lines:
+        caught_by = re.search(r"  by (tests/[\w/]+\.py)", line)
+        wanted[change_of(line)] = caught_by and pathlib.Path(caught_by[1])
+    changes = ((change_of(str(place)), place) for place in places)
+    found = {change: place for change, place in changes if change in wanted}
+    for path, change in sorted(wanted.keys() - found.keys()):
         print(f"GONE {path}: {change}")
-    return [found[change] for change in sorted(wanted & found.keys())]
+    return [(found[change], wanted[change]) for change in sorted(found)]
 
 
 def arguments():
@@ -220,21 +255,24 @@ def main():
     files = tuple(place.partition(":")[0] for place in options.places)
     paths = sorted(pathlib.Path("jaxwgc").rglob("*.py"))
     paths = [path for path in paths if str(path).startswith(files)]
-    faults = [fault for path in paths for fault in faults_of(path)]
-    faults = [fault for fault in faults if fault[0].startswith(tuple(options.places))]
+    places = [place for path in paths for place in places_of(path)]
+    places = [place for place in places if str(place).startswith(tuple(options.places))]
     if options.faults:
-        chosen = earlier(faults, options.faults)
+        chosen = earlier(places, options.faults)
     else:
-        count = min(options.count, len(faults))
-        chosen = random.Random(options.seed).sample(faults, count)
+        count = options.count
+        chosen = [(fault, None) for fault in drawn(places, count, options.seed)]
     caught = 0
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as tree:
         subprocess.run(["cp", "-rp", *COPIED.split(), tree], check=True)
-        for number, fault in enumerate(chosen, 1):
-            result = outcome(tree, fault, tests_of(fault, runs, options.seconds))
+        for number, (fault, caught_by) in enumerate(chosen, 1):
+            tests = tests_of(fault, runs, options.seconds)
+            if caught_by and caught_by.exists():
+                tests = [caught_by, *(test for test in tests if test != caught_by)]
+            result = outcome(tree, fault, tests)
             caught += result.startswith("by")
-            print(f"{number}/{len(chosen)} {fault[0]}  {result}", flush=True)
+            print(f"{number}/{len(chosen)} {fault}  {result}", flush=True)
     seconds = (time.monotonic() - start) / max(len(chosen), 1)
     print(f"{caught} of {len(chosen)} caught, {seconds:.0f} s a fault")
 

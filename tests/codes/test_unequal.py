@@ -258,6 +258,15 @@ def test_expected_error_rejects_wrong_numbers(arguments, message):
         expected_error(code, **{"straggler_probabilities": 0.1, **arguments})
 
 
+def test_smallest_correlation_of_partial_gradients_is_allowed():
+    """Their sum is then zero, and so is the error without a response."""
+    code = codes.unequal([0.1, 0.2, 0.5], 3)
+    result = expected_error(code, [1.0, 1.0, 1.0], correlation=-0.5)
+    assert result.squared_error == pytest.approx(0, abs=1e-12)
+    with pytest.raises(ValueError, match="correlation must be from -1 / "):
+        expected_error(code, [1.0, 1.0, 1.0], correlation=-0.51)
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [

@@ -205,6 +205,8 @@ def test_parts_that_are_loaded():
     rule = r"parts must be alike; got one of float32\[2, 3\] and one of float32\[1"
     with pytest.raises(ValueError, match=rule):
         place(lambda index: PARTS[index][: 1 + (index < 3)])
+    with pytest.raises(ValueError, match=r"one of float32\[1, 3\] and one of float32"):
+        place(lambda index: PARTS[index][: 1 + (index > 0)])
     with pytest.raises(ZeroDivisionError):
         place(lambda index: 1 / 0)
 

@@ -211,10 +211,18 @@ def test_live_shows_the_workers_that_are_ready_and_slow(capsys):
         pass
     assert "1 of 2 workers are ready" in capsys.readouterr().out
     state = TrainingState(None, None, jax.random.key(0), 1)
-    shown = live_table(16, 2, lambda: slots, lambda: straggler_report(times))
-    with shown as [show]:
+    num_shown = []
+    reported_at = []
+
+    def make_report():
+        reported_at.append(len(num_shown))
+        return straggler_report(times)
+
+    with live_table(16, 2, lambda: slots, make_report) as [show]:
         for _ in range(8):
+            num_shown.append(1)
             show(Progress(state, compute(None, 1, None), 1.0, False))
+    assert reported_at == [8]
     text = capsys.readouterr().out
     assert "chronic" in text and "2.86" in text
     assert "Check or replace worker 1: " in " ".join(text.split())

@@ -1,9 +1,10 @@
 """Codes that `jaxwgc.plan` compares by default."""
 
+import numpy as np
 import pytest
 
 from jaxwgc.planning import Candidates
-from jaxwgc.planning._candidates import standard_codes
+from jaxwgc.planning._candidates import speeds_of, standard_codes
 
 
 @pytest.mark.parametrize(
@@ -18,5 +19,21 @@ def test_workers_have_up_to_eight_parts_while_all_are_at_most_512(
     assert replicated.code.num_parts == num_parts
 
 
+@pytest.mark.parametrize("replications", [[1], [1, 2]])
+def test_workers_of_unequal_speed_have_copies_only_if_they_are_compared(replications):
+    speeds = np.array([1.0, 1.0, 0.5, 0.5])
+    names = [code.name for code in standard_codes(4, replications, speeds)]
+    assert "uncoded by speed" in names
+    has_copies = "replicated by speed" in names
+    assert has_copies == (2 in replications)
+
+
 def test_parts_have_one_copy_or_more_by_default():
     assert list(Candidates().copies(3)) == [1, 2, 3]
+
+
+def test_workers_that_rarely_respond_have_no_speed():
+    times = np.random.default_rng(0).uniform(1, 1.1, size=(20, 50, 4)) * [1, 1, 2, 2]
+    np.testing.assert_allclose(speeds_of(times, 1000), [0.95, 0.95, 0.48, 0.48], 0.02)
+    times[:, :30, 3] = np.inf
+    assert speeds_of(times, 1000) is None

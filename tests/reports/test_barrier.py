@@ -117,3 +117,8 @@ def test_missing_responses_do_not_hide_a_barrier():
     times[np.random.default_rng(1).random(times.shape) < 0.1] = np.nan
     times[:, 7] = np.nan
     assert jaxwgc.straggler_report(times).after_barrier
+
+
+def test_two_workers_show_a_barrier():
+    times = after_barrier(busy_times(0)[:, :2], 0.001)
+    assert jaxwgc.straggler_report(times).after_barrier

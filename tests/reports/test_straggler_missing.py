@@ -239,6 +239,12 @@ def test_a_worker_is_compared_in_rounds_with_others_only():
     assert "One worker responded alone in 75 of 400 rounds" in report.advice
 
 
+def test_few_rounds_with_one_response_are_not_named():
+    times = trace(0, num_rounds=100)
+    times[::50, 1:] = np.nan
+    assert "alone" not in jaxwgc.straggler_report(times).advice
+
+
 def test_stalls_are_counted_per_response():
     """A worker that responds rarely stalls no more often in all, but per response."""
     generator = np.random.default_rng(0)

@@ -899,6 +899,19 @@ def test_times_of_padding_are_not_checked():
         compare(delays=delays, num_trials=4000)
 
 
+class EarlyTimes(stragglers.DelayModel):
+    """Half a second, and less than nothing for the last worker."""
+
+    def sample(self, key, state, loads):
+        return jnp.full(len(loads), 0.5).at[-1].set(-0.5), state
+
+
+def test_times_that_are_named_as_invalid_are_below_zero():
+    delays = {"early": EarlyTimes()}
+    with pytest.raises(ValueError, match=r"delays\['early'\] returned -0.5"):
+        compare(delays=delays)
+
+
 def compare(**changes):
     arguments = {
         "codes": {"uncoded": CODES["uncoded"]},

@@ -60,3 +60,14 @@ def test_notebooks_without_widgets_show_no_bar(monkeypatch):
         num_trials=10,
     )
     assert not bars
+
+
+def test_widgets_show_no_bar_outside_of_notebooks(monkeypatch):
+    """Though ipywidgets is installed."""
+    monkeypatch.setattr(study_progress, "_is_installed", lambda module: True)
+    monkeypatch.setattr(study_progress, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    bars = []
+    monkeypatch.setattr(rich.progress, "Progress", lambda *_, **__: bars.append(1))
+    jaxwgc.monte_carlo(jax.random.bits, KEY, 10, 4)
+    assert not bars
