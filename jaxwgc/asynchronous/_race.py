@@ -266,7 +266,8 @@ def _check_methods(methods: Any, problem: Any) -> None:
         if not isinstance(method, AsynchronousRule | synchronous):
             raise TypeError(
                 f"methods[{name!r}] must be an asynchronous rule, or "
-                f"asynchronous.synchronous(code, wait); got {validation.in_short(method)}"
+                "asynchronous.synchronous(code, wait); got "
+                f"{validation.in_short(method)}"
             )
         code = getattr(method, "code", None)
         sizes = problem.num_workers, problem.num_parts

@@ -126,7 +126,7 @@ class Race:
 
 
 def first_at(losses: np.ndarray, target: float) -> np.ndarray:
-    """Returns the first point with a loss up to a target; their number if there is none."""
+    """Returns the first point with a loss up to a target, or the number of points."""
     is_there = losses <= target
     return np.where(is_there.any(-1), is_there.argmax(-1), losses.shape[-1])
 

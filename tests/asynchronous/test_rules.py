@@ -1,4 +1,4 @@
-"""Asynchronous rules against an event simulation in NumPy, and against laws of theirs."""
+"""Asynchronous rules against an event simulation in NumPy, and against laws."""
 
 import dataclasses
 import functools
@@ -159,7 +159,8 @@ def test_throughput_of_workers_that_never_wait_is_the_sum_of_their_rates(name):
 def test_time_per_step_of_rennala_is_that_of_the_last_gradient_it_collects():
     """All workers begin with each step: with size n of equal speeds, it is one round."""
     table = tables()[:1].astype(np.float32)
-    _, events = jax.device_get(trained(RULES["rennala"][0], table, problem(np.float32)))
+    rule, _ = RULES["rennala"]
+    _, events = jax.device_get(trained(rule, table, problem(np.float32)))
     ends = events.time[0][events.is_update[0]]
     # Collections of four gradients, which begin at the end of the one before.
     counts = np.diff(np.flatnonzero(events.is_update[0]))
