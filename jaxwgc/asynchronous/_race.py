@@ -32,13 +32,13 @@ class _Runs(NamedTuple):
       loss: Total loss, (runs, points).
       distance: Distance to the solution, (runs, points); NaN without one.
       num_updates: Number of updates, (runs,).
-      num_given: How often workers were given new parameters, (runs,).
+      last_given: Last update at which a worker was given new parameters, (runs,).
     """
 
     loss: jax.Array
     distance: jax.Array
     num_updates: jax.Array
-    num_given: jax.Array
+    last_given: jax.Array
 
 
 def race(
@@ -232,8 +232,8 @@ def _run(
             return state, (problem.total_loss(state.params), distance)
 
         state, (losses, distances) = jax.lax.scan(advance_until, cluster.start(), times)
-        num_given = getattr(state, "num_given", state.num_updates)
-        return _Runs(losses, distances, state.num_updates, num_given)
+        last_given = jnp.max(getattr(state, "given_at", state.num_updates))
+        return _Runs(losses, distances, state.num_updates, last_given)
 
     return jax.vmap(run)(keys, step_sizes)
 
@@ -288,7 +288,7 @@ def _check_times(delay: DelayModel, key: jax.Array, num_workers: int) -> None:
 
 
 def _check_is_given(name: str, method: Any, runs: _Runs) -> None:
-    is_stuck = (runs.num_updates > 0) & (runs.num_given == 0)
+    is_stuck = (runs.num_updates > 0) & (runs.last_given == 0)
     if np.any(is_stuck):
         raise ValueError(
             f"methods[{name!r}] must give new parameters to workers that restart; got "

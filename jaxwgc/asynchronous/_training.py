@@ -26,7 +26,6 @@ class TrainingState(NamedTuple):
       finishes: When it will finish, (num_workers,); infinity if never.
       num_begun: Computations that each worker has begun, int32 (num_workers,).
       num_updates: Updates of the parameters, int32.
-      num_given: How often workers were given new parameters, int32.
       time: When the last gradient arrived.
     """
 
@@ -39,7 +38,6 @@ class TrainingState(NamedTuple):
     finishes: jax.Array
     num_begun: jax.Array
     num_updates: jax.Array
-    num_given: jax.Array
     time: jax.Array
 
 
@@ -111,7 +109,6 @@ class AsynchronousCluster(NamedTuple):
             finishes=self.times[0],
             num_begun=zeros + 1,
             num_updates=jnp.int32(0),
-            num_given=jnp.int32(0),
             time=jnp.zeros_like(self.times[0, 0]),
         )
 
@@ -170,7 +167,6 @@ class AsynchronousCluster(NamedTuple):
             finishes=jnp.where(begins, now + seconds, state.finishes),
             num_begun=state.num_begun + begins,
             num_updates=num_updates,
-            num_given=state.num_given + jnp.sum(restarts, dtype=jnp.int32),
             time=jnp.where(responds, now, state.time),
         )
         event = Event(

@@ -157,7 +157,7 @@ def test_throughput_of_workers_that_never_wait_is_the_sum_of_their_rates(name):
 
 
 def test_time_per_step_of_rennala_is_that_of_the_last_gradient_it_collects():
-    """All workers begin with each step: with size n of equal speeds, it is one round."""
+    """All workers begin with each step."""
     table = tables()[:1].astype(np.float32)
     rule, _ = RULES["rennala"]
     _, events = jax.device_get(trained(rule, table, problem(np.float32)))
