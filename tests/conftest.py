@@ -201,6 +201,11 @@ def make_key(request):
     return getattr(jax.random, request.param)
 
 
+def weekly(*values):
+    """A case of `parametrize` that is not run every day."""
+    return pytest.param(*values, marks=pytest.mark.weekly)
+
+
 def bools(rows):
     """A matrix, from its rows as words of zeros and ones."""
     return np.array([list(row) for row in rows.split()]) == "1"

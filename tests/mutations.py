@@ -89,7 +89,8 @@ class Place(NamedTuple):
     changed: str
 
     def __str__(self):
-        old, new = (text.splitlines()[self.line - 1].strip() for text in self[2:])
+        old = self.source.splitlines()[self.line - 1].strip()
+        new = self.changed.splitlines()[self.line - 1].strip()
         return f"{self.path}:{self.line}: {old}  ->  {new}"
 
     def is_fault(self):

@@ -11,6 +11,7 @@ import pytest
 import jaxwgc
 from jaxwgc import codes
 from tests import oracles
+from tests.conftest import weekly
 from tests.paths import wide
 from tests.zoo import weekly_unless
 
@@ -158,9 +159,7 @@ def test_nearly_decoded_rounds_agree():
         daily=["reed_solomon", "cyclic_mds", "communication_efficient", "bernoulli"],
     ),
 )
-@pytest.mark.parametrize(
-    "x64", [False, pytest.param(True, marks=pytest.mark.weekly)], ids=["32", "64"]
-)
+@pytest.mark.parametrize("x64", [False, weekly(True)], ids=["32", "64"])
 def test_weights_do_not_depend_on_the_batch(name, x64):
     """They differ by rounding, times the condition number."""
     code = CODES[name]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.catalogue.codes import CODES
-from tests.conftest import every_pattern
+from tests.conftest import every_pattern, weekly
 
 KEY = jax.random.key(0)
 
@@ -21,10 +21,7 @@ def every_code(names):
 
 def weekly_unless(names, daily):
     """Names of codes as parameters, of which only some are daily."""
-    return [
-        name if name in daily else pytest.param(name, marks=pytest.mark.weekly)
-        for name in names
-    ]
+    return [name if name in daily else weekly(name) for name in names]
 
 
 def patterns(num_workers, numbers):

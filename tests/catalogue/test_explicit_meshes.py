@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.conftest import printed_by, start_on_devices
+from tests.conftest import printed_by, start_on_devices, weekly
 
 PROGRAM = """
 import sys
@@ -67,9 +67,7 @@ print("all good")
 """
 
 
-@pytest.mark.parametrize(
-    "how", ["traced", pytest.param("computed", marks=pytest.mark.weekly)]
-)
+@pytest.mark.parametrize("how", ["traced", weekly("computed")])
 def test_rows_on_an_explicit_mesh_give_the_same_results(how):
     """Axes that do not fit are errors when a function is traced.
 

@@ -13,6 +13,7 @@ import pytest
 
 from jaxwgc import GradientCode, codes, stragglers
 from jaxwgc.distributed import RayCluster, Timeouts, Verification
+from tests.conftest import weekly
 from tests.distributed import batch_tasks
 from tests.distributed.batch_tasks import Examples, RowsOfFile, loss
 
@@ -152,8 +153,8 @@ ERRORS = {
     ("code", "changes"),
     [
         (ON_REQUEST, ["changed", "raising"]),
-        pytest.param(ONE_MESSAGE, [*ERRORS], marks=pytest.mark.weekly),
-        pytest.param(ON_REQUEST, [*ERRORS], marks=pytest.mark.weekly),
+        weekly(ONE_MESSAGE, [*ERRORS]),
+        weekly(ON_REQUEST, [*ERRORS]),
     ],
 )
 def test_bad_batches_end_training_and_lose_nothing(code, changes, tmp_path):

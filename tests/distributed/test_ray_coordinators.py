@@ -15,6 +15,7 @@ import jax
 import psutil
 import pytest
 
+from tests.conftest import weekly
 from tests.distributed import ray_coordinator, ray_processes
 
 pytest.importorskip("ray")
@@ -98,7 +99,7 @@ def test_stopped_coordinators_resume_and_leave_no_process(tmp_path):
 @pytest.mark.parametrize(
     "line",
     [
-        pytest.param("starting Ray on this machine", marks=pytest.mark.weekly),
+        weekly("starting Ray on this machine"),
         "starting 2 workers",
     ],
 )

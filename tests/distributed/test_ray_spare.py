@@ -11,6 +11,7 @@ from jaxwgc import codes
 from jaxwgc.distributed import RayCluster, Timeouts
 from jaxwgc.distributed.ray import _actors, _launcher, _session
 from jaxwgc.distributed.ray._events import Launch
+from tests.conftest import weekly
 from tests.distributed.ray_processes import repeat_until
 from tests.distributed.ray_tasks import squares
 from tests.distributed.simulated import SimulatedLauncher, SimulatedRay, message_layout
@@ -184,8 +185,8 @@ def test_the_spare_process_is_off_if_it_would_claim_more_resources(
     "fault",
     [
         None,
-        pytest.param(signal.SIGKILL, marks=pytest.mark.weekly),
-        pytest.param(signal.SIGSTOP, marks=pytest.mark.weekly),
+        weekly(signal.SIGKILL),
+        weekly(signal.SIGSTOP),
     ],
 )
 def test_worker_comes_back(caplog, monkeypatch, fault):

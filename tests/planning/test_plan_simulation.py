@@ -209,11 +209,13 @@ def simulate(choice, unit_times, decoder):
     """
     if choice.late == "cancelled" and unit_times.shape[1] > 1:
         # Rounds do not depend on each other, so that all are first rounds of clusters.
-        shape = unit_times.shape[:2]
-        of_rounds = simulate(
-            choice, unit_times.reshape(-1, 1, unit_times.shape[2]), decoder
-        )
-        return Rounds(*(array.reshape(*shape, *array.shape[2:]) for array in of_rounds))
+        clusters_and_rounds = unit_times.shape[:2]
+        first_rounds = unit_times.reshape(-1, 1, unit_times.shape[2])
+
+        def by_cluster(array):
+            return array.reshape(clusters_and_rounds + array.shape[2:])
+
+        return jax.tree.map(by_cluster, simulate(choice, first_rounds, decoder))
     code = choice.code
     num_parts = np.asarray(code.assignment).sum(axis=1)
     loads = num_parts * code.num_workers / code.num_parts

@@ -7,6 +7,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc.reports import Kind
+from tests.conftest import weekly
 
 
 def trace(seed, slowdowns, num_rounds=300, noise=0.1):
@@ -143,9 +144,7 @@ def random_trace(seed):
     return noise * np.where(is_slow, generator.uniform(1.3, 4), 1), is_slow
 
 
-@pytest.mark.parametrize(
-    "num_traces", [200, pytest.param(1000, marks=pytest.mark.weekly)]
-)
+@pytest.mark.parametrize("num_traces", [200, weekly(1000)])
 def test_advice_misses_no_saving_of_random_speeds(num_traces):
     """It names workers of the other speed only by chance."""
     num_wrong = 0

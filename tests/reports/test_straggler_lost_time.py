@@ -5,6 +5,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc.reports._lost_time import last_workers
+from tests.conftest import weekly
 
 # Of 100 reports, 5% may name any worker: 11 with a probability of 1%.
 MOST_OF_100 = 10
@@ -69,10 +70,10 @@ def test_share_of_the_time_lost_is_that_of_the_column():
         ("pareto", 300),
         ("normal", 30),
         ("correlated", 300),
-        pytest.param("exponential", 300, marks=pytest.mark.weekly),
-        pytest.param("pareto", 30, marks=pytest.mark.weekly),
-        pytest.param("normal", 300, marks=pytest.mark.weekly),
-        pytest.param("correlated", 30, marks=pytest.mark.weekly),
+        weekly("exponential", 300),
+        weekly("pareto", 30),
+        weekly("normal", 300),
+        weekly("correlated", 30),
     ],
 )
 def test_no_equal_worker_is_named(law, num_rounds):
@@ -96,9 +97,7 @@ def test_no_equal_worker_is_named(law, num_rounds):
     assert num_named <= MOST_OF_100
 
 
-@pytest.mark.parametrize(
-    "num_rounds", [50, 300, pytest.param(2000, marks=pytest.mark.weekly)]
-)
+@pytest.mark.parametrize("num_rounds", [50, 300, weekly(2000)])
 @pytest.mark.parametrize("law", ["exponential", "normal"])
 def test_none_of_two_equal_workers_is_to_be_measured_further(num_rounds, law):
     """One of them is last in more than half of the rounds, nearly always."""

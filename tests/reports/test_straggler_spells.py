@@ -5,6 +5,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc.reports import Kind
+from tests.conftest import weekly
 
 
 def two_states(generator, shape, to_slow, to_fast, noise=0.1):
@@ -30,7 +31,7 @@ def num_alarms(traces):
         (0.01, 0.2, 8),
         (0.05, 0.2, 32),
         *(
-            pytest.param(*case, marks=pytest.mark.weekly)
+            weekly(*case)
             for case in [
                 (0.01, 0.2, 32),
                 (0.02, 0.2, 8),

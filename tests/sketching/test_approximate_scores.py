@@ -10,6 +10,7 @@ import sklearn.datasets
 from jaxwgc.sketching import LinearOperator, approximate_leverage_scores
 from jaxwgc.sketching._scores import _approximate_scores
 from tests import oracles
+from tests.conftest import weekly
 from tests.sketching.zoo import KEY
 
 NUM_ROWS = 4000
@@ -143,8 +144,8 @@ def operator_of(matrix, sketch=None):
     [
         (False, 0.5),
         (True, 0.2),
-        pytest.param(False, 0.2, marks=pytest.mark.weekly),
-        pytest.param(True, 0.5, marks=pytest.mark.weekly),
+        weekly(False, 0.2),
+        weekly(True, 0.5),
     ],
 )
 def test_operators_have_the_scores_of_their_arrays(has_sketch, epsilon, with_x64):

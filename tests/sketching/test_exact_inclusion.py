@@ -10,6 +10,7 @@ from jaxwgc.sketching._samplers._exact_inclusion import (
     poisson_rows,
     systematic_rows,
 )
+from tests.conftest import weekly
 from tests.oracles import check_counts
 
 
@@ -78,7 +79,7 @@ def many_pivotal(key, probabilities, size, order):
 
 @pytest.mark.parametrize(
     ("num_rows", "size"),
-    [(1, 1), (13, 4), (32, 20), pytest.param(2, 1, marks=pytest.mark.weekly)],
+    [(1, 1), (13, 4), (32, 20), weekly(2, 1)],
 )
 def test_pivotal_inclusion_probabilities(num_rows, size):
     """They are those of systematic samples, and every sample has the size."""

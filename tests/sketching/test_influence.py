@@ -11,6 +11,7 @@ import statsmodels.api
 from jaxwgc import sketching
 from jaxwgc.sketching import Blocks, influence
 from tests import oracles
+from tests.conftest import weekly
 
 RANDOM = np.random.default_rng(0)
 NUM_ROWS = 60
@@ -347,9 +348,7 @@ def derivatives(arguments, changes, cotangent):
     return results, linear(*changes), gradient
 
 
-@pytest.mark.parametrize(
-    "has_ridge", [True, pytest.param(False, marks=pytest.mark.weekly)]
-)
+@pytest.mark.parametrize("has_ridge", [True, weekly(False)])
 def test_derivatives(has_ridge, with_x64):
     """Of two fits at once, one of which has a ridge of 0."""
     random = np.random.default_rng(4)

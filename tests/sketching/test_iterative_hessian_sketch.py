@@ -148,6 +148,9 @@ def test_new_constructors_of_equal_embeddings_do_not_compile_again(with_x64):
     sizes = []
     for _ in range(2):
         embedding = functools.partial(row_sampling)
-        iterative_hessian_sketch(KEY, matrix, target, 120, 24, embedding=embedding)
+        result = iterative_hessian_sketch(
+            KEY, matrix, target, 120, 24, embedding=embedding
+        )
+        assert result.converged
         sizes.append(_iterative_hessian_sketch._solve._cache_size())
     assert sizes[0] == sizes[1]

@@ -14,10 +14,12 @@ import scipy.sparse
 
 from jaxwgc import sketching
 from tests import oracles
+from tests.conftest import weekly
 from tests.sketching.zoo import KEY
 
 EPS = np.finfo(float).eps
-TALL = 1000, 100
+NUM_ROWS = 1000
+NUM_COLUMNS = 100
 
 
 def orthonormal(rng, num_rows, num_columns):
@@ -40,8 +42,9 @@ def consistent(rng, num_rows, num_columns, rank):
 
 def orthogonal_target(rng):
     """y is orthogonal to the columns, and so θ = 0."""
-    matrix, left = with_singular_values(rng, *TALL, rng.random(100) + 1e-4)
-    target = rng.standard_normal(1000)
+    values = rng.random(NUM_COLUMNS) + 1e-4
+    matrix, left = with_singular_values(rng, NUM_ROWS, NUM_COLUMNS, values)
+    target = rng.standard_normal(NUM_ROWS)
     target -= left @ (left.T @ target)
     return matrix, 100 * target / np.linalg.norm(target)
 
@@ -50,7 +53,8 @@ def two_clusters(rng):
     """30 singular values near 1e5, and 70 between 1 and 2; a large residual."""
     high = 1e5 + rng.random(30)
     low = 1 + rng.random(70)
-    matrix, left = with_singular_values(rng, *TALL, np.concatenate([high, low]))
+    values = np.concatenate([high, low])
+    matrix, left = with_singular_values(rng, NUM_ROWS, NUM_COLUMNS, values)
     solution = rng.standard_normal(100)
     solution[:30] /= 1e5
     noise = 100 * rng.standard_normal(1000)
@@ -64,8 +68,10 @@ def stacked_identities(rng):
 
 
 DENSE_PROBLEMS = {
-    "consistent, tall": lambda rng: consistent(rng, *TALL, rank=100),
-    "consistent, of low rank": lambda rng: consistent(rng, *TALL, rank=50),
+    "consistent, tall": lambda rng: consistent(rng, NUM_ROWS, NUM_COLUMNS, rank=100),
+    "consistent, of low rank": lambda rng: consistent(
+        rng, NUM_ROWS, NUM_COLUMNS, rank=50
+    ),
     "consistent, square": lambda rng: consistent(rng, 10, 10, rank=10),
     "inconsistent, orthogonal": orthogonal_target,
     "inconsistent, two clusters": two_clusters,
@@ -111,7 +117,7 @@ OTHERS = [
     ("shape", "density"),
     [
         *OF_EVERY_DAY,
-        *(pytest.param(*case, marks=pytest.mark.weekly) for case in OTHERS),
+        *(weekly(*case) for case in OTHERS),
     ],
     ids=str,
 )

@@ -17,6 +17,7 @@ from jaxwgc import sketching
 from jaxwgc.sketching._linalg.linear_operator import operator_from_lineax
 from jaxwgc.sketching.lineax import SketchPreconditioned
 from tests import oracles
+from tests.conftest import weekly
 from tests.sketching.zoo import KEY, conditioned, path_of_rank, start_of
 
 TALL = (200, 4)
@@ -115,10 +116,6 @@ def check_pseudoinverse_solution(matrix, vector, rank, value, result, stats):
     assert result == lx.RESULTS.successful
     assert stats["rank"] == (min(matrix.shape) if rank is None else rank)
     assert stats["num_steps"] <= stats["max_steps"] == 49
-
-
-def weekly(*values):
-    return pytest.param(*values, marks=pytest.mark.weekly)
 
 
 @pytest.mark.parametrize(

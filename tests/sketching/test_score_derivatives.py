@@ -8,6 +8,7 @@ import pytest
 
 from jaxwgc import sketching
 from tests import oracles
+from tests.conftest import weekly
 from tests.sketching import zoo
 from tests.sketching.zoo import KEY, check_both_modes, jvp, path_of_rank, start_of
 
@@ -71,7 +72,7 @@ def test_first_derivative(name, way):
 
 @pytest.mark.parametrize(
     ("shape", "way"),
-    [((30, 4), "gram"), pytest.param((6, 9), "qr", marks=pytest.mark.weekly)],
+    [((30, 4), "gram"), weekly((6, 9), "qr")],
 )
 def test_second_derivative_along_matrices_of_one_rank(shape, way):
     path = path_of_rank(shape, 2)

@@ -14,6 +14,7 @@ from jax.experimental import sparse
 
 from jaxwgc import sketching
 from tests import oracles
+from tests.conftest import weekly
 from tests.sketching.zoo import KEY, bcoo_of
 
 NUM_ROWS = 300
@@ -110,10 +111,10 @@ def solve_by_columns(matrix, target, ridge, has_ridge):
         ("columns", True, True),
         ("operator", False, True),
         ("operator", True, False),
-        pytest.param("columns", False, True, marks=pytest.mark.weekly),
-        pytest.param("columns", True, False, marks=pytest.mark.weekly),
-        pytest.param("operator", False, False, marks=pytest.mark.weekly),
-        pytest.param("operator", True, True, marks=pytest.mark.weekly),
+        weekly("columns", False, True),
+        weekly("columns", True, False),
+        weekly("operator", False, False),
+        weekly("operator", True, True),
     ],
     indirect=["x64"],
 )
@@ -151,8 +152,8 @@ def test_small_residuals_converge(kind, has_ridge, x64):
     [
         20,
         999,
-        pytest.param(5, marks=pytest.mark.weekly),
-        pytest.param(100, marks=pytest.mark.weekly),
+        weekly(5),
+        weekly(100),
     ],
 )
 def test_ill_conditioned_systems_do_not_converge_early(max_iterations, with_x64):
