@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxwgc._common import validation
-from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, Decision, scaled
+from jaxwgc._common.pytrees import Static, register
+from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, Decision
 
 
 class _Collection(NamedTuple):
@@ -17,6 +19,7 @@ class _Collection(NamedTuple):
     count: jax.Array
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class fedbuff(AsynchronousRule):
     """Collects gradients of any staleness, and takes their mean as one step.
@@ -40,43 +43,35 @@ class fedbuff(AsynchronousRule):
       AISTATS 2022.
     """
 
-    size: int
+    size: Static[int]
 
     def __post_init__(self):
         validation.check_int("size", self.size, minimum=1)
 
     def init(self, params: Any, num_workers: int) -> _Collection:
         """Returns an empty collection."""
-        return _Collection(jax.tree.map(jnp.zeros_like, params), jnp.int32(0))
+        return _Collection(optax.tree.zeros_like(params), jnp.int32(0))
 
     def decide(self, arrival: Arrival, state: _Collection) -> tuple[Decision, Any]:
         """Returns an update if the collection is complete."""
-        return self._collected(arrival, state, jnp.array(True))
-
-    def _collected(
-        self, arrival: Arrival, state: _Collection, is_used: jax.Array
-    ) -> tuple[Decision, Any]:
-        """Returns what follows an arrival whose gradient may be used."""
-        total = jax.tree.map(
-            lambda total, new: total + jnp.where(is_used, new, 0),
-            state.total,
-            arrival.gradient,
+        total = optax.tree.add(state.total, arrival.gradient)
+        count = state.count + 1
+        is_complete = count == self.size
+        mean = optax.tree.scale(1 / self.size, total)
+        remaining = _Collection(
+            total=optax.tree.where(is_complete, optax.tree.zeros_like(total), total),
+            count=count % self.size,
         )
-        count = state.count + is_used
-        is_full = count == self.size
-        remaining = jax.tree.map(
-            lambda leaf: jnp.where(is_full, 0, leaf), _Collection(total, count)
-        )
-        mean = scaled(total, 1 / self.size)
-        return Decision(is_full, mean, arrival.is_worker), remaining
+        return Decision(is_complete, mean, arrival.is_worker), remaining
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class rennala(fedbuff):
     """Collects gradients of the newest parameters, and takes their mean as one step.
 
-    All workers then begin anew, so that no gradient is stale. A fast worker may
-    contribute several gradients to a step.
+    All workers then stop, and begin anew, so that no gradient is stale. A fast worker
+    may contribute several gradients to a step.
 
     Attributes:
       size: Number B of gradients per step, at least 1.
@@ -97,7 +92,6 @@ class rennala(fedbuff):
 
     def decide(self, arrival: Arrival, state: _Collection) -> tuple[Decision, Any]:
         """Returns an update if the collection is complete; all workers then restart."""
-        is_fresh = arrival.staleness[arrival.worker] == 0
-        decision, state = self._collected(arrival, state, is_fresh)
+        decision, state = super().decide(arrival, state)
         restarts = decision.restarts | decision.is_update
         return decision._replace(restarts=restarts), state

@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, Decision, scaled
+from jaxwgc._common.pytrees import register
+from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, Decision
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class every_arrival(AsynchronousRule):
     """Applies every gradient as it arrives, however stale: asynchronous SGD.
@@ -30,7 +33,7 @@ class every_arrival(AsynchronousRule):
     def decide(self, arrival: Arrival, state: Any) -> tuple[Decision, Any]:
         """Returns an update by the gradient, times its factor."""
         factor, state = self.factor(arrival, state)
-        gradient = scaled(arrival.gradient, factor)
+        gradient = optax.tree.scale(factor, arrival.gradient)
         return Decision(jnp.array(True), gradient, arrival.is_worker), state
 
     def factor(self, arrival: Arrival, state: Any) -> tuple[jax.Array, Any]:
@@ -38,6 +41,7 @@ class every_arrival(AsynchronousRule):
         return jnp.ones(()), state
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class delay_adaptive(every_arrival):
     """Applies every gradient, with a step γ n / max(n, d) for staleness d.
@@ -66,6 +70,7 @@ class _MeanTimes(NamedTuple):
     counts: jax.Array
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class rescaled(every_arrival):
     """Applies every gradient, with a step in proportion to its worker's mean time.

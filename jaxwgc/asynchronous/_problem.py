@@ -6,11 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import optax
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.pytrees import Static, register
-from jaxwgc.gradients import partial_value_and_grad
 
 
 @register
@@ -75,27 +74,28 @@ class Problem:
 
     def total_loss(self, params: Any) -> jax.Array:
         """Returns the sum of the losses of all parts."""
-        return jnp.sum(jax.vmap(self.loss, (None, 0))(params, self.parts))
+        return self._loss_of(params, self.parts)
+
+    def gradient(self, params: Any, worker: jax.Array, key: jax.Array) -> Any:
+        """Returns a worker's estimate of the gradient of the total loss."""
+        num_own = self.num_parts // self.num_workers
+        places = worker * num_own + jnp.arange(num_own)
+        if self.draws == "all":
+            places = self._drawn(key, num_own)
+        gradient = jax.grad(self._loss_of)(params, self._parts_at(places))
+        return optax.tree.scale(self.num_workers, gradient)
 
     def parts_of_round(self, key: jax.Array) -> Any:
         """Returns the parts of a synchronous round, leaves (num_parts, ...)."""
         if self.draws == "own":
             return self.parts
-        drawn = jax.random.randint(key, (self.num_parts,), 0, self.num_parts)
-        return self.take(drawn)
+        return self._parts_at(self._drawn(key, self.num_parts))
 
-    def gradient(self, params: Any, worker: jax.Array, key: jax.Array) -> Any:
-        """Returns a worker's estimate of the gradient of the total loss."""
-        num_own = self.num_parts // self.num_workers
-        if self.draws == "own":
-            places = worker * num_own + np.arange(num_own)
-        else:
-            places = jax.random.randint(key, (num_own,), 0, self.num_parts)
-        _, gradients = partial_value_and_grad(self.loss)(params, self.take(places))
-        return jax.tree.map(
-            lambda leaf: self.num_workers * jnp.sum(leaf, axis=0), gradients
-        )
+    def _loss_of(self, params: Any, parts: Any) -> jax.Array:
+        return jnp.sum(jax.vmap(self.loss, (None, 0))(params, parts))
 
-    def take(self, places: jax.Array) -> Any:
-        """Returns the parts at some places."""
+    def _drawn(self, key: jax.Array, number: int) -> jax.Array:
+        return jax.random.randint(key, (number,), 0, self.num_parts)
+
+    def _parts_at(self, places: jax.Array) -> Any:
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[places], self.parts)

@@ -12,21 +12,24 @@ import optax
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.progress import Progress
 from jaxwgc.asynchronous._problem import Problem
-from jaxwgc.asynchronous._results import Race, first_at
+from jaxwgc.asynchronous._results import Race, place_of
 from jaxwgc.asynchronous._rule import AsynchronousRule
 from jaxwgc.asynchronous._synchronous import SynchronousCluster, synchronous
 from jaxwgc.asynchronous._training import AsynchronousCluster, drawn_times
 from jaxwgc.simulation._program_arguments import as_argument, from_argument
 from jaxwgc.stragglers import DelayModel
 
-# Rounds of the delay model that are drawn for workers that do not wait.
+# Computations of each worker whose times are drawn, if it does not wait.
 _NUM_TIMES = 1024
 # Seeds on which step sizes are chosen, for each step size.
 _NUM_SEEDS_OF_CHOICE = 3
+# Compilation takes most of the first race. This level of optimization saves a third of
+# it, and the programs are as fast.
+_QUICKLY_COMPILED = {"xla_backend_optimization_level": 1}
 
 
 class _Runs(NamedTuple):
-    """Runs of a method, (runs, ...): losses and distances at each point of time.
+    """Runs of a method.
 
     Attributes:
       loss: Total loss, (runs, points).
@@ -88,9 +91,8 @@ def race(
 
     Raises:
       ValueError: If methods are empty, a code has other numbers of workers or parts
-        than the problem, the delay model returns times that are not positive,
-        parameters become infinite at every step size of a method, a rule never gives
-        workers new parameters, or a number is out of range.
+        than the problem, parameters become infinite at every step size of a method,
+        a rule never gives workers new parameters, or a number is out of range.
       TypeError: If an argument has the wrong type.
 
     Example:
@@ -142,39 +144,34 @@ def race(
     num_points = validation.check_int("num_points", num_points, minimum=2)
     key, key_of_choice = jax.random.split(key)
     keys = jax.random.split(key, num_seeds)
-    _check_times(delay, key, problem.num_workers)
     times = np.linspace(0, seconds, num_points)
     first = np.float64(problem.total_loss(problem.start))
     least = np.float64(0 if solution is None else problem.total_loss(solution))
+    num_lanes = max(num_seeds, _NUM_SEEDS_OF_CHOICE * len(sizes))
 
     def run(method, keys, sizes):
+        """Runs pairs of a key and a step size, in as many lanes for any number."""
+        lanes = np.arange(num_lanes) % len(keys)
         runs = _run(
+            as_argument(method),
+            as_argument(optimizer),
             as_argument(delay),
             problem,
             solution,
             times,
-            keys,
-            sizes,
-            method=method,
-            optimizer=optimizer,
+            keys[lanes],
+            sizes[lanes],
         )
-        runs = jax.device_get(runs)
+        runs = jax.tree.map(lambda leaf: np.asarray(leaf)[: len(keys)], runs)
         return runs._replace(loss=(runs.loss - least) / (first - least))
 
     def best_step(name, method):
-        """Returns the best step size on other seeds, as many runs at a time."""
-        pairs = np.repeat(np.arange(len(sizes)), _NUM_SEEDS_OF_CHOICE)
-        num_batches = -(-len(pairs) // num_seeds)
-        padded = np.resize(pairs, num_batches * num_seeds)
+        """Returns the best step size on other seeds."""
+        seeds = np.arange(_NUM_SEEDS_OF_CHOICE * len(sizes)) % _NUM_SEEDS_OF_CHOICE
         other_keys = jax.random.split(key_of_choice, _NUM_SEEDS_OF_CHOICE)
-        losses = []
-        for places in np.split(np.arange(len(padded)), num_batches):
-            some_keys = other_keys[places % _NUM_SEEDS_OF_CHOICE]
-            losses.append(run(method, some_keys, sizes[padded[places]]).loss)
-        by_size = np.concatenate(losses)[: len(pairs)].reshape(
-            len(sizes), -1, num_points
-        )
-        return sizes[_best_place(name, sizes, by_size, goals.min())]
+        runs = run(method, other_keys[seeds], np.repeat(sizes, _NUM_SEEDS_OF_CHOICE))
+        losses = runs.loss.reshape(len(sizes), _NUM_SEEDS_OF_CHOICE, num_points)
+        return sizes[_best_place(name, sizes, losses, goals.min())]
 
     chosen = []
     results = []
@@ -185,40 +182,53 @@ def race(
             results.append(run(method, keys, np.full(num_seeds, chosen[-1])))
             _check_is_given(name, method, results[-1])
             shown.advance()
-    runs = _Runs(*(np.stack(field) for field in zip(*results, strict=True)))
     return Race(
         methods=tuple(methods),
         seconds=times,
-        loss=runs.loss,
-        distance=runs.distance,
-        num_updates=runs.num_updates,
+        loss=np.stack([runs.loss for runs in results]),
+        distance=np.stack([runs.distance for runs in results]),
+        num_updates=np.stack([runs.num_updates for runs in results]),
         step_sizes=np.array(chosen),
         offered_step_sizes=sizes,
         targets=tuple(goals.tolist()),
     )
 
 
-@functools.partial(jax.jit, static_argnames=("method", "optimizer"))
+@functools.partial(jax.jit, compiler_options=_QUICKLY_COMPILED)
 def _run(
+    method: Any,
+    make_optimizer: Any,
     delay: Any,
     problem: Problem,
     solution: Any,
     times: jax.Array,
     keys: jax.Array,
     step_sizes: jax.Array,
-    *,
-    method: AsynchronousRule | synchronous,
-    optimizer: Callable[[Any], optax.GradientTransformation],
 ) -> _Runs:
     """Runs a method for pairs of a key and a step size."""
+    method = from_argument(method)
     delay = from_argument(delay)
 
     def run(key, step_size):
-        shared = problem, delay, optimizer(step_size), key
+        key_of_delays, key_of_parts = jax.random.split(key)
+        optimizer = from_argument(make_optimizer)(step_size)
         if isinstance(method, AsynchronousRule):
-            cluster = AsynchronousCluster.of(method, *shared, num_times=_NUM_TIMES)
+            cluster = AsynchronousCluster(
+                rule=method,
+                problem=problem,
+                optimizer=optimizer,
+                times=drawn_times(
+                    delay, key_of_delays, problem.num_workers, _NUM_TIMES
+                ),
+                key=key_of_parts,
+            )
         else:
-            cluster = SynchronousCluster(method, *shared)
+            aggregator = method.aggregator(delay, key_of_delays)
+            cluster = SynchronousCluster(
+                problem=problem,
+                optimizer=optax.chain(aggregator, optimizer),
+                key=key_of_parts,
+            )
 
         def advance_until(state, time):
             def is_next(state):
@@ -227,13 +237,12 @@ def _run(
             state = jax.lax.while_loop(is_next, cluster.following, state)
             distance = jnp.nan
             if solution is not None:
-                gaps = jax.tree.map(jnp.subtract, state.params, solution)
+                gaps = optax.tree.sub(state.params, solution)
                 distance = optax.tree.norm(gaps)
             return state, (problem.total_loss(state.params), distance)
 
         state, (losses, distances) = jax.lax.scan(advance_until, cluster.start(), times)
-        last_given = jnp.max(getattr(state, "given_at", state.num_updates))
-        return _Runs(losses, distances, state.num_updates, last_given)
+        return _Runs(losses, distances, state.num_updates, jnp.max(state.given_at))
 
     return jax.vmap(run)(keys, step_sizes)
 
@@ -241,7 +250,8 @@ def _run(
 def _best_place(name: str, sizes: np.ndarray, losses: np.ndarray, target: float) -> int:
     """Returns the place of the step size that reaches a target first.
 
-    If none does, that of the lowest loss at the end. Losses are (step sizes, seeds, points).
+    If none does, that of the lowest loss at the end. Losses are (step sizes, seeds,
+    points).
     """
     is_finite = np.isfinite(losses).all(axis=(1, 2))
     if not is_finite.any():
@@ -249,12 +259,10 @@ def _best_place(name: str, sizes: np.ndarray, losses: np.ndarray, target: float)
             f"parameters of methods[{name!r}] become infinite at every step size; got "
             f"{sizes.tolist()}. Pass smaller step_sizes"
         )
-    places = np.mean(first_at(losses, target), axis=1)
+    places = np.mean(place_of(losses, target), axis=1)
     last = np.mean(losses[..., -1], axis=1)
-    is_reached = is_finite & (places < losses.shape[-1])
-    if is_reached.any():
-        return int(np.argmin(np.where(is_reached, places, np.inf)))
-    return int(np.argmin(np.where(is_finite, last, np.inf)))
+    order = np.lexsort((last, places, ~is_finite))
+    return order[0]
 
 
 def _check_methods(methods: Any, problem: Any) -> None:
@@ -276,15 +284,6 @@ def _check_methods(methods: Any, problem: Any) -> None:
                 f"the code of methods[{name!r}] must have the workers and parts of the "
                 f"problem, {sizes}; got {(code.num_workers, code.num_parts)}"
             )
-
-
-def _check_times(delay: DelayModel, key: jax.Array, num_workers: int) -> None:
-    times = np.asarray(drawn_times(delay, key, num_workers, 8))
-    if not np.all(times > 0):
-        raise ValueError(
-            "times of delay must be positive, and infinity without a response; got "
-            f"{times.min()}"
-        )
 
 
 def _check_is_given(name: str, method: Any, runs: _Runs) -> None:

@@ -57,9 +57,10 @@ class Race:
     targets: tuple[float, ...]
 
     def times_to(self, target: float) -> dict[str, np.ndarray]:
-        """Returns when each seed of each method first has a relative loss, (seeds,).
+        """Returns when each seed of each method reaches a relative loss, (seeds,).
 
-        Infinity for those that do not have it in the race.
+        From then on, its loss is at most the target until the end of the race. Infinity
+        for seeds that do not reach it.
 
         Args:
           target: Relative loss.
@@ -69,7 +70,7 @@ class Race:
         """
         array_validation.check_number("target", target, positive=True, traceable=False)
         ends = np.append(self.seconds, np.inf)
-        times = ends[first_at(self.loss, target)]
+        times = ends[place_of(self.loss, target)]
         return dict(zip(self.methods, times, strict=True))
 
     def summary(self) -> dict[str, Summary]:
@@ -118,17 +119,25 @@ class Race:
         )
         if "*" in text:
             text += "\n\n* The smallest or largest step size that was offered."
+        is_infinite = ~np.isfinite(self.loss).all(axis=-1)
         for place, name in enumerate(self.methods):
             if not self.num_updates[place].any():
                 text += f"\n\n{name} makes no update: it waits for workers that never "
                 text += "respond, or for longer than the race."
+            if is_infinite[place].any():
+                text += f"\n\nParameters of {name} become infinite in "
+                text += f"{is_infinite[place].sum()} seeds at its step size."
         return text
 
 
-def first_at(losses: np.ndarray, target: float) -> np.ndarray:
-    """Returns the first point with a loss up to a target, or the number of points."""
-    is_there = losses <= target
-    return np.where(is_there.any(-1), is_there.argmax(-1), losses.shape[-1])
+def place_of(losses: np.ndarray, target: float) -> np.ndarray:
+    """Returns the point from which losses are at most a target, on the last axis.
+
+    The number of points if the last loss is above it.
+    """
+    from_the_end = np.flip(losses <= target, axis=-1)
+    num_reached = np.logical_and.accumulate(from_the_end, axis=-1).sum(axis=-1)
+    return losses.shape[-1] - num_reached
 
 
 def _quartiles(times: np.ndarray) -> str:

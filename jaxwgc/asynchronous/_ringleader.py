@@ -5,50 +5,31 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, Decision, by_worker
+from jaxwgc._common.pytrees import register
+from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, Decision
 
 
 class _Table(NamedTuple):
-    """Sums of gradients, leaves (num_workers, ...), and numbers (num_workers,)."""
-
-    sums: Any
-    counts: jax.Array
-
-    def add(self, arrival: Arrival, is_added: jax.Array) -> "_Table":
-        """Returns the table with a gradient, if it is added."""
-        where = arrival.is_worker & is_added
-
-        def added(sums, new):
-            return sums + jnp.where(by_worker(where, sums), new, 0)
-
-        sums = jax.tree.map(added, self.sums, arrival.gradient)
-        return _Table(sums, self.counts + where)
-
-    def mean(self) -> Any:
-        """Returns the mean over workers of the mean of the gradients of each."""
-        counts = jnp.maximum(self.counts, 1)
-
-        def mean_of(sums):
-            return jnp.mean(sums / by_worker(counts, sums).astype(sums.dtype), axis=0)
-
-        return jax.tree.map(mean_of, self.sums)
-
-
-class _Round(NamedTuple):
     """State of the rule.
 
     Attributes:
-      table: Gradients of this round.
-      next_table: Gradients of workers that have begun anew in this round.
-      awaited: Workers that have not begun anew in this round, bool (num_workers,).
+      sums: Sums of the gradients of each worker since it began anew, leaves
+        (num_workers, ...).
+      counts: Numbers of these gradients, int32 (num_workers,).
+      is_awaited: Whether a worker has not begun anew in this round, bool
+        (num_workers,).
+      other_means: Sum of the means of this round of the other workers, like params.
     """
 
-    table: _Table
-    next_table: _Table
-    awaited: jax.Array
+    sums: Any
+    counts: jax.Array
+    is_awaited: jax.Array
+    other_means: Any
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class ringleader(AsynchronousRule):
     """Collects gradients of all workers, then takes a step for each of them.
@@ -72,36 +53,46 @@ class ringleader(AsynchronousRule):
       algorithm 1).
     """
 
-    needs_all_workers = True
-
-    def init(self, params: Any, num_workers: int) -> _Round:
-        """Returns empty tables."""
+    def init(self, params: Any, num_workers: int) -> _Table:
+        """Returns an empty table."""
 
         def empty(leaf):
-            return jnp.zeros((num_workers, *jnp.shape(leaf)), jnp.result_type(leaf))
+            return jnp.zeros((num_workers, *leaf.shape), leaf.dtype)
 
-        table = _Table(jax.tree.map(empty, params), jnp.zeros(num_workers, jnp.int32))
-        return _Round(table, table, jnp.ones(num_workers, bool))
-
-    def decide(self, arrival: Arrival, state: _Round) -> tuple[Decision, _Round]:
-        """Returns an update for each awaited worker, once the table is complete."""
-        is_awaited = state.awaited[arrival.worker]
-        table = state.table.add(arrival, is_awaited)
-        next_table = state.next_table.add(arrival, ~is_awaited)
-        is_update = is_awaited & jnp.all(table.counts > 0)
-        restarts = arrival.is_worker & is_update
-        awaited = state.awaited & ~restarts
-        is_over = ~jnp.any(awaited)
-        empty = jax.tree.map(jnp.zeros_like, next_table)
-
-        def chosen(over, going_on):
-            return jax.tree.map(
-                lambda new, old: jnp.where(is_over, new, old), over, going_on
-            )
-
-        following = _Round(
-            table=chosen(next_table, table),
-            next_table=chosen(empty, next_table),
-            awaited=awaited | is_over,
+        return _Table(
+            sums=jax.tree.map(empty, params),
+            counts=jnp.zeros(num_workers, jnp.int32),
+            is_awaited=jnp.ones(num_workers, bool),
+            other_means=optax.tree.zeros_like(params),
         )
-        return Decision(is_update, table.mean(), restarts), following
+
+    def decide(self, arrival: Arrival, state: _Table) -> tuple[Decision, _Table]:
+        """Returns an update if the table is complete, and the worker is awaited."""
+        num_workers = arrival.staleness.size
+        zeros = optax.tree.zeros_like(arrival.gradient)
+        added = jax.vmap(optax.tree.add, (0, None))(state.sums, arrival.gradient)
+        sums = jax.vmap(optax.tree.where)(arrival.is_worker, added, state.sums)
+        counts = state.counts + arrival.is_worker
+
+        def sum_of_means(is_in):
+            def mean(total, count):
+                return jax.tree.map(lambda leaf: leaf / jnp.maximum(count, 1), total)
+
+            means = jax.vmap(mean)(sums, counts)
+            terms = jax.vmap(optax.tree.where, (0, 0, None))(is_in, means, zeros)
+            return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), terms)
+
+        total = optax.tree.add(state.other_means, sum_of_means(state.is_awaited))
+        is_complete = jnp.all((counts > 0) | ~state.is_awaited)
+        begins = arrival.is_worker & state.is_awaited & is_complete
+        is_awaited = state.is_awaited & ~begins
+        is_over = ~jnp.any(is_awaited)
+        other_means = optax.tree.add(state.other_means, sum_of_means(begins))
+        table = _Table(
+            sums=jax.vmap(optax.tree.where, (0, None, 0))(begins, zeros, sums),
+            counts=jnp.where(begins, 0, counts),
+            is_awaited=is_awaited | is_over,
+            other_means=optax.tree.where(is_over, zeros, other_means),
+        )
+        gradient = optax.tree.scale(1 / num_workers, total)
+        return Decision(jnp.any(begins), gradient, begins), table

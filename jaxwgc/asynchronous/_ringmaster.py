@@ -4,9 +4,11 @@ import dataclasses
 from typing import Any
 
 from jaxwgc._common import validation
+from jaxwgc._common.pytrees import Static, register
 from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, Decision
 
 
+@register
 @dataclasses.dataclass(frozen=True)
 class ringmaster(AsynchronousRule):
     """Applies gradients of a staleness below a threshold, and drops others.
@@ -33,8 +35,8 @@ class ringmaster(AsynchronousRule):
       stops).
     """
 
-    threshold: int
-    stops: bool = False
+    threshold: Static[int]
+    stops: Static[bool] = False
 
     def __post_init__(self):
         validation.check_int("threshold", self.threshold, minimum=1)

@@ -50,16 +50,14 @@ class Decision(NamedTuple):
 class AsynchronousRule(abc.ABC):
     """Base class of asynchronous rules: pure functions of a state and an arrival.
 
-    To write your own, define a frozen dataclass with `decide`, and with `init` if it
-    has a state. Equal rules share compiled programs.
+    To write your own, define a class with `decide`, and with `init` if it has a state.
 
     Example:
       Steps half as long for gradients that are stale:
 
-      >>> import dataclasses, jax, jax.numpy as jnp
+      >>> import jax, jax.numpy as jnp
       >>> from jaxwgc import asynchronous
-      >>> @dataclasses.dataclass(frozen=True)
-      ... class HalfIfStale(asynchronous.AsynchronousRule):
+      >>> class HalfIfStale(asynchronous.AsynchronousRule):
       ...     def decide(self, arrival, state):
       ...         is_stale = arrival.staleness[arrival.worker] > 0
       ...         scale = jnp.where(is_stale, 0.5, 1.0)
@@ -68,9 +66,6 @@ class AsynchronousRule(abc.ABC):
       ...         return decision, state
     """
 
-    # Whether there is no update without gradients of all workers.
-    needs_all_workers = False
-
     def init(self, params: Any, num_workers: int) -> Any:
         """Returns the state before the first arrival, a pytree."""
         return ()
@@ -78,13 +73,3 @@ class AsynchronousRule(abc.ABC):
     @abc.abstractmethod
     def decide(self, arrival: Arrival, state: Any) -> tuple[Decision, Any]:
         """Returns what follows an arrival, and the next state."""
-
-
-def scaled(tree: Any, scale: Any) -> Any:
-    """Returns a pytree times a number, in its own dtypes."""
-    return jax.tree.map(lambda leaf: leaf * jnp.asarray(scale, leaf.dtype), tree)
-
-
-def by_worker(flags: jax.Array, leaf: jax.Array) -> jax.Array:
-    """Returns flags (num_workers,) that broadcast to a leaf (num_workers, ...)."""
-    return flags.reshape(flags.shape + (1,) * (leaf.ndim - 1))

@@ -39,8 +39,8 @@ class synchronous:
       ...     codes.fractional_repetition(4, num_stragglers=1),
       ...     stragglers.until_decodable,
       ... )
-      >>> method.wait
-      until_decodable(tolerance=0.001)
+      >>> method.late, method.memory
+      ('cancelled', False)
     """
 
     code: GradientCode
@@ -53,6 +53,13 @@ class synchronous:
         validation.check_choice("late", self.late, ("cancelled", "busy"))
         validation.check_bool("memory", self.memory)
         object.__setattr__(self, "wait", rule_of_code("wait", self.wait, self.code))
+
+    def aggregator(
+        self, delay: DelayModel, key: jax.Array
+    ) -> optax.GradientTransformation:
+        """Returns the aggregator of rounds with a delay model."""
+        model = delayed(delay, self.wait, late=self.late)
+        return coded_aggregate(self.code, model, key, memory=self.memory)
 
 
 class RoundState(NamedTuple):
@@ -72,55 +79,48 @@ class RoundState(NamedTuple):
     end: jax.Array
     num_updates: jax.Array
 
+    @property
+    def given_at(self) -> jax.Array:
+        """Updates before workers were given their parameters, int32 scalar."""
+        return self.num_updates
 
-class SynchronousCluster:
-    """Workers that wait for the end of each round."""
 
-    def __init__(
-        self,
-        method: synchronous,
-        problem: Problem,
-        delay: DelayModel,
-        optimizer: optax.GradientTransformation,
-        key: jax.Array,
-    ):
-        key_of_model, self.key = jax.random.split(key)
-        model = delayed(delay, method.wait, late=method.late)
-        self.aggregator = coded_aggregate(
-            method.code, model, key_of_model, memory=method.memory
-        )
-        self.problem = problem
-        self.optimizer = optimizer
+class SynchronousCluster(NamedTuple):
+    """Workers that wait for the end of each round.
+
+    Attributes:
+      problem: Loss and parts.
+      optimizer: Chain of the aggregator and an optimizer.
+      key: PRNG key of the parts that are drawn.
+    """
+
+    problem: Problem
+    optimizer: optax.GradientTransformation
+    key: jax.Array
 
     def start(self) -> RoundState:
-        """Returns the state at the start of the first round."""
+        """Returns the state in the first round."""
         params = jax.tree.map(jnp.asarray, self.problem.start)
-        states = self.aggregator.init(params), self.optimizer.init(params)
-        return self._begin(params, states, jnp.int32(0))
+        return self._begin(params, self.optimizer.init(params), jnp.int32(0))
 
     def next_end(self, state: RoundState) -> jax.Array:
         """Returns when the current round ends."""
         return state.end
 
     def following(self, state: RoundState) -> RoundState:
-        """Returns the state after the current round."""
+        """Returns the state in the next round."""
         return self._begin(state.next_params, state.next_state, state.num_updates + 1)
 
-    def _begin(self, params: Any, states: Any, number: jax.Array) -> RoundState:
-        """Returns a new round, with what will follow it."""
-        aggregate_state, optimizer_state = states
-        parts = self.problem.parts_of_round(jax.random.fold_in(self.key, number))
+    def _begin(self, params: Any, state: Any, num_updates: jax.Array) -> RoundState:
+        """Returns the state in a new round, which includes what follows it."""
+        key = jax.random.fold_in(self.key, num_updates)
+        parts = self.problem.parts_of_round(key)
         _, gradients = partial_value_and_grad(self.problem.loss)(params, parts)
-        gradient, aggregate_state = self.aggregator.update(
-            gradients, aggregate_state, params
-        )
-        changes, optimizer_state = self.optimizer.update(
-            gradient, optimizer_state, params
-        )
+        changes, next_state = self.optimizer.update(gradients, state, params)
         return RoundState(
             params=params,
             next_params=optax.apply_updates(params, changes),
-            next_state=(aggregate_state, optimizer_state),
-            end=aggregate_state.elapsed,
-            num_updates=number,
+            next_state=next_state,
+            end=next_state[0].elapsed,
+            num_updates=num_updates,
         )

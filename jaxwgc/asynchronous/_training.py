@@ -8,7 +8,7 @@ import optax
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc.asynchronous._problem import Problem
-from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, by_worker
+from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule
 from jaxwgc.stragglers import DelayModel
 
 
@@ -22,11 +22,10 @@ class TrainingState(NamedTuple):
       rule_state: State of the rule.
       given_at: Updates before each worker was given its parameters, int32
         (num_workers,).
-      began: When each worker began its computation, (num_workers,).
-      finishes: When it will finish, (num_workers,); infinity if never.
       num_begun: Computations that each worker has begun, int32 (num_workers,).
+      finishes: When each worker finishes the last of them, (num_workers,); infinity if
+        never.
       num_updates: Updates of the parameters, int32.
-      time: When the last gradient arrived.
     """
 
     params: Any
@@ -34,11 +33,9 @@ class TrainingState(NamedTuple):
     optimizer_state: Any
     rule_state: Any
     given_at: jax.Array
-    began: jax.Array
-    finishes: jax.Array
     num_begun: jax.Array
+    finishes: jax.Array
     num_updates: jax.Array
-    time: jax.Array
 
 
 class Event(NamedTuple):
@@ -64,7 +61,7 @@ class AsynchronousCluster(NamedTuple):
       rule: What follows an arrival.
       problem: Loss and parts.
       optimizer: Optimizer of the updates.
-      times: Seconds of the computations of each worker, (num_times, num_workers). A
+      times: Times of the computations of each worker, (num_times, num_workers). A
         worker with more computations repeats them.
       key: PRNG key of the parts that are drawn.
     """
@@ -74,21 +71,6 @@ class AsynchronousCluster(NamedTuple):
     optimizer: optax.GradientTransformation
     times: jax.Array
     key: jax.Array
-
-    @classmethod
-    def of(
-        cls,
-        rule: AsynchronousRule,
-        problem: Problem,
-        delay: DelayModel,
-        optimizer: optax.GradientTransformation,
-        key: jax.Array,
-        num_times: int,
-    ) -> "AsynchronousCluster":
-        """Returns a cluster with times that are drawn from a delay model."""
-        key_of_times, key_of_parts = jax.random.split(key)
-        times = drawn_times(delay, key_of_times, problem.num_workers, num_times)
-        return cls(rule, problem, optimizer, times, key_of_parts)
 
     def start(self) -> TrainingState:
         """Returns the state in which all workers begin with the first parameters."""
@@ -105,11 +87,9 @@ class AsynchronousCluster(NamedTuple):
             optimizer_state=self.optimizer.init(params),
             rule_state=self.rule.init(params, num_workers),
             given_at=zeros,
-            began=jnp.zeros_like(self.times[0]),
-            finishes=self.times[0],
             num_begun=zeros + 1,
+            finishes=self.times[0],
             num_updates=jnp.int32(0),
-            time=jnp.zeros_like(self.times[0, 0]),
         )
 
     def next_end(self, state: TrainingState) -> jax.Array:
@@ -124,50 +104,37 @@ class AsynchronousCluster(NamedTuple):
         """Returns the state after the next arrival, and what it was."""
         worker = jnp.argmin(state.finishes).astype(jnp.int32)
         now = state.finishes[worker]
-        number = state.num_begun[worker]
-        key = jax.random.fold_in(jax.random.fold_in(self.key, worker), number)
-        given = jax.tree.map(lambda leaf: leaf[worker], state.copies)
         arrival = Arrival(
             worker=worker,
-            gradient=self.problem.gradient(given, worker, key),
+            gradient=self._gradient(state, worker),
             staleness=state.num_updates - state.given_at,
-            seconds=now - state.began[worker],
+            seconds=self._seconds(state.num_begun)[worker],
         )
         decision, rule_state = self.rule.decide(arrival, state.rule_state)
-        responds = jnp.isfinite(now)
-        is_update = decision.is_update & responds
-        restarts = decision.restarts & responds
+        # No worker responds any more at time infinity.
+        is_update = decision.is_update & jnp.isfinite(now)
+        gradient = optax.tree.cast_like(decision.gradient, state.params)
         changes, optimizer_state = self.optimizer.update(
-            decision.gradient, state.optimizer_state, state.params
+            gradient, state.optimizer_state, state.params
         )
-
-        def if_update(new, old):
-            return jnp.where(is_update, new, old)
-
-        params, optimizer_state = jax.tree.map(
-            if_update,
-            (optax.apply_updates(state.params, changes), optimizer_state),
-            (state.params, state.optimizer_state),
-        )
+        newest = optax.apply_updates(state.params, changes)
+        params = optax.tree.where(is_update, newest, state.params)
         num_updates = state.num_updates + is_update
-
-        def given_anew(copies, newest):
-            return jnp.where(by_worker(restarts, copies), newest, copies)
-
-        begins = restarts | (arrival.is_worker & responds)
-        places = state.num_begun % len(self.times)
-        seconds = jnp.take_along_axis(self.times, places[None], axis=0)[0]
+        begins = decision.restarts | arrival.is_worker
+        num_begun = state.num_begun + begins
         following = TrainingState(
             params=params,
-            copies=jax.tree.map(given_anew, state.copies, params),
-            optimizer_state=optimizer_state,
+            copies=jax.vmap(optax.tree.where, (0, None, 0))(
+                decision.restarts, params, state.copies
+            ),
+            optimizer_state=optax.tree.where(
+                is_update, optimizer_state, state.optimizer_state
+            ),
             rule_state=rule_state,
-            given_at=jnp.where(restarts, num_updates, state.given_at),
-            began=jnp.where(begins, now, state.began),
-            finishes=jnp.where(begins, now + seconds, state.finishes),
-            num_begun=state.num_begun + begins,
+            given_at=jnp.where(decision.restarts, num_updates, state.given_at),
+            num_begun=num_begun,
+            finishes=jnp.where(begins, now + self._seconds(num_begun), state.finishes),
             num_updates=num_updates,
-            time=jnp.where(responds, now, state.time),
         )
         event = Event(
             time=now,
@@ -176,6 +143,18 @@ class AsynchronousCluster(NamedTuple):
             is_update=is_update,
         )
         return following, event
+
+    def _gradient(self, state: TrainingState, worker: jax.Array) -> Any:
+        """Returns the gradient of a worker at the parameters that it was given."""
+        params = jax.tree.map(lambda leaf: leaf[worker], state.copies)
+        key = jax.random.fold_in(self.key, worker)
+        key = jax.random.fold_in(key, state.num_begun[worker])
+        return self.problem.gradient(params, worker, key)
+
+    def _seconds(self, num_begun: jax.Array) -> jax.Array:
+        """Returns the times of the computations that workers have begun last."""
+        places = (num_begun - 1) % len(self.times)
+        return self.times[places, jnp.arange(places.size)]
 
 
 def drawn_times(
@@ -199,7 +178,6 @@ def train(
     optimizer: optax.GradientTransformation,
     key: jax.Array,
     num_arrivals: int,
-    num_times: int = 1024,
 ) -> tuple[TrainingState, Event]:
     """Trains with workers that do not wait for each other.
 
@@ -217,18 +195,16 @@ def train(
         gradient of the total loss.
       key: PRNG key of either kind.
       num_arrivals: Number of arrivals.
-      num_times: Number of rounds of the delay model. A worker with more computations
-        repeats them.
 
     Returns:
       The last state, and the `Event` of each arrival, (num_arrivals,).
 
     Raises:
-      ValueError: If num_arrivals or num_times is below 1.
+      ValueError: If num_arrivals is below 1.
       TypeError: If an argument has the wrong type.
 
     Example:
-      Ten gradients of four workers, one of which is slow:
+      Twenty gradients of four workers, one of which is slow:
 
       >>> import jax, jax.numpy as jnp, optax
       >>> from jaxwgc import asynchronous, stragglers
@@ -247,16 +223,22 @@ def train(
       ...     jax.random.key(0),
       ...     num_arrivals=20,
       ... )
-      >>> int(state.num_updates), float(state.time)
-      (8, 5.0)
+      >>> int(state.num_updates), float(events.time[-1])
+      (4, 7.0)
     """
     validation.check_instance("rule", rule, AsynchronousRule)
     validation.check_instance("problem", problem, Problem)
     validation.check_instance("delay", delay, DelayModel)
     key = jnp.asarray(array_validation.check_key(key))
     num_arrivals = validation.check_int("num_arrivals", num_arrivals, minimum=1)
-    num_times = validation.check_int("num_times", num_times, minimum=1)
-    cluster = AsynchronousCluster.of(rule, problem, delay, optimizer, key, num_times)
+    key_of_times, key_of_parts = jax.random.split(key)
+    cluster = AsynchronousCluster(
+        rule=rule,
+        problem=problem,
+        optimizer=optimizer,
+        times=drawn_times(delay, key_of_times, problem.num_workers, num_arrivals + 1),
+        key=key_of_parts,
+    )
 
     def advance(state, _):
         return cluster.advance(state)

@@ -13,7 +13,7 @@ from jaxwgc import asynchronous, codes, stragglers
 
 KEY = jax.random.key(0)
 NUM_WORKERS = 4
-CENTERS = np.array([[1.0], [2.0], [3.0], [6.0]], np.float32)
+CENTERS = np.array([[1, 0], [2, 5], [3, -2], [6, 1]], np.float32)
 SOLUTION = CENTERS.mean(axis=0)
 LAW = stragglers.shifted_exponential(shift=1.0, rate=5.0)
 ONE_SLOW = stragglers.unequal_speeds(LAW, [1, 1, 1, 0.2])
@@ -24,7 +24,7 @@ def loss(params, part):
     return jnp.sum((params - part) ** 2)
 
 
-PROBLEM = asynchronous.Problem(loss, CENTERS, np.zeros(1, np.float32), NUM_WORKERS)
+PROBLEM = asynchronous.Problem(loss, CENTERS, np.zeros(2, np.float32), NUM_WORKERS)
 UNCODED = codes.uncoded(NUM_WORKERS)
 METHODS = {
     "wait": asynchronous.synchronous(UNCODED, stragglers.fastest(4)),
@@ -68,7 +68,7 @@ def test_rounds_take_the_time_of_the_slowest_worker():
     """The updates of a race that waits are as many as its rounds."""
     place = results().methods.index("wait")
     rounds = results().num_updates[place]
-    assert np.all((rounds > 15) & (rounds < 20))
+    assert np.all((rounds > 11) & (rounds < 21))
 
 
 def test_each_method_has_its_best_step():
@@ -141,8 +141,8 @@ class RestartsNobody(asynchronous.AsynchronousRule):
             r"code of methods\['wait'\] must have the workers and parts .*\(4, 4\)",
         ),
         (
-            {"delay": stragglers.empirical(np.zeros((3, 4)))},
-            "times of delay must be positive",
+            {"step_sizes": []},
+            "step_sizes",
         ),
         ({"seconds": -1.0}, "seconds must be positive"),
     ],

@@ -108,7 +108,7 @@ def trained(rule, tables, problem):
     def of_table(table):
         delay = Measured(table)
         optimizer = optax.sgd(STEP)
-        return train(rule, problem, delay, optimizer, KEY, NUM_ARRIVALS, NUM_ARRIVALS)
+        return train(rule, problem, delay, optimizer, KEY, NUM_ARRIVALS)
 
     return jax.vmap(of_table)(tables)
 
