@@ -26,7 +26,8 @@ for module in (
     *("sketching", "stability", "paper.mnist", "paper.linear_regression"),
     *("codes", "weights"),
     *("benchmark", "delays.straggler_reports", "delays.planning", "delays.models"),
-    *("delays.against_the_clock", "delays.slow_workers", "errors.wrong_answers"),
+    *("delays.against_the_clock", "delays.slow_workers", "delays.asynchronous"),
+    "errors.wrong_answers",
     *("ray.cluster", "ray.chaos", "ray.wrong_workers", "ray.language_model"),
 ):
     importlib.import_module(f"experiments.{module}")

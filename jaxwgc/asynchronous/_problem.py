@@ -22,15 +22,14 @@ class Problem:
         the sum over parts is the total loss.
       parts: Pytree with leaves (num_parts, ...).
       start: First parameters, a pytree of floats.
-      num_workers: Number of workers, n. It divides the number of parts.
-      draws: `"own"`: each worker has its own run of parts, and a computation is the
-        gradient of all of them. `"all"`: each computation draws as many parts from all,
-        with replacement. (Codes then draw new parts for each round.)
+      num_workers: Number of workers, n.
+      draws: `"own"`: each worker owns num_parts / n consecutive parts, and computes the
+        gradient of all of them. `"all"`: parts are batches, and a worker computes the
+        gradient of one batch, drawn with replacement for each computation.
 
     Raises:
-      ValueError: If there are fewer parts than workers, num_workers does not divide
-        their number, leaves of parts have different leading axes, or draws is neither
-        choice.
+      ValueError: If workers own parts, and num_workers does not divide their number;
+        if leaves of parts have different leading axes; or if draws is neither choice.
       TypeError: If loss is not a function, or start is not a pytree of floats.
 
     Example:
@@ -58,14 +57,14 @@ class Problem:
         validation.check_callable("loss", self.loss)
         num_parts = array_validation.check_parts("parts", self.parts, "num_parts")
         num_workers = validation.check_int("num_workers", self.num_workers, minimum=1)
-        if num_parts % num_workers:
+        validation.check_choice("draws", self.draws, ("own", "all"))
+        if self.draws == "own" and num_parts % num_workers:
             raise ValueError(
                 "parts must be as many as num_workers, or a multiple; got "
                 f"{num_parts} parts and num_workers = {num_workers}. Use "
                 f"jaxwgc.partition(data, {num_workers})"
             )
         array_validation.check_dtypes("start", self.start, "real or complex floats")
-        validation.check_choice("draws", self.draws, ("own", "all"))
 
     @property
     def num_parts(self) -> int:
@@ -76,20 +75,26 @@ class Problem:
         """Returns the sum of the losses of all parts."""
         return self._loss_of(params, self.parts)
 
-    def gradient(self, params: Any, worker: jax.Array, key: jax.Array) -> Any:
-        """Returns a worker's estimate of the gradient of the total loss."""
-        num_own = self.num_parts // self.num_workers
-        places = worker * num_own + jnp.arange(num_own)
-        if self.draws == "all":
-            places = self._drawn(key, num_own)
-        gradient = jax.grad(self._loss_of)(params, self._parts_at(places))
-        return optax.tree.scale(self.num_workers, gradient)
+    @property
+    def num_parts_of_round(self) -> int:
+        """Number of parts of a synchronous round."""
+        return self.num_parts if self.draws == "own" else self.num_workers
 
     def parts_of_round(self, key: jax.Array) -> Any:
-        """Returns the parts of a synchronous round, leaves (num_parts, ...)."""
+        """Returns the parts of a synchronous round."""
         if self.draws == "own":
             return self.parts
-        return self._parts_at(self._drawn(key, self.num_parts))
+        return self._parts_at(self._drawn(key, self.num_workers))
+
+    def gradient(self, params: Any, worker: jax.Array, key: jax.Array) -> Any:
+        """Returns a worker's estimate of the gradient of the total loss."""
+        if self.draws == "own":
+            num_own = self.num_parts // self.num_workers
+            places = worker * num_own + jnp.arange(num_own)
+        else:
+            places = self._drawn(key, 1)
+        gradient = jax.grad(self._loss_of)(params, self._parts_at(places))
+        return optax.tree.scale(self.num_parts / places.size, gradient)
 
     def _loss_of(self, params: Any, parts: Any) -> jax.Array:
         return jnp.sum(jax.vmap(self.loss, (None, 0))(params, parts))

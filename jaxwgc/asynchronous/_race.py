@@ -226,7 +226,11 @@ def _run(
             aggregator = method.aggregator(delay, key_of_delays)
             cluster = SynchronousCluster(
                 problem=problem,
-                optimizer=optax.chain(aggregator, optimizer),
+                optimizer=optax.chain(
+                    aggregator,
+                    optax.scale(problem.num_parts / problem.num_parts_of_round),
+                    optimizer,
+                ),
                 key=key_of_parts,
             )
 
@@ -278,11 +282,12 @@ def _check_methods(methods: Any, problem: Any) -> None:
                 f"{validation.in_short(method)}"
             )
         code = getattr(method, "code", None)
-        sizes = problem.num_workers, problem.num_parts
+        sizes = problem.num_workers, problem.num_parts_of_round
         if code is not None and (code.num_workers, code.num_parts) != sizes:
             raise ValueError(
-                f"the code of methods[{name!r}] must have the workers and parts of the "
-                f"problem, {sizes}; got {(code.num_workers, code.num_parts)}"
+                f"the code of methods[{name!r}] must have {sizes[0]} workers and "
+                f"{sizes[1]} parts, as a round of the problem; got "
+                f"{(code.num_workers, code.num_parts)}"
             )
 
 

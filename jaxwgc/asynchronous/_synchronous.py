@@ -24,7 +24,8 @@ class synchronous:
     ignores the others, and with memory their newest messages stand for missing ones.
 
     Attributes:
-      code: Gradient code, with as many parts as the problem.
+      code: Gradient code: with as many parts as the problem if workers own them, and as
+        many as workers if each computation draws one.
       wait: Waiting rule, or a function of a code, e.g. `stragglers.until_decodable`.
       late: What late workers do: `"cancelled"` or `"busy"`.
       memory: Whether stored messages stand for missing ones.
@@ -90,7 +91,7 @@ class SynchronousCluster(NamedTuple):
 
     Attributes:
       problem: Loss and parts.
-      optimizer: Chain of the aggregator and an optimizer.
+      optimizer: Chain that begins with the aggregator.
       key: PRNG key of the parts that are drawn.
     """
 

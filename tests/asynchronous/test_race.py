@@ -138,7 +138,7 @@ class RestartsNobody(asynchronous.AsynchronousRule):
                     )
                 }
             },
-            r"code of methods\['wait'\] must have the workers and parts .*\(4, 4\)",
+            r"code of methods\['wait'\] must have 4 workers and 4 parts",
         ),
         (
             {"step_sizes": []},
