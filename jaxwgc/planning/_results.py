@@ -34,6 +34,7 @@ class PlanData:
     lost: Mapping[int, int]
     without: "PlanData | None"
     overheads: Mapping[float, tuple[Choice, ...]]
+    rate_without_waiting: float
 
     @property
     def best(self) -> Choice:
@@ -56,6 +57,15 @@ class PlanData:
     def is_reached(self) -> bool:
         """True if the best choice reaches the target in finite time."""
         return math.isfinite(self.best.time.value)
+
+    @property
+    def gradients_without_waiting(self) -> float:
+        """Number of gradients in the time of the best choice if no worker ever waits.
+
+        Each is the gradient of a load of 1, which is 1/n of the data. An exact step
+        uses n of them. Infinite if the best choice does not reach the target.
+        """
+        return self.rate_without_waiting * self.best.time.value
 
     @property
     def by_code(self) -> tuple[Choice, ...]:

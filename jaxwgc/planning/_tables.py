@@ -56,6 +56,7 @@ def _sentences(plan: PlanData) -> Iterator[str]:
         yield from _work_by_speed(plan)
         yield from _hidden_stalls(plan)
         yield from _times_and_loads(plan)
+        yield from _without_waiting(plan)
     else:
         yield _closest(plan)
 
@@ -302,6 +303,27 @@ def _extrapolated(plan: PlanData, loads: tuple[float, ...]) -> Iterator[str]:
             f"Extrapolated beyond the largest measured load, {loads[-1]:.3g}, on the "
             f"line of the two largest loads: {', '.join(names)}."
         )
+
+
+def _without_waiting(plan: PlanData) -> Iterator[str]:
+    """Yields sentences on workers that never wait for each other.
+
+    Nothing is said of a single worker, or if a mean time is 0 or infinite.
+    """
+    num_gradients = plan.gradients_without_waiting
+    if plan.num_workers == 1 or not 0 < num_gradients < math.inf:
+        return
+    num_steps = plan.best.num_steps
+    ratio = num_gradients / (num_steps * plan.num_workers)
+    yield (
+        "In the time of the best choice, workers that never wait would deliver "
+        f"{num_gradients:,.0f} gradients of 1/{plan.num_workers} of the data, "
+        f"{ratio:.1f} times as many as its {num_steps:,.0f} steps use at most. More "
+        "gradients help if workers have alike data and noisy gradients; if their data "
+        "differ and the target is accurate, stored messages (`memory=True`) were "
+        'faster. `jaxwgc.race` compares both, see the page "Wait, code, or go '
+        'asynchronous?".'
+    )
 
 
 def _table(plan: PlanData) -> Iterator[str]:

@@ -49,12 +49,15 @@ def table(num_workers, seed=0):
     return (1 + generator.exponential(size=(30, num_workers))) / speeds
 
 
+TWO_SLOW_WORKERS = stragglers.unequal_speeds(
+    stragglers.bernoulli_slowdown(0.0, 1.0), [1, 1, 0.5, 0.5]
+)
+
+
 @functools.cache
 def plan_for_two_slow_workers():
     """Returns a plan for four workers, two of which are half as fast."""
-    law = stragglers.bernoulli_slowdown(0.0, 1.0)
-    delay = stragglers.unequal_speeds(law, [1, 1, 0.5, 0.5])
-    return plan(delay, 4, replications=[2], late="cancelled")
+    return plan(TWO_SLOW_WORKERS, 4, replications=[2], late="cancelled")
 
 
 def test_work_by_speed_is_among_the_choices():
@@ -379,10 +382,14 @@ def test_waiting_for_all_is_reported_under_any_name():
     assert "mine, waiting for all 4 workers" in result.answer.replace("\n", " ")
 
 
+def times_of_alike_workers(num_rounds=60, num_workers=8):
+    random = np.random.default_rng(0)
+    return 1 + random.exponential(0.1, (num_rounds, num_workers))
+
+
 def one_dead(num_rounds=60, dead=(3,), num_workers=8):
     """Times of alike workers, without a response of those in `dead`."""
-    random = np.random.default_rng(0)
-    times = 1 + random.exponential(0.1, (num_rounds, num_workers))
+    times = times_of_alike_workers(num_rounds, num_workers)
     times[:, dead] = np.nan
     return stragglers.empirical(times)
 
@@ -490,6 +497,56 @@ def test_work_by_speed_is_advice_only_if_it_helps(slowdown):
     assert ("in proportion to speed" in answer) == (slowdown > 1)
     about_choices, _ = result.answer.split("The trace does not rule out")
     assert len(about_choices.splitlines()) <= 8
+
+
+def test_gradients_of_workers_that_never_wait():
+    """A gradient takes times of 1, 1, 2 and 2, and a step of all workers takes 2.
+
+    Their rate is 3, so 6 gradients arrive in the time of a step, which uses 4. It is
+    the same if no candidate has loads of 1.
+    """
+    waiting = Candidate("own", codes.uncoded(4), stragglers.fastest(4))
+    result = plan(TWO_SLOW_WORKERS, 4, candidates=[waiting])
+    expected = 6 * result.best.num_steps
+    assert result.gradients_without_waiting == pytest.approx(expected, rel=1e-5)
+    answer = " ".join(result.answer.split())
+    assert (
+        f"workers that never wait would deliver {expected:.0f} gradients of 1/4 of the "
+        "data, 1.5 times as many as its 67 steps use at most." in answer
+    )
+    coded = Candidate("own", codes.fractional_repetition(4, 1), stragglers.fastest(3))
+    result = plan(TWO_SLOW_WORKERS, 4, candidates=[coded])
+    assert result.rate_without_waiting == pytest.approx(3, rel=1e-5)
+
+
+def test_workers_of_one_law_that_never_wait():
+    """Times have a mean of 1 + 1 / 0.5."""
+    result = plan(EXPONENTIAL, 3, replications=[1], exact=True)
+    assert result.rate_without_waiting == pytest.approx(3 / 3, rel=1e-6)
+
+
+def test_a_worker_that_never_responds_delivers_no_gradients():
+    """Without it, the other seven workers have 8/7 of the load."""
+    times = np.delete(times_of_alike_workers(), 3, axis=1)
+    expected = np.sum(1 / times.mean(axis=0))
+    result = plan_with_a_dead_worker(exact=True)
+    assert result.rate_without_waiting == pytest.approx(expected, rel=0.01)
+    assert math.isinf(result.gradients_without_waiting)
+    rate = result.without.rate_without_waiting
+    assert rate == pytest.approx(7 / 8 * expected, rel=0.01)
+    answer = " ".join(result.answer.split())
+    number = rate * result.without.best.time.value
+    assert f"would deliver {number:.0f} gradients of 1/7 of the data" in answer
+
+
+def test_a_response_that_never_comes_takes_a_mean_time():
+    """Each worker misses a quarter of its responses."""
+    times = 1 + np.random.default_rng(0).random((60, 4))
+    times[range(60), np.arange(60) % 4] = np.nan
+    choice = Candidate("own", codes.uncoded(4), stragglers.fastest(3))
+    result = plan(stragglers.empirical(times), 4, candidates=[choice], tail=0)
+    expected = np.sum(0.75 / np.nanmean(times, axis=0))
+    assert result.rate_without_waiting == pytest.approx(expected, rel=0.02)
 
 
 def test_long_times_are_multiples():
@@ -619,6 +676,7 @@ def test_the_only_worker_is_awaited():
     assert [choice.waits_for for choice in result.choices] == ["all"]
     assert result.best.step_time.value == pytest.approx(3)
     assert "waiting for the only worker" in result.answer
+    assert "never wait" not in result.answer
 
 
 def test_one_measured_round_does_not_make_a_plan_certain():
