@@ -20,6 +20,7 @@ ROOMS = {
     "aggregate": "parts decoders codes stragglers coding gradients corruptions",
     "simulation": "decoders codes stragglers coding",
     "planning": "decoders codes stragglers coding aggregate simulation",
+    "asynchronous": "codes stragglers gradients aggregate simulation",
     "reports": "traces",
     "checks": "parts decoders codes stragglers coding gradients aggregate",
     "distributed": """decoders codes traces stragglers coding gradients aggregate

@@ -13,8 +13,8 @@ import pytest
 
 import jaxwgc
 
-ROOMS = """aggregate checks codes coding corruptions decoders distributed gradients
-    parts planning reports simulation sketching stragglers"""
+ROOMS = """aggregate asynchronous checks codes coding corruptions decoders distributed
+    gradients parts planning reports simulation sketching stragglers"""
 MODULES = [jaxwgc, *(getattr(jaxwgc, room) for room in ROOMS.split())]
 # Every public object of the library by its dotted name, modules aside.
 NAMES = {
@@ -172,6 +172,7 @@ def test_import_changes_nothing(tmp_path):
 
 # What a random function evaluates, before its key.
 EVALUATED = {"code", "codes", "trial", "model", "delay", "delays", "waiting"}
+EVALUATED |= {"methods", "rule", "problem", "optimizer"}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

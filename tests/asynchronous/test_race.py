@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 import jaxwgc
 from jaxwgc import asynchronous, codes, stragglers
@@ -86,6 +87,40 @@ def test_the_table_has_times_and_marks():
     assert row.endswith("-")
     figure = results().plot()
     assert len(figure.axes[0].lines) == len(METHODS)
+
+
+def results_of(*losses):
+    """Results of one method, with given losses of each seed."""
+    losses = np.array([losses])
+    return asynchronous.Race(
+        methods=("mine",),
+        seconds=np.arange(losses.shape[2]) * 0.5,
+        loss=losses,
+        distance=np.full_like(losses, np.nan),
+        num_updates=np.ones(losses.shape[:2], int),
+        step_sizes=np.array([0.1]),
+        offered_step_sizes=np.array([0.1]),
+        targets=(0.1,),
+    )
+
+
+def test_a_target_is_reached_if_the_loss_stays_below_it():
+    raced = results_of([1, 0.05, 0.2, 0.1], [1, 0.05, 0.02, 0.01], [1, 0.2, 0.05, 0.3])
+    np.testing.assert_array_equal(raced.times_to(0.1)["mine"], [1.5, 0.5, np.inf])
+
+
+def test_intervals_of_losses_are_those_of_student():
+    losses = np.array([[1, 0.5], [1, 0.1], [1, 0.3]])
+    summary = results_of(*losses).summary()["mine"]
+    low, high = scipy.stats.t.interval(
+        0.95, 2, losses[:, 1].mean(), scipy.stats.sem(losses[:, 1])
+    )
+    np.testing.assert_allclose([summary.low[1], summary.high[1]], [low, high])
+
+
+def test_seeds_whose_parameters_become_infinite_are_counted():
+    raced = results_of([1, 0.5, np.inf], [1, 0.5, 0.1], [1, np.nan, np.nan])
+    assert "Parameters of mine become infinite in 2 seeds" in str(raced)
 
 
 def test_codes_of_every_kind_race_with_draws_from_all_parts():
