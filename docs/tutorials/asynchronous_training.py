@@ -47,7 +47,7 @@ problem = asynchronous.Problem(
     parts=noise - noise.mean(axis=0),
     start=np.sqrt(dim) * jnp.eye(dim)[0],
     num_workers=num_workers,
-    draws="all",
+    draws="one of all",
 )
 
 # %% [markdown]

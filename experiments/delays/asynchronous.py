@@ -343,7 +343,7 @@ class Task(NamedTuple):
             },
             start=start,
             num_workers=num_workers,
-            draws="own" if kind.is_sorted else "all",
+            draws="own" if kind.is_sorted else "one of all",
         )
         return cls(problem, solution, 1 / (NUM_ROWS * (curvature + ridge)))
 

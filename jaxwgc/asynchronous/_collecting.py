@@ -16,7 +16,7 @@ class _Collection(NamedTuple):
     """Sum and number of the gradients that are collected for a step."""
 
     total: Any
-    count: jax.Array
+    number: jax.Array
 
 
 @register
@@ -55,12 +55,12 @@ class fedbuff(AsynchronousRule):
     def decide(self, arrival: Arrival, state: _Collection) -> tuple[Decision, Any]:
         """Returns an update if the collection is complete."""
         total = optax.tree.add(state.total, arrival.gradient)
-        count = state.count + 1
-        is_complete = count == self.size
+        number = state.number + 1
+        is_complete = number == self.size
         mean = optax.tree.scale(1 / self.size, total)
         remaining = _Collection(
             total=optax.tree.where(is_complete, optax.tree.zeros_like(total), total),
-            count=count % self.size,
+            number=number % self.size,
         )
         return Decision(is_complete, mean, arrival.is_worker), remaining
 

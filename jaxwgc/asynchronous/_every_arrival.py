@@ -34,7 +34,7 @@ class every_arrival(AsynchronousRule):
         """Returns an update by the gradient, times its factor."""
         factor, state = self.factor(arrival, state)
         gradient = optax.tree.scale(factor, arrival.gradient)
-        return Decision(jnp.array(True), gradient, arrival.is_worker), state
+        return Decision(True, gradient, arrival.is_worker), state
 
     def factor(self, arrival: Arrival, state: Any) -> tuple[jax.Array, Any]:
         """Returns the factor of a gradient, 1, and the next state."""

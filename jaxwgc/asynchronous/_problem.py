@@ -23,13 +23,14 @@ class Problem:
       parts: Pytree with leaves (num_parts, ...).
       start: First parameters, a pytree of floats.
       num_workers: Number of workers, n.
-      draws: `"own"`: each worker owns num_parts / n consecutive parts, and computes the
-        gradient of all of them. `"all"`: parts are batches, and a worker computes the
-        gradient of one batch, drawn with replacement for each computation.
+      draws: Parts of a computation. `"own"`: each worker owns num_parts / n consecutive
+        parts, and computes the gradient of all of them. `"one of own"`: of one of them,
+        drawn for each computation. `"one of all"`: of one of all parts, which are
+        batches of data that workers have alike.
 
     Raises:
       ValueError: If workers own parts, and num_workers does not divide their number;
-        if leaves of parts have different leading axes; or if draws is neither choice.
+        if leaves of parts have different leading axes; or if draws is no such choice.
       TypeError: If loss is not a function, or start is not a pytree of floats.
 
     Example:
@@ -57,8 +58,10 @@ class Problem:
         validation.check_callable("loss", self.loss)
         num_parts = array_validation.check_parts("parts", self.parts, "num_parts")
         num_workers = validation.check_int("num_workers", self.num_workers, minimum=1)
-        validation.check_choice("draws", self.draws, ("own", "all"))
-        if self.draws == "own" and num_parts % num_workers:
+        validation.check_choice(
+            "draws", self.draws, ("own", "one of own", "one of all")
+        )
+        if self.draws != "one of all" and num_parts % num_workers:
             raise ValueError(
                 "parts must be as many as num_workers, or a multiple; got "
                 f"{num_parts} parts and num_workers = {num_workers}. Use "
@@ -84,23 +87,30 @@ class Problem:
         """Returns the parts of a synchronous round."""
         if self.draws == "own":
             return self.parts
-        return self._parts_at(self._drawn(key, self.num_workers))
+        return self._parts_at(self._drawn(key, jnp.arange(self.num_workers)))
 
     def gradient(self, params: Any, worker: jax.Array, key: jax.Array) -> Any:
         """Returns a worker's estimate of the gradient of the total loss."""
         if self.draws == "own":
-            num_own = self.num_parts // self.num_workers
-            places = worker * num_own + jnp.arange(num_own)
+            places = worker * self._num_own + jnp.arange(self._num_own)
         else:
-            places = self._drawn(key, 1)
+            places = self._drawn(key, worker[None])
         gradient = jax.grad(self._loss_of)(params, self._parts_at(places))
         return optax.tree.scale(self.num_parts / places.size, gradient)
 
     def _loss_of(self, params: Any, parts: Any) -> jax.Array:
         return jnp.sum(jax.vmap(self.loss, (None, 0))(params, parts))
 
-    def _drawn(self, key: jax.Array, number: int) -> jax.Array:
-        return jax.random.randint(key, (number,), 0, self.num_parts)
+    @property
+    def _num_own(self) -> int:
+        return self.num_parts // self.num_workers
+
+    def _drawn(self, key: jax.Array, workers: jax.Array) -> jax.Array:
+        """Draws a part for each of some workers."""
+        if self.draws == "one of all":
+            return jax.random.randint(key, workers.shape, 0, self.num_parts)
+        drawn = jax.random.randint(key, workers.shape, 0, self._num_own)
+        return workers * self._num_own + drawn
 
     def _parts_at(self, places: jax.Array) -> Any:
         return jax.tree.map(lambda leaf: jnp.asarray(leaf)[places], self.parts)

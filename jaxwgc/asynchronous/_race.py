@@ -1,13 +1,14 @@
 """A race: one problem, the same delays and seeds, and loss against time."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.progress import Progress
@@ -51,9 +52,9 @@ def race(
     key: jax.Array,
     *,
     seconds: float,
-    step_sizes: Sequence[float],
+    step_sizes: ArrayLike,
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.sgd,
-    targets: Sequence[float] = (0.1, 0.01, 0.001),
+    targets: ArrayLike = (0.1, 0.01, 0.001),
     solution: Any = None,
     num_seeds: int = 20,
     num_points: int = 200,
@@ -75,7 +76,8 @@ def race(
       delay: Delay model.
       key: PRNG key of either kind.
       seconds: Length of the race, in the unit of the delay model.
-      step_sizes: Step sizes to choose from.
+      step_sizes: Step sizes to choose from. A method that updates at every arrival
+        needs steps about n times as small as one that waits for n workers.
       optimizer: Function of a step size that returns an optimizer, e.g. `optax.adam`.
         Its gradients are estimates of the gradient of the total loss.
       targets: Relative losses whose times are in the table.
@@ -238,8 +240,11 @@ def _run(
             def is_next(state):
                 return cluster.next_end(state) <= time
 
-            state = jax.lax.while_loop(is_next, cluster.following, state)
-            distance = jnp.nan
+            def following(state):
+                return cluster.following(state)
+
+            state = jax.lax.while_loop(is_next, following, state)
+            distance = jnp.full((), jnp.nan)
             if solution is not None:
                 gaps = optax.tree.sub(state.params, solution)
                 distance = optax.tree.norm(gaps)

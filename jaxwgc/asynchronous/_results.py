@@ -7,7 +7,6 @@ import numpy as np
 
 from jaxwgc._common import array_validation
 from jaxwgc._common.text import aligned
-from jaxwgc.simulation import Summary, summarize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,15 +72,8 @@ class Race:
         times = ends[place_of(self.loss, target)]
         return dict(zip(self.methods, times, strict=True))
 
-    def summary(self) -> dict[str, Summary]:
-        """Returns mean and 95% interval of the loss of each method, (points,)."""
-        return {
-            name: summarize(losses)
-            for name, losses in zip(self.methods, self.loss, strict=True)
-        }
-
     def plot(self) -> "Figure":
-        """Draws the mean loss of each method against time, with its interval.
+        """Draws the median loss of each method against time, with quartiles.
 
         Returns:
           A `matplotlib.figure.Figure`, which notebooks show; `savefig` writes it to a
@@ -94,11 +86,11 @@ class Race:
 
         figure = NotebookFigure((7.0, 4.0), layout="constrained")
         axes = figure.subplots()
-        for name, summary in self.summary().items():
-            [line] = axes.plot(self.seconds, summary.mean, label=name)
-            lowest = np.maximum(summary.low, 1e-12)
+        quartiles = np.quantile(self.loss, [0.25, 0.5, 0.75], axis=1)
+        for name, low, median, high in zip(self.methods, *quartiles, strict=True):
+            [line] = axes.plot(self.seconds, median, label=name)
             axes.fill_between(
-                self.seconds, lowest, summary.high, alpha=0.2, color=line.get_color()
+                self.seconds, low, high, alpha=0.2, color=line.get_color()
             )
         axes.set(xlabel="time", ylabel="loss relative to the start", yscale="log")
         figure.legend(loc="outside right upper")

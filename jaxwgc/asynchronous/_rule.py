@@ -42,7 +42,7 @@ class Decision(NamedTuple):
         unless it is among them, with the parameters that it has.
     """
 
-    is_update: jax.Array
+    is_update: jax.Array | bool
     gradient: Any
     restarts: jax.Array
 

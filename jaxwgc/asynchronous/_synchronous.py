@@ -122,6 +122,6 @@ class SynchronousCluster(NamedTuple):
             params=params,
             next_params=optax.apply_updates(params, changes),
             next_state=next_state,
-            end=next_state[0].elapsed,
+            end=optax.tree.get(next_state, "elapsed"),
             num_updates=num_updates,
         )
