@@ -99,7 +99,13 @@ class Problem:
         return optax.tree.scale(self.num_parts / places.size, gradient)
 
     def _loss_of(self, params: Any, parts: Any) -> jax.Array:
-        return jnp.sum(jax.vmap(self.loss, (None, 0))(params, parts))
+        losses = jax.vmap(self.loss, (None, 0))(params, parts)
+        if jnp.ndim(losses) != 1:
+            raise ValueError(
+                f"loss must return a scalar; got shape {losses.shape[1:]}. Sum the "
+                "losses of rows"
+            )
+        return jnp.sum(losses)
 
     @property
     def _num_own(self) -> int:

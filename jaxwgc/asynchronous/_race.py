@@ -67,7 +67,8 @@ def race(
     target first, or the lowest loss if none does.
 
     Losses are relative: 1 is the total loss at the start, and 0 that of the solution,
-    or 0 without one.
+    or 0 without one. Workers that do not wait repeat their times after 1,024
+    computations. Rounds and rules draw times from the same law, but not the same times.
 
     Args:
       methods: Names, and rules (e.g. `asynchronous.every_arrival()`) or rounds of a
@@ -93,8 +94,10 @@ def race(
 
     Raises:
       ValueError: If methods are empty, a code has other numbers of workers or parts
-        than the problem, parameters become infinite at every step size of a method,
-        a rule never gives workers new parameters, or a number is out of range.
+        than the problem, the delay model returns times that are not positive, the
+        solution does not fit or is no better than the start, parameters become infinite
+        at every step size of a method, a rule never gives workers new parameters, or a
+        number is out of range.
       TypeError: If an argument has the wrong type.
 
     Example:
@@ -142,13 +145,18 @@ def race(
     goals = array_validation.host_array(
         "targets", targets, "real numbers", num_targets="any"
     )
+    if not (np.all(sizes > 0) and np.all(goals > 0)):
+        raise ValueError(
+            f"step_sizes and targets must be positive; got {sizes} and {goals}"
+        )
+    validation.check_callable("optimizer", optimizer)
     num_seeds = validation.check_int("num_seeds", num_seeds, minimum=2)
     num_points = validation.check_int("num_points", num_points, minimum=2)
     key, key_of_choice = jax.random.split(key)
     keys = jax.random.split(key, num_seeds)
+    _check_times(delay, key, problem.num_workers)
     times = np.linspace(0, seconds, num_points)
-    first = np.float64(problem.total_loss(problem.start))
-    least = np.float64(0 if solution is None else problem.total_loss(solution))
+    first, least = _losses_of_start_and_solution(problem, solution)
     num_lanes = max(num_seeds, _NUM_SEEDS_OF_CHOICE * len(sizes))
 
     def run(method, keys, sizes):
@@ -296,9 +304,36 @@ def _check_methods(methods: Any, problem: Any) -> None:
             )
 
 
+def _check_times(delay: DelayModel, key: jax.Array, num_workers: int) -> None:
+    times = np.asarray(drawn_times(delay, key, num_workers, 8))
+    if not np.all(times > 0):
+        raise ValueError(
+            "times of delay must be positive, and infinity without a response; got "
+            f"{times.min()}"
+        )
+
+
+def _losses_of_start_and_solution(
+    problem: Problem, solution: Any
+) -> tuple[np.float64, np.float64]:
+    first = np.float64(problem.total_loss(problem.start))
+    if solution is None:
+        least = np.float64(0)
+    elif jax.tree.map(jnp.shape, solution) != jax.tree.map(jnp.shape, problem.start):
+        raise ValueError("solution must have the structure and shapes of problem.start")
+    else:
+        least = np.float64(problem.total_loss(solution))
+    if not least < first < np.inf:
+        raise ValueError(
+            "the total loss of the start must be finite, and above that of the "
+            f"solution (0 without one); got {first} and {least}"
+        )
+    return first, least
+
+
 def _check_is_given(name: str, method: Any, runs: _Runs) -> None:
     is_stuck = (runs.num_updates > 0) & (runs.last_given == 0)
-    if np.any(is_stuck):
+    if np.all(is_stuck):
         raise ValueError(
             f"methods[{name!r}] must give new parameters to workers that restart; got "
             f"{runs.num_updates.max()} updates and no restart from {method}"

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Race:
     """Result of `jaxwgc.race`; `print` shows the time of each method to each target.
 
-    Times in the table are medians over seeds, with quartiles. A dash means that fewer
-    than half of the seeds reach the target.
+    Times in the table are medians over seeds, with quartiles. A dash means that the
+    median seed does not reach the target. Targets on a plateau of noise are reached by
+    chance: see `times_to`.
 
     Attributes:
       methods: Names of the methods.
@@ -97,7 +98,7 @@ class Race:
         return figure
 
     def __repr__(self) -> str:
-        rows = [("method", "step size", "updates", *map(str, self.targets))]
+        rows = [("method", "step size", "updates", *map("{:g}".format, self.targets))]
         limits = self.offered_step_sizes.min(), self.offered_step_sizes.max()
         for place, name in enumerate(self.methods):
             size = self.step_sizes[place]

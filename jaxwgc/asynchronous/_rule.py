@@ -51,6 +51,7 @@ class AsynchronousRule(abc.ABC):
     """Base class of asynchronous rules: pure functions of a state and an arrival.
 
     To write your own, define a class with `decide`, and with `init` if it has a state.
+    Its objects must not change: a race compiles a program for each.
 
     Example:
       Steps half as long for gradients that are stale:

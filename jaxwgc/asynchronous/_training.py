@@ -229,6 +229,7 @@ def train(
     validation.check_instance("rule", rule, AsynchronousRule)
     validation.check_instance("problem", problem, Problem)
     validation.check_instance("delay", delay, DelayModel)
+    validation.check_instance("optimizer", optimizer, optax.GradientTransformation)
     key = jnp.asarray(array_validation.check_key(key))
     num_arrivals = validation.check_int("num_arrivals", num_arrivals, minimum=1)
     key_of_times, key_of_parts = jax.random.split(key)

@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxwgc
@@ -174,8 +175,15 @@ class RestartsNobody(asynchronous.AsynchronousRule):
             r"code of methods\['wait'\] must have 4 workers and 4 parts",
         ),
         (
-            {"step_sizes": []},
-            "step_sizes",
+            {"delay": stragglers.affine(LAW, overhead=0.0, slope=0.0)},
+            "times of delay must be positive",
+        ),
+        ({"step_sizes": [0.1, -0.1]}, "step_sizes and targets must be positive"),
+        ({"targets": [0.0]}, "step_sizes and targets must be positive"),
+        ({"solution": [1.0, 2.0]}, "solution must have the structure and shapes"),
+        (
+            {"solution": np.zeros(2, np.float32)},
+            "the total loss of the start must be finite, and above that of the sol",
         ),
         ({"seconds": -1.0}, "seconds must be positive"),
     ],
@@ -183,3 +191,16 @@ class RestartsNobody(asynchronous.AsynchronousRule):
 def test_races_that_cannot_be_run_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         race(**options)
+
+
+def test_an_optimizer_in_place_of_its_constructor_is_rejected():
+    with pytest.raises(TypeError, match="optimizer must be a function"):
+        race(optimizer=optax.sgd(0.1))
+
+
+def test_losses_of_rows_are_rejected():
+    rows = dataclasses.replace(PROBLEM, loss=lambda params, part: params - part)
+    with pytest.raises(
+        ValueError, match=r"loss must return a scalar; got shape \(2,\)"
+    ):
+        race(problem=rows)

@@ -189,7 +189,7 @@ def test_staleness_of_ringleader_is_below_twice_the_workers():
         ),
         (
             lambda: Problem(loss, np.ones((5, 2)), START, 5, draws="some"),
-            "draws must be one of 'own', 'all'; got 'some'",
+            "draws must be one of 'own', 'one of own', 'one of all'; got 'some'",
         ),
     ],
 )

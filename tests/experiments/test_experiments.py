@@ -13,7 +13,13 @@ import pytest
 
 from experiments import benchmark
 from experiments.codes import equal_load, noise, partial_work
-from experiments.delays import models, planning, slow_workers, when_coding_pays
+from experiments.delays import (
+    asynchronous,
+    models,
+    planning,
+    slow_workers,
+    when_coding_pays,
+)
 from experiments.errors import learning, rounds
 from experiments.paper import mnist
 from experiments.runner import timing
@@ -127,15 +133,21 @@ BENCHMARK = {
     "benchmark.many_workers.LAYOUTS": benchmark.many_workers.LAYOUTS[3:4],
     "benchmark.many_workers.NUM_PARTS": (34,),
     "benchmark.many_workers.QUICK": 10,
+    "benchmark.races.methods": lambda every=benchmark.races.methods: only(
+        every(), "every arrival"
+    ),
     "benchmark.projections.OURS": ("count_sketch",),
     "benchmark.sparse_least_squares.MATRICES": only(
         benchmark.sparse_least_squares.MATRICES, "banded"
     ),
     **{
         f"benchmark.{name}.in_own_process": lambda run, *arguments: run(*arguments)
-        for name in ("many_workers", "compilation", "leverage_scores", "comparison")
+        for name in (
+            *("many_workers", "compilation", "leverage_scores", "comparison", "races"),
+        )
     },
 }
+METHODS_OF = asynchronous.methods_of
 TIMES = np.random.default_rng(0).lognormal(0, 0.1, (40, 4)) * [1, 5, 1, 1]
 DELAYS = {
     "delays.straggler_reports.SIZES": ((100, 4),),
@@ -158,6 +170,12 @@ DELAYS = {
     "delays.slow_workers.NUM_WORKERS": 4,
     "delays.slow_workers.PUBLISHED": {10: 2.41},
     "delays.slow_workers.read_traces": lambda: {"one_slow_seconds": TIMES},
+    "delays.asynchronous.GROUPS": only(asynchronous.GROUPS, "wait for all"),
+    "delays.asynchronous.LENGTH": 20.0,
+    "delays.asynchronous.STEP_SIZES": np.array([0.1, 1.0]),
+    "delays.asynchronous.methods_of": lambda num_workers: only(
+        METHODS_OF(num_workers), "wait for all"
+    ),
     "delays.when_coding_pays.LAWS": only(when_coding_pays.LAWS, "1 + Exp(1)"),
     "delays.when_coding_pays.NUM_WORKERS": 4,
     "delays.when_coding_pays.SHARES": (0.0, 1.0),
@@ -202,6 +220,7 @@ COMMANDS = [
     "only known delays",
     "time --quick --runs 2 --trace one_slow_seconds.npy",
     "slow-workers --rounds 100",
+    "asynchronous --quick",
     "wrong-answers --quick --runs 2",
 ]
 PREFIXES = {"mnist": "table1", "linear-regression": "table2"}
