@@ -24,6 +24,7 @@ from quantities import (
     way,
 )
 
+ASYNCHRONOUS = "docs/asynchronous.md"
 CODES = "docs/codes.md"
 DELAYS = "docs/delays.md"
 HALBAWI = "docs/reproduction/halbawi.md"
@@ -69,6 +70,29 @@ def seconds_per_restart() -> float:
     repeated = restarted["repeated"] * calm / results("language_model")["num_steps"]
     return (restarted["seconds"] - calm - repeated) / restarted["restarts"]
 
+
+def race_times(kind: int) -> dict[str, np.ndarray]:
+    """Returns times to the target by method, (delays,); the kind is its position."""
+    rows_of_kind = results("asynchronous")["kinds"][kind]["rows"]
+    by_method: dict[str, list[float]] = {}
+    for row in rows_of_kind:
+        for method in row["methods"]:
+            time = np.inf if method["time"] is None else float(method["time"])
+            by_method.setdefault(method["name"], []).append(time)
+    return {name: np.array(times) for name, times in by_method.items()}
+
+
+def over_fastest(kind: int, *names: str) -> np.ndarray:
+    """Returns times of the fastest of some methods over those of the fastest of all."""
+    times = race_times(kind)
+    fastest = np.min([*times.values()], axis=0)
+    return np.min([times[name] for name in names], axis=0) / fastest
+
+
+# Positions of the problems of the races.
+LOGISTIC_EQUAL, LOGISTIC_SORTED, NETWORK_EQUAL, NETWORK_SORTED = range(4)
+IGNORING = ("ignore a quarter", "ignore half")
+UPDATING = ("every arrival", "delay-adaptive", "Ringmaster")
 
 # The delay model of the last panel of the figure of shares.
 STALLING = "spread of a tenth, 0.75% stall for 25"
@@ -165,6 +189,39 @@ def errors_of_table_1() -> np.ndarray:
 
 
 CLAIMS = [
+    Claim(
+        ASYNCHRONOUS,
+        "is never more than 40% slower than the fastest method",
+        lambda: bool(
+            np.all(over_fastest(LOGISTIC_EQUAL, *IGNORING) < 1.45)
+            and np.all(over_fastest(NETWORK_EQUAL, *IGNORING) < 1.45)
+        ),
+    ),
+    Claim(
+        ASYNCHRONOUS,
+        "within 10% of the fastest method on seven of nine delay models for logistic "
+        "regression, and on three for the network",
+        lambda: (
+            np.sum(over_fastest(LOGISTIC_EQUAL, *UPDATING) < 1.1) == 7
+            and np.sum(over_fastest(NETWORK_EQUAL, *UPDATING) < 1.1) == 3
+        ),
+    ),
+    Claim(
+        ASYNCHRONOUS,
+        "are fastest on all nine delay models and both models",
+        lambda: bool(
+            np.all(over_fastest(LOGISTIC_SORTED, "stored messages") == 1)
+            and np.all(over_fastest(NETWORK_SORTED, "stored messages") == 1)
+        ),
+    ),
+    Claim(
+        ASYNCHRONOUS,
+        "half of the workers are more than twice as fast as three quarters",
+        lambda: bool(
+            race_times(LOGISTIC_EQUAL)["ignore a quarter"][5]
+            > 2 * race_times(LOGISTIC_EQUAL)["ignore half"][5]
+        ),
+    ),
     Claim(
         "README.md",
         "language model with six faults trains",
