@@ -83,8 +83,7 @@ print(f"staleness: median {median:.0f}, largest {events.staleness.max()}")
 # %% [markdown]
 # ## A race
 #
-# Stale gradients need small steps. So Ringmaster drops gradients from a staleness $R$
-# on. Rennala drops all that are stale, and averages $B$ others. Delay-adaptive steps
+# Ringmaster drops gradients from a staleness $R$ on. Rennala drops all that are stale, and averages $B$ others. Delay-adaptive steps
 # shrink with the staleness. `race` finds the best step size of each rule, and runs all
 # with the same seeds.
 
@@ -237,9 +236,9 @@ class NewestOfEach(asynchronous.AsynchronousRule):
 print(race_on_digits({"IA²SGD": NewestOfEach()}))
 
 # %% [markdown]
-# Here, IA²SGD and waiting are faster than Ringleader. In the paper, where gradients have
-# noise, Ringleader outperforms earlier methods. We did not reproduce this: with batches
-# of four images (`draws="one of own"`) and 30 workers, the order stays as it is here.
+# Here, IA²SGD and waiting are faster than Ringleader. In the paper, Ringleader is ahead.
+# With its batches of four images (`draws="one of own"`), and 30 workers, we found the
+# same order as here.
 #
 # [Wait, code, or go asynchronous?](../asynchronous.md) compares all methods by measured
 # times, and the [API](../api/asynchronous.md) has all rules.
