@@ -41,11 +41,13 @@ def test_docstrings_of_functions(name):
     assert not rest or rest.startswith("\n")
     # What a constructor returns, its first line says.
     is_class = inspect.isclass(FUNCTIONS[name])
-    sections = ["Args:", *([] if is_class else ["Returns:"]), "Example:"]
+    parameters = inspect.signature(FUNCTIONS[name]).parameters
+    sections = ["Args:"] if parameters else []
+    sections += ["Example:"] if is_class else ["Returns:", "Example:"]
     positions = [docstring.find(f"\n{section}\n") for section in sections]
     assert min(positions) > 0
     assert positions == sorted(positions)
-    for parameter in inspect.signature(FUNCTIONS[name]).parameters:
+    for parameter in parameters:
         assert f"\n  {parameter}: " in docstring, parameter
 
 

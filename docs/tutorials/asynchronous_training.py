@@ -168,8 +168,7 @@ def descend(_, weights):
 solution = jax.lax.fori_loop(0, 3000, descend, problem.start)
 
 # %% [markdown]
-# Rounds that wait can race, too. With `memory=True`, stored messages stand for late
-# workers.
+# Rounds can race, too. With `memory=True`, stored messages stand for late workers.
 
 # %%
 uncoded = codes.uncoded(num_workers)
@@ -216,9 +215,8 @@ plt.show()
 #
 # ## A rule of your own
 #
-# A rule is a frozen dataclass with `decide`, and with `init` if it has a state. This is
-# IA²SGD, which the paper tests: at each arrival, it takes a step by the mean of the
-# newest gradients of all workers.
+# A rule is a frozen dataclass with `decide`, and `init` if it has a state. IA²SGD, which
+# the paper tests, takes a step by the mean of the newest gradients of all workers.
 
 
 # %%

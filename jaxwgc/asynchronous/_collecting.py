@@ -26,7 +26,7 @@ class fedbuff(AsynchronousRule):
 
     A worker begins anew with the newest parameters as soon as it has responded.
 
-    Attributes:
+    Args:
       size: Number K of gradients per step, at least 1.
 
     Raises:
@@ -73,7 +73,7 @@ class rennala(fedbuff):
     All workers then stop, and begin anew, so that no gradient is stale. A fast worker
     may contribute several gradients to a step.
 
-    Attributes:
+    Args:
       size: Number B of gradients per step, at least 1.
 
     Raises:

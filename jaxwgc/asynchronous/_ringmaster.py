@@ -13,7 +13,7 @@ from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, Decision
 class ringmaster(AsynchronousRule):
     """Applies gradients of a staleness below a threshold, and drops others.
 
-    Attributes:
+    Args:
       threshold: Staleness R from which gradients are dropped, at least 1. With 1, only
         gradients of the newest parameters count.
       stops: Whether workers whose staleness reaches the threshold are stopped, and

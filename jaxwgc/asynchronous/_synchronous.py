@@ -23,7 +23,7 @@ class synchronous:
     `codes.uncoded` with `stragglers.fastest(n)` waits for all workers, with fewer it
     ignores the others, and with memory their newest messages stand for missing ones.
 
-    Attributes:
+    Args:
       code: Gradient code: with as many parts as the problem if workers own them, and as
         many as workers if each computation draws one.
       wait: Waiting rule, or a function of a code, e.g. `stragglers.until_decodable`.
