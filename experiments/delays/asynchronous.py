@@ -212,8 +212,8 @@ def summary(numbers: Numbers) -> ResultTable:
         rows.append([group, *cells])
     title = (
         "Time to the target over that of the fastest method on the same delays: median "
-        f"of {len(kinds[0]['rows'])} delay models, and the largest; in brackets, the "
-        "number of models on which a method is within 10% of the fastest"
+        f"of {len(kinds[0]['rows'])} delay models / the largest (number of models on "
+        "which a method is within 10% of the fastest)"
     )
     return ResultTable(title, ["method", *(kind["title"] for kind in kinds)], rows)
 
@@ -222,7 +222,7 @@ def factors(times: np.ndarray) -> str:
     """Returns the median and the largest of relative times, and how many are near 1."""
     median = np.quantile(times, 0.5, method="nearest")
     num_near = np.sum(times < 1.1)
-    return f"{factor(median)}, at most {factor(times.max())} ({num_near})"
+    return f"{factor(median)} / {factor(times.max())} ({num_near})"
 
 
 def factor(value: float) -> str:
