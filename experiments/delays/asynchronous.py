@@ -191,14 +191,21 @@ def times_of(kind: Numbers) -> np.ndarray:
 
 
 def relative_times(kind: Numbers) -> dict[str, np.ndarray]:
-    """Returns times of each group over those of the fastest method, (delays,)."""
+    """Returns times of each group over those of the fastest method, (delays,).
+
+    Infinity if the group does not reach the target.
+    """
     times = times_of(kind)
     names = [method["name"] for method in kind["rows"][0]["methods"]]
     best = times.min(axis=1)
     relative = {}
     for group, members in GROUPS.items():
         places = [names.index(name) for name in members]
-        relative[group] = times[:, places].min(axis=1) / best
+        fastest = times[:, places].min(axis=1)
+        never = np.full_like(fastest, np.inf)
+        relative[group] = np.divide(
+            fastest, best, out=never, where=np.isfinite(fastest)
+        )
     return relative
 
 
