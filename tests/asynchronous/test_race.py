@@ -11,6 +11,7 @@ import pytest
 
 import jaxwgc
 from jaxwgc import asynchronous, codes, stragglers
+from jaxwgc.asynchronous._race import _best_place
 
 KEY = jax.random.key(0)
 NUM_WORKERS = 4
@@ -95,6 +96,41 @@ def test_the_figure_has_medians_and_quartiles():
     [band] = axes.collections[place].get_paths()
     assert band.vertices[:, 1].min() == pytest.approx(low.min())
     assert len(axes.lines) == len(METHODS)
+
+
+def test_rounds_of_drawn_parts_step_by_the_gradient_of_all():
+    """If all parts are equal, it does not matter which are drawn."""
+    wait = {"wait": METHODS["wait"]}
+    drawn = asynchronous.Problem(
+        loss,
+        parts=np.repeat(CENTERS[3:], 8, axis=0),
+        start=PROBLEM.start,
+        num_workers=NUM_WORKERS,
+        draws="one of all",
+    )
+    own = dataclasses.replace(
+        PROBLEM,
+        loss=lambda params, part: 2 * loss(params, part),
+        parts=np.repeat(CENTERS[3:], 4, axis=0),
+    )
+    options = {"methods": wait, "step_sizes": [0.01], "solution": CENTERS[3]}
+    by_drawn = race(problem=drawn, **options).loss
+    np.testing.assert_allclose(by_drawn, race(problem=own, **options).loss, rtol=1e-4)
+    assert by_drawn[0, :, -1].max() < 0.5
+
+
+def test_the_best_step_reaches_the_target_first_and_is_finite():
+    losses = np.array(
+        [
+            [[1, 0.3, 0.2, 0.05]],
+            [[1, 0.09, 0.08, 0.07]],
+            [[1, 0.01, 0.01, np.inf]],
+            [[1, 0.5, 0.4, 0.3]],
+        ]
+    )
+    sizes = np.array([1.0, 2.0, 3.0, 4.0])
+    assert _best_place("mine", sizes, losses, target=0.1) == 1
+    assert _best_place("mine", sizes, losses, target=0.001) == 0
 
 
 def results_of(*losses):
