@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxwgc
+from experiments.delays.asynchronous import methods_of
 from experiments.runner.study import Numbers, Once, Study, timed
 from experiments.runner.timing import in_own_process
-from jaxwgc import asynchronous, codes, stragglers
+from jaxwgc import asynchronous, stragglers
 
 NUM_WORKERS = 32
 NUM_FEATURES = 20
@@ -18,6 +19,17 @@ NUM_SEEDS = 20
 CONDITION = 50.0
 LENGTH = 200.0
 STEP_SIZES = np.geomspace(0.003, 3.0, 13)
+METHODS = (
+    "wait for all",
+    "ignore a quarter",
+    "stored messages",
+    "code, 2 copies",
+    "every arrival",
+    "Rescaled",
+    "Ringmaster",
+    "Rennala",
+    "Ringleader",
+)
 # Seeds on which `jaxwgc.race` chooses the step size.
 NUM_SEEDS_OF_CHOICE = 3
 
@@ -54,7 +66,7 @@ def run(seed: int, length: float) -> Numbers:
 
     problem = asynchronous.Problem(loss, centers, start, NUM_WORKERS)
     delay = stragglers.shifted_exponential(shift=1.0, rate=1.0)
-    all_methods = methods()
+    all_methods = methods_of(NUM_WORKERS)
 
     def race(names):
         begin = time.perf_counter()
@@ -70,8 +82,8 @@ def run(seed: int, length: float) -> Numbers:
         )
         return time.perf_counter() - begin
 
-    first = race(all_methods)
-    again = race(all_methods)
+    first = race(METHODS)
+    again = race(METHODS)
     alone = race(["every arrival"])
     begin = time.perf_counter()
     for size in np.repeat(STEP_SIZES, NUM_SEEDS_OF_CHOICE):
@@ -86,27 +98,6 @@ def run(seed: int, length: float) -> Numbers:
         "alone": alone,
         "numpy": numpy_seconds,
         "ratio": numpy_seconds / alone,
-    }
-
-
-def methods() -> dict[str, asynchronous.AsynchronousRule | asynchronous.synchronous]:
-    """Returns nine methods by name."""
-    uncoded = codes.uncoded(NUM_WORKERS)
-    all_workers = stragglers.fastest(NUM_WORKERS)
-    most = stragglers.fastest(3 * NUM_WORKERS // 4)
-    repetition = codes.fractional_repetition(NUM_WORKERS, num_stragglers=1)
-    return {
-        "wait for all": asynchronous.synchronous(uncoded, all_workers),
-        "ignore stragglers": asynchronous.synchronous(uncoded, most),
-        "stored messages": asynchronous.synchronous(
-            uncoded, most, late="busy", memory=True
-        ),
-        "code": asynchronous.synchronous(repetition, stragglers.until_decodable),
-        "every arrival": asynchronous.every_arrival(),
-        "Rescaled": asynchronous.rescaled(),
-        "Ringmaster": asynchronous.ringmaster(threshold=2 * NUM_WORKERS),
-        "Rennala": asynchronous.rennala(size=NUM_WORKERS),
-        "Ringleader": asynchronous.ringleader(),
     }
 
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from matplotlib.figure import Figure
 
 import jaxwgc
+from experiments.delays.against_the_clock import signed_rows, solve
 from experiments.delays.traces import read_traces, simulated
 from experiments.delays.when_coding_pays import SERVERLESS
 from experiments.paper.mnist import load_digits
@@ -62,8 +62,7 @@ KINDS = {
     "network_equal": Kind("network, equal data", True, False, 0.4),
     "network_sorted": Kind("network, sorted parts", True, True, 0.3),
 }
-# Step sizes of logistic regression in units of one over the largest curvature. The
-# network's reach further.
+# Step sizes, in units of one over the largest curvature of logistic regression.
 STEP_SIZES = np.geomspace(1 / 512, 4, 20)
 
 
@@ -289,17 +288,14 @@ def draw(numbers: Numbers) -> Figure:
 
 @functools.cache
 def digits(is_sorted: bool) -> np.ndarray:
-    """Returns centred images with a constant, times the signs of their labels."""
+    """Returns signed rows of averaged images, see `signed_rows`."""
     training, _ = load_digits()
     images = np.asarray(training.images, float)[:NUM_ROWS]
     size = images.shape[1] // PIXELS**2
     side = round(size**0.5)
     blocks = images.reshape(-1, PIXELS, side, PIXELS, side).mean(axis=(2, 4))
-    pixels = blocks.reshape(NUM_ROWS, -1)
     labels = np.asarray(training.labels)[:NUM_ROWS]
-    rows = np.append(pixels - pixels.mean(0), np.ones((NUM_ROWS, 1)), axis=1)
-    rows *= (2 * labels - 1)[:, None]
-    return rows[np.argsort(labels, stable=True)] if is_sorted else rows
+    return signed_rows(blocks.reshape(NUM_ROWS, -1), labels, is_sorted)
 
 
 def logistic_loss(params: jax.Array, part: dict[str, jax.Array]) -> jax.Array:
@@ -341,7 +337,7 @@ class Task(NamedTuple):
             loss = logistic_loss
             ridge = curvature / (CONDITION - 1)
             start = jnp.zeros(num_features)
-            solution = jnp.asarray(solve(rows, ridge), jnp.float32)
+            solution = jnp.asarray(solve(rows, ridge).x, jnp.float32)
         problem = asynchronous.Problem(
             loss=loss,
             parts={
@@ -361,18 +357,3 @@ def network(num_features: int, key: jax.Array) -> dict[str, jax.Array]:
     hidden = jax.random.normal(hidden_key, (num_features, NUM_HIDDEN))
     output = jax.random.normal(output_key, (NUM_HIDDEN,))
     return {"hidden": hidden / num_features**0.5, "output": output / NUM_HIDDEN**0.5}
-
-
-def solve(rows: np.ndarray, ridge: float) -> np.ndarray:
-    """Returns the parameters with the least logistic loss."""
-
-    def loss_and_slope(params):
-        margins = rows @ params
-        weights = -scipy.special.expit(-margins)
-        loss = np.logaddexp(0, -margins).mean() + ridge / 2 * params @ params
-        return loss, weights @ rows / len(rows) + ridge * params
-
-    start = np.zeros(rows.shape[1])
-    return scipy.optimize.minimize(
-        loss_and_slope, start, jac=True, method="L-BFGS-B", tol=1e-14
-    ).x

@@ -89,7 +89,6 @@ def test_the_table_has_times_and_marks():
 
 
 def test_the_figure_has_medians_and_quartiles():
-    pytest.importorskip("matplotlib")
     [axes] = results().plot().axes
     place = results().methods.index("ringleader")
     low, median, high = np.quantile(results().loss[place], [0.25, 0.5, 0.75], axis=0)
