@@ -50,7 +50,11 @@ if TYPE_CHECKING:
         locate_errors,
         weighted,
     )
-    from jaxwgc.gradients import decoded_value_and_grad, partial_value_and_grad
+    from jaxwgc.gradients import (
+        decoded_value_and_grad,
+        local_steps,
+        partial_value_and_grad,
+    )
     from jaxwgc.parts import partition
     from jaxwgc.planning import Plan, plan
     from jaxwgc.reports import StragglerReport, straggler_report
@@ -92,6 +96,7 @@ __all__ = [
     "distributed",
     "encode",
     "gradients",
+    "local_steps",
     "locate_errors",
     "monte_carlo",
     "partial_value_and_grad",
@@ -138,6 +143,7 @@ _MODULES = {
     "distributed": "distributed",
     "encode": "coding",
     "gradients": "gradients",
+    "local_steps": "gradients",
     "locate_errors": "coding",
     "monte_carlo": "simulation",
     "partial_value_and_grad": "gradients",

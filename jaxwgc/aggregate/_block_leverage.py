@@ -13,7 +13,8 @@ from jaxwgc._common import array_validation, validation
 from jaxwgc.aggregate._coded_aggregate import check_updates, coded_aggregate
 from jaxwgc.aggregate._policy import make_aggregator
 from jaxwgc.codes import GradientCode
-from jaxwgc.gradients import decoded_value_and_grad, scalar_loss
+from jaxwgc.gradients import decoded_value_and_grad
+from jaxwgc.gradients._gradients import scalar_loss
 from jaxwgc.parts import (
     PartitionSample,
     drop_last_distinct,

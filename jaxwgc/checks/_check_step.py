@@ -13,7 +13,8 @@ from jaxwgc._common import array_validation, validation
 from jaxwgc.aggregate._policy import shapes_of
 from jaxwgc.checks._optimizers import OptimizerProbe, Rounds, flat, states_of
 from jaxwgc.codes import GradientCode
-from jaxwgc.gradients import checked_loss, partial_value_and_grad
+from jaxwgc.gradients import partial_value_and_grad
+from jaxwgc.gradients._gradients import checked_loss
 from jaxwgc.parts import partition
 
 # Relative rounding error of a gradient, also in bfloat16.

@@ -18,7 +18,7 @@ from jaxwgc.distributed._placement import (
     check_mesh,
     held_parts,
 )
-from jaxwgc.gradients import scalar_loss
+from jaxwgc.gradients._gradients import scalar_loss
 
 
 def mesh_value_and_grad(

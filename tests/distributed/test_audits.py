@@ -18,6 +18,7 @@ from jaxwgc.distributed.ray._events import Unverified
 from jaxwgc.distributed.ray._messages import read, sent
 from jaxwgc.distributed.ray._task import Task
 from jaxwgc.distributed.ray._worker import project
+from jaxwgc.gradients._contributions import term_of
 
 CODE = codes.replicated(3, num_parts=6, copies=2)
 PARTS = np.random.default_rng(0).normal(size=(6, 8, 5)).astype(np.float32)
@@ -34,13 +35,8 @@ def loss(params, part):
 
 PARTIALS = np.asarray(jaxwgc.partial_value_and_grad(loss)(PARAMS, PARTS)[1])
 TASK = Task(
-    loss,
-    has_aux=False,
+    term_of(loss),
     load=PARTS.__getitem__,
-    batch=None,
-    delay=None,
-    corrupt=None,
-    message_dtype=None,
     params=jax.eval_shape(lambda: PARAMS),
     key=sent(KEY),
 )

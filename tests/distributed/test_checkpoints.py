@@ -41,7 +41,9 @@ def train(num_steps, folder, params=PARAMS, code=CODE, key=KEY, **options):
         messages = np.random.default_rng(step).normal(size=(num_workers, size))
         losses = np.ones(num_workers)
         received = np.ones(num_workers, bool)
-        return Round(np.float32(messages), received, losses, 1.0, losses, None, {})
+        return Round(
+            np.float32(messages), received, losses, 1.0, received, losses, None, {}
+        )
 
     chain = optax.chain(jaxwgc.decode_aggregate(code), optax.adam(0.1))
     return _training.train(

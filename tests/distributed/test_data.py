@@ -23,6 +23,7 @@ from jaxwgc.distributed.ray._rounds import StartUp
 from jaxwgc.distributed.ray._task import Assignment, Task
 from jaxwgc.distributed.ray._verification import PartCopies
 from jaxwgc.distributed.ray._worker import Worker
+from jaxwgc.gradients._contributions import term_of
 from tests.distributed import batch_tasks
 from tests.distributed.batch_tasks import batches, loss
 from tests.distributed.ray_processes import repeat_until
@@ -301,9 +302,8 @@ def test_different_digests_are_named():
 
 def make_task(**fields):
     like = jax.eval_shape(lambda: PARAMS)
-    none = dict.fromkeys(("load", "batch", "delay", "corrupt", "message_dtype"))
-    task = Task(loss=loss, has_aux=False, **none)
-    return task._replace(params=like, key=sent(KEY), has_digests=True, **fields)
+    term = term_of(loss)
+    return Task(term, params=like, key=sent(KEY), has_digests=True, **fields)
 
 
 def test_workers_send_gradients_and_digests_of_their_batches():
@@ -372,7 +372,7 @@ def test_batch_gets_the_step_if_it_asks():
         return {"x": part["x"] * step.astype(jnp.float32)}
 
     worker = Worker(Assignment(0, np.array([1]), np.ones((1, 1))), make_task())
-    worker.task = worker.task._replace(batch=batch)
+    worker.task = worker.task._replace(batch=batch, has_keys=True)
     worker.prepare([batches(0, 1)])
     for step in (0, 3):
         answer = worker.compute((jax.tree.leaves(PARAMS), sent(KEY), step))

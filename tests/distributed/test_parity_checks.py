@@ -16,6 +16,7 @@ from jaxwgc.distributed.ray import _task, _verification, _worker
 from jaxwgc.distributed.ray._errors import NoResponse
 from jaxwgc.distributed.ray._events import Unverified
 from jaxwgc.distributed.ray._messages import read, sent
+from jaxwgc.gradients._contributions import term_of
 
 PARTS = np.random.default_rng(0).normal(size=(4, 12, 50)).astype(np.float32)
 PARAMS = jnp.linspace(-1, 1, 50)
@@ -59,15 +60,10 @@ class Workers:
 def check():
     """Whose messages are right, whose wrong, and if the round is rejected."""
     task = _task.Task(
-        loss,
-        False,
-        PARTS.__getitem__,
-        None,
-        None,
-        None,
-        None,
-        jax.eval_shape(lambda: PARAMS),
-        sent(KEY),
+        term_of(loss),
+        load=PARTS.__getitem__,
+        params=jax.eval_shape(lambda: PARAMS),
+        key=sent(KEY),
     )
     copies = _verification.PartCopies(CODE, task, None, Workers(1, 1, 1, 1, 1))
     checks = _verification.ParityChecks(

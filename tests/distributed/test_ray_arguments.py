@@ -20,6 +20,7 @@ from jaxwgc.distributed.ray._messages import ArrayPool, Layout, pack, sent, unpa
 from jaxwgc.distributed.ray._part_worker import PartWorker
 from jaxwgc.distributed.ray._task import Assignment, Task
 from jaxwgc.distributed.ray._worker import Worker
+from jaxwgc.gradients._contributions import term_of
 
 pytest.importorskip("ray")
 
@@ -36,6 +37,9 @@ LIKE = jax.eval_shape(lambda: PARAMS)
 
 def loss(params, part):
     return jnp.sum((part @ params["w"]) ** 2)
+
+
+TERM = term_of(loss)
 
 
 def simple_cluster(**others):
@@ -74,7 +78,7 @@ def test_part_that_cannot_be_loaded_is_named():
     def load(part):
         raise FileNotFoundError(f"no {part}.npz")
 
-    task = Task(loss, False, load, None, None, None, None, LIKE, sent(KEY))
+    task = Task(TERM, load=load, params=LIKE, key=sent(KEY))
     worker = Worker(Assignment(0, np.array([3]), np.ones((1, 1))), task)
     with pytest.raises(RuntimeError, match="part 3 failed: FileNotFoundError: no 3.np"):
         worker.start()
@@ -83,7 +87,21 @@ def test_part_that_cannot_be_loaded_is_named():
 @pytest.mark.parametrize(
     ("others", "error", "message"),
     [
-        ({"loss": None}, TypeError, "loss must be a function"),
+        ({"loss": 3}, TypeError, "loss must be a function; got 3"),
+        ({"loss": None}, ValueError, "loss or contribution must be given; got neither"),
+        ({"contribution": len}, ValueError, "loss must be None with contribution"),
+        (
+            {"loss": None, "contribution": 3},
+            TypeError,
+            "contribution must be a function; got 3",
+        ),
+        (
+            {"loss": None, "contribution": lambda params, part, key: params},
+            ValueError,
+            "key must be given with batch, or with a contribution that has an arg",
+        ),
+        ({"key": KEY}, ValueError, "key must be None without batch, and without a con"),
+        ({"has_aux": None}, TypeError, "has_aux must be True or False"),
         ({"code": 3}, TypeError, "code must be a GradientCode"),
         ({"code": codes.uncoded(3)}, ValueError, "parts must have a leading axis"),
         ({"code": SEVERAL, "wait": None}, ValueError, "be real with one segment for"),
@@ -92,11 +110,8 @@ def test_part_that_cannot_be_loaded_is_named():
         ({"parts": np.full(4, 2**31)}, ValueError, "parts must fit int32, because JAX"),
         ({"batches": len}, ValueError, "parts must be None with batches"),
         ({"parts": None, "batches": 3}, TypeError, "batches must be a function; got 3"),
-        (
-            {"batch": len},
-            ValueError,
-            "key and batch must be given together; got no key",
-        ),
+        ({"batch": len}, ValueError, "key must be given with batch"),
+        ({"batch": 3}, TypeError, "batch must be a function; got 3"),
         ({"wait": stragglers.fastest(5)}, ValueError, "num_required"),
         ({"wait": 3}, TypeError, "a WaitingRule, such as fastest.6.; got 3"),
         ({"undecodable": "hope"}, ValueError, "undecodable must be one of"),
@@ -233,7 +248,7 @@ def test_parts_finished_between_rounds_are_reported(monkeypatch):
 
     simulated = types.SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
     monkeypatch.setattr(_part_worker, "time", simulated)
-    task = Task(loss, False, None, None, lambda *_: 0.125, None, None, LIKE, sent(KEY))
+    task = Task(TERM, delay=lambda *_: 0.125, params=LIKE, key=sent(KEY))
     worker = PartWorker(Assignment(0, np.arange(2), np.eye(2)), task)
     worker.prepare([*PARTS[:2]])
     worker.start_thread()
@@ -251,8 +266,7 @@ def test_parts_finished_between_rounds_are_reported(monkeypatch):
 @pytest.mark.parametrize("kind", [Worker, PartWorker])
 def test_first_query_compiles_nothing(kind):
     """A worker that compiled in it would seem to be silent."""
-    task = Task(loss, False, None, None, None, None, None, LIKE, sent(KEY))
-    task = task._replace(has_queries=True)
+    task = Task(TERM, params=LIKE, key=sent(KEY), has_queries=True)
     rows = np.eye(2)[: 1 + (kind is PartWorker)]
     worker = kind(Assignment(0, np.arange(2), rows), task)
     worker.prepare([*PARTS[:2]])

@@ -35,6 +35,7 @@ def compute(params, step, key):
         received,
         times,
         0.75,
+        np.isfinite(losses),
         losses,
         None,
         {},
@@ -248,7 +249,9 @@ def test_memory_is_checkpointed(tmp_path):
         received = np.array([True, True, step == 0])
         late = np.array([False, False, step == 2])
         losses = np.zeros(3)
-        return Round(messages(step), received, losses, 1.0, losses, None, {}, late=late)
+        return Round(
+            messages(step), received, losses, 1.0, received, losses, None, {}, late=late
+        )
 
     def train(code, *arguments):
         aggregate = jaxwgc.decode_aggregate(code, memory=True)

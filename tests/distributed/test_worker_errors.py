@@ -21,6 +21,7 @@ from jaxwgc.distributed.ray._part_worker import PartWorker
 from jaxwgc.distributed.ray._rounds import StartUp
 from jaxwgc.distributed.ray._task import Assignment, Task
 from jaxwgc.distributed.ray._worker import Worker
+from jaxwgc.gradients._contributions import term_of
 from tests.distributed.ray_tasks import OfTwoArguments, draw, squares
 from tests.distributed.simulated import message_fleet
 
@@ -161,8 +162,14 @@ def test_reason_of_a_long_traceback_in_a_text_is_below_it():
 
 
 def make_worker(kind=Worker, **fields):
-    task = Task(squares, False, PARTS.__getitem__, None, None, None, None, LIKE)
-    task = task._replace(key=sent(KEY), **fields)
+    task = Task(
+        term_of(squares),
+        load=PARTS.__getitem__,
+        params=LIKE,
+        key=sent(KEY),
+        has_keys=True,
+    )
+    task = task._replace(**fields)
     return actor_class(kind)(Assignment(0, np.arange(2), np.ones((1, 2))), task)
 
 
@@ -192,7 +199,7 @@ def test_error_in_a_callback_is_named():
     worker.prepare([*PARTS])
     with pytest.raises(WorkerError) as info:
         worker.compute(([PARAMS], sent(KEY), 0))
-    assert info.value.reason.endswith("ZeroDivisionError: as told")
+    assert info.value.reason.endswith("ZeroDivisionError: as told (in parts 0, 1)")
     assert "\n" not in info.value.reason
 
 

@@ -29,7 +29,7 @@ class Progress(NamedTuple):
         training goes on with its own.
       round: `Round` of the step.
       loss: Sum of the losses of the parts before the step. NaN if the loss of a part is
-        not known.
+        not known, or with `contribution`.
       undecodable: Whether the round could not be decoded.
 
     Example:

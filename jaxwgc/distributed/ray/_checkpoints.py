@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxwgc._common.leaves import by_name, difference
 from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray._callbacks import TrainingState
 from jaxwgc.distributed.ray._errors import line_of
 from jaxwgc.distributed.ray._fleet import log
 from jaxwgc.distributed.ray._interrupts import uninterrupted
-from jaxwgc.distributed.ray._leaves import by_name, difference
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from jaxwgc.distributed.ray._session import find_extra
 

@@ -28,6 +28,7 @@ from jaxwgc.distributed.ray._session import (
     claimed_resources,
 )
 from jaxwgc.distributed.ray._task import Task
+from jaxwgc.gradients._contributions import takes, term_of
 from jaxwgc.reports import StragglerReport, straggler_report
 from jaxwgc.stragglers import WaitingRule
 
@@ -65,15 +66,25 @@ class RayCluster:
     shapes. Ray is joined or started then, too. Without `address`, it runs on this
     machine for as long as the `with` block, without a dashboard and on 127.0.0.1 only.
 
+    A code recovers a sum over parts. By default, the terms of the sum are the gradients
+    of a loss. With `contribution`, they are any pytrees like params, such as changes of
+    params by local steps: see `jaxwgc.local_steps`. Everything else is the same.
+
     Args:
       loss: `loss(params, part) -> scalar`, summed over the part. If `has_aux` is True,
-        it returns `(scalar, aux)`, and a `Round` has the aux of every part.
+        it returns `(scalar, aux)`, and a `Round` has the aux of every part. None with
+        `contribution`.
       code: Gradient code. It sets the number of workers and the parts of each. With
         several messages per worker (real, such as `codes.replicated`), rounds work on
         request.
       parts: Pytree, leaves (num_parts, ...); each worker is sent its own parts. Or a
         function that maps the index of a part to the part, a pytree of arrays. It is
         called on the workers, and again if a worker is replaced. None with `batches`.
+      contribution: `contribution(params, part)` or `contribution(params, part, key)`, a
+        pure function in place of `loss`. It returns the term of a part, a pytree with
+        the structure, shapes and dtypes of params; if `has_aux` is True, a pair of that
+        and aux. It is traced by JAX, and may depend on nothing but its arguments, so
+        that all copies of a term agree. If it has an argument `key`, it needs `key`.
       batches: `batches(step, part)`, a Python function for data that do not fit into
         the memory of a worker. It returns the batch of a part in a step, a pytree of
         arrays. Step and part are ints, and all batches are alike in structure, shapes
@@ -82,12 +93,13 @@ class RayCluster:
         of the next step are read in a thread while a step is computed, so `batches` is
         also called for the step after the last one; an error there has no effect. At
         most one thread of a process calls it at a time.
-      has_aux: Whether the loss returns aux.
+      has_aux: Whether the loss or contribution returns aux.
       batch: `batch(key, part)`, a pure function that draws the data of one step from a
         part, or changes a batch of `batches`. If it has an argument `step`, it gets the
         step, uint32, too. It is traced by JAX, and needs `key`.
       key: PRNG key of either kind. The key of a batch is
-        fold_in(fold_in(key, step), part_index), so all holders of a part draw the same.
+        k = fold_in(fold_in(key, step), part_index), and that of a contribution is
+        fold_in(k, 1), so all holders of a part draw the same.
       wait: Waiting rule of `jaxwgc.stragglers`, such as `fastest(6)`. It sees seconds
         since the start of the round, and infinity for a worker that has not responded;
         on request, for one that has not finished all of its parts. `until_decodable`
@@ -117,8 +129,9 @@ class RayCluster:
 
     Raises:
       ImportError: If Ray is not installed.
-      ValueError: If key is given without batch, or batch without key; if not exactly
-        one of parts and batches is given; if the leading axis of parts is not
+      ValueError: If not exactly one of loss and contribution is given, or of parts and
+        batches; if key is given and neither batch nor contribution takes it, or one of
+        them takes it and it is not given; if the leading axis of parts is not
         num_parts; if an integer in parts needs more than 32 bits and x64 is off; or if
         an option does not fit the code.
       TypeError: If an argument has the wrong type, e.g. loss is not a function.
@@ -159,10 +172,11 @@ class RayCluster:
 
     def __init__(
         self,
-        loss: Callable[..., Any],
-        code: GradientCode,
+        loss: Callable[..., Any] | None = None,
+        code: GradientCode | None = None,
         parts: Any = None,
         *,
+        contribution: Callable[..., Any] | None = None,
         batches: Callable[[int, int], Any] | None = None,
         has_aux: bool = False,
         batch: Callable[..., Any] | None = None,
@@ -178,12 +192,11 @@ class RayCluster:
         faults: Faults = Faults(),
     ):
         check_installed("ray")
-        GradientCode.check(code)
+        code = GradientCode.check(code)
         if code.messages_per_worker > 1:
             code.check_requests()
-        if (key is None) != (batch is None):
-            missing = "key" if key is None else "batch"
-            raise ValueError(f"key and batch must be given together; got no {missing}")
+        term = term_of(loss, contribution, has_aux)
+        _check_key_is_used(key, batch, contribution)
         validation.check_instance("decoding", decoding, DecodingOptions)
         validation.check_choice(
             "undecodable", undecodable, ("least_squares", "skip", "raise")
@@ -213,14 +226,9 @@ class RayCluster:
             array_validation.check_dtypes("parts", parts, "numbers, bools or keys")
             array_validation.check_integers_are_kept("parts", parts)
             parts_to_send = sent(parts)
-        validation.check_bool("has_aux", has_aux)
-        validation.check_callable("loss", loss)
-        if batch is not None:
-            validation.check_callable("batch", batch)
         # Fields that depend on params are set when the workers start.
         task = Task(
-            loss=loss,
-            has_aux=has_aux,
+            term=term,
             load=load,
             batch=batch,
             delay=faults.delay,
@@ -228,6 +236,7 @@ class RayCluster:
             message_dtype=array_validation.check_message_dtype(decoding.message_dtype),
             batches=batches,
             has_digests=batches is not None and verification.digests,
+            has_keys=key is not None,
         )
         options = actor_options_of(address, actor_options)
         has_spare = address is None and not claimed_resources(options)
@@ -315,7 +324,8 @@ class RayCluster:
 
         Raises:
           ValueError: If params have changed their structure, shapes or dtypes or are
-            not finite, if parts are not alike, or if the cluster has too few resources.
+            not finite, if parts are not alike, if a contribution is not like params, or
+            if the cluster has too few resources.
           TypeError: If the loss returns no real scalar, or params are not floats.
           ConnectionError: If no Ray responds at `address`, or it requires a token.
           RuntimeError: If a worker fails to start at the beginning, if the `with` block
@@ -345,7 +355,7 @@ class RayCluster:
         memory: bool = False,
         debias: str | float | None = None,
     ) -> TrainingState:
-        """Returns the state after steps of an optax optimizer on decoded gradients.
+        """Returns the state after steps of an optax optimizer on decoded sums.
 
         Args:
           optimizer: Optimizer, such as `optax.adam(1e-3)`; `jaxwgc.decode_aggregate` is
@@ -494,3 +504,26 @@ class RayCluster:
         A slot has `index`, `pid`, `node`, `host`, `state` and `trouble`.
         """
         return self._coordinator.workers
+
+
+def _check_key_is_used(
+    key: jax.Array | None,
+    batch: Callable[..., Any] | None,
+    contribution: Callable[..., Any] | None,
+) -> None:
+    """Raises ValueError unless a key is given if, and only if, a function takes it."""
+    if batch is not None:
+        validation.check_callable("batch", batch)
+    is_needed = batch is not None
+    if contribution is not None and takes("key", contribution):
+        is_needed = True
+    if is_needed and key is None:
+        raise ValueError(
+            "key must be given with batch, or with a contribution that has an argument "
+            "key; got None"
+        )
+    if key is not None and not is_needed:
+        raise ValueError(
+            "key must be None without batch, and without a contribution that has an "
+            f"argument key; got {key}"
+        )

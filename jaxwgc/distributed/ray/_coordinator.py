@@ -12,14 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc import coding
+from jaxwgc._common.leaves import by_name, difference
 from jaxwgc.codes import GradientCode
 from jaxwgc.decoders import Decoder
 from jaxwgc.distributed.ray._driver import Driver
 from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot
 from jaxwgc.distributed.ray._interrupts import check_interrupt, noticed_interrupts
 from jaxwgc.distributed.ray._launcher import Launcher
-from jaxwgc.distributed.ray._leaves import by_name, difference, finite_leaves
-from jaxwgc.distributed.ray._messages import Layout, Round, read, sent
+from jaxwgc.distributed.ray._messages import Layout, Round, is_finite, read, sent
 from jaxwgc.distributed.ray._options import Verification
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._session import check_resources, session
@@ -27,13 +27,14 @@ from jaxwgc.distributed.ray._task import (
     COMPILATION_CACHE,
     SHARED_SETTINGS,
     Task,
-    try_loss,
+    try_term,
 )
 from jaxwgc.distributed.ray._verification import (
     PartCopies,
     WorkersOfRound,
     verifier_of,
 )
+from jaxwgc.gradients._gradients import check_params
 
 
 class Processes(NamedTuple):
@@ -142,7 +143,7 @@ class Coordinator:
         """
         with self.lock:
             driver = self.started(params, step, key)
-            leaves = finite_leaves(params, self._params_like)
+            leaves = _finite_leaves(params, self._params_like)
             before = self._fleet.num_losses().sum()
             this_round = driver.run(step, leaves, sent(key), owner)
             num_replaced = int(self._fleet.num_losses().sum() - before)
@@ -174,6 +175,7 @@ class Coordinator:
         """Returns the driver; the first call starts the workers for a step."""
         if self._stack is None:
             raise RuntimeError("a RayCluster computes inside of its `with` block")
+        check_params(params)
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)),
             params,
@@ -182,7 +184,7 @@ class Coordinator:
             self._params_like = like
             if self._parts is not None:
                 first = jax.tree.map(lambda leaf: leaf[:1], read(self._parts))
-                try_loss(self._task, like, first, key)
+                try_term(self._task, like, first, key)
             # Ctrl-C may arrive in a fork with which Ray starts its processes.
             with noticed_interrupts():
                 folder = self._stack.enter_context(session(self._processes.address))
@@ -246,3 +248,16 @@ class Coordinator:
             key,
         )
         return driver
+
+
+def _finite_leaves(params: Any, like: Any) -> list[np.ndarray]:
+    """Converts params to finite NumPy leaves with the dtypes of `like`."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    arrays = []
+    for (path, leaf), shape in zip(leaves, jax.tree.leaves(like)):
+        array = np.asarray(leaf, shape.dtype)
+        if not is_finite(array):
+            name = f"params{jax.tree_util.keystr(path)}"
+            raise ValueError(f"params must be finite; got NaN or infinity in {name}")
+        arrays.append(array)
+    return arrays

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._common import array_validation
+from jaxwgc._common.leaves import by_name, difference
 from jaxwgc.distributed._placement import check_alike, signature
 from jaxwgc.distributed.ray._errors import BatchError, BatchValueError
-from jaxwgc.distributed.ray._leaves import by_name, difference
 from jaxwgc.distributed.ray._messages import ArrayPool, sent
 
 # Kinds of arrays that parts and batches consist of.

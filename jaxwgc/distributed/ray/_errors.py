@@ -1,10 +1,13 @@
 """Exceptions of workers as text, which every process can read."""
 
+import contextlib
 import functools
 import itertools
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+
+import numpy as np
 
 # Maximum number of characters of a reason: one line of the log.
 _LONGEST_REASON = 500
@@ -129,6 +132,26 @@ def reporting(method: Callable[..., Any]) -> Callable[..., Any]:
             raise WorkerError.of(error) from None
 
     return call
+
+
+@contextlib.contextmanager
+def naming_parts(parts: np.ndarray) -> Iterator[None]:
+    """Raises errors of the user's functions as a `WorkerError` that names the parts.
+
+    Args:
+      parts: Indices of the parts that are computed, int (num_parts,).
+    """
+    try:
+        yield
+    except Exception as error:
+        raised = WorkerError.of(error)
+        noun = "part" if len(parts) == 1 else "parts"
+        indices = ", ".join(map(str, parts.tolist()))
+        reason = f"{raised.reason} (in {noun} {indices})"
+        # `from None`, because the text has the traceback.
+        raise type(raised)(
+            reason, raised.traceback_text, raised.ends_training
+        ) from None
 
 
 def _text_of(error: BaseException) -> str:

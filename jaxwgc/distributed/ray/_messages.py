@@ -44,6 +44,7 @@ class Answer(NamedTuple):
         (num_held, ...).
       seconds: Seconds from the receipt of the worker's task to this message.
       digests: Digests of the worker's batches; None if they are not compared.
+      not_finite: Parts whose terms are not finite.
     """
 
     message: np.ndarray
@@ -51,6 +52,7 @@ class Answer(NamedTuple):
     aux: Any
     seconds: float
     digests: list[bytes] | None = None
+    not_finite: Sequence[int] = ()
 
 
 class Report(NamedTuple):
@@ -87,10 +89,11 @@ class Round(NamedTuple):
         infinity if there was none before the end of the round. On request (num_workers,
         num_turns), to each part, in the order of the worker.
       elapsed: Duration of the round in seconds.
-      losses: float (num_parts,), loss of each part; NaN if no worker with the part
-        responded.
-      aux: Auxiliary outputs of the loss, with `has_aux`: a pytree with leaves
-        (num_parts, ...), zero if the loss is NaN. None without `has_aux`.
+      known: bool (num_parts,), parts of which a worker has responded.
+      losses: float (num_parts,), loss of each part; NaN if the part is not known, or
+        with `contribution`.
+      aux: Auxiliary outputs of the loss or contribution, with `has_aux`: a pytree with
+        leaves (num_parts, ...), zero if the part is not known. None without `has_aux`.
       timings: Seconds of the coordinator for the broadcast, for the transfer of
         responses, and for their verification, if there is one.
       decoding: On request, the `jaxwgc.Decoding` with the weights of the requested
@@ -120,6 +123,7 @@ class Round(NamedTuple):
     received: np.ndarray
     times: np.ndarray
     elapsed: float
+    known: np.ndarray
     losses: np.ndarray
     aux: Any
     timings: dict[str, float]
@@ -132,7 +136,7 @@ class Round(NamedTuple):
 
 
 class PartValues(NamedTuple):
-    """Losses and aux of some parts.
+    """Losses and aux of some parts, in any order.
 
     Attributes:
       parts: Indices of the parts, int (num_some,).
@@ -142,6 +146,14 @@ class PartValues(NamedTuple):
 
     parts: np.ndarray
     losses: np.ndarray | float
+    aux: Any
+
+
+class ValuesOfAll(NamedTuple):
+    """Losses and aux of all parts: `Round` documents the fields."""
+
+    known: np.ndarray
+    losses: np.ndarray
     aux: Any
 
 
@@ -185,35 +197,42 @@ class Layout(NamedTuple):
             has_float16=np.dtype(np.float16) in dtypes,
         )
 
-    def not_finite(self, name: str) -> str:
-        """Says that a message or a sum is not finite, and what helps in float16."""
+    def not_finite(self, name: str, parts: Sequence[int] = ()) -> str:
+        """Says that a message or a sum is not finite, and what helps in float16.
+
+        Args:
+          name: `"message"` or `"sum"`.
+          parts: Parts whose terms are not finite, if they are known.
+        """
+        origin = ""
+        if len(parts):
+            noun = "part" if len(parts) == 1 else "parts"
+            origin = f" in {noun} {', '.join(map(str, parts))}"
         if not self.has_float16:
-            return f"its {name} is not finite"
+            return f"its {name} is not finite{origin}"
         return (
-            f"its {name} is not finite in float16, whose largest number is "
+            f"its {name} is not finite{origin} in float16, whose largest number is "
             f"{np.finfo(np.float16).max:g}: scale the loss down, or use bfloat16 or "
             "float32 as message_dtype and as dtype of params"
         )
 
-    def by_part(self, values: Iterable[PartValues]) -> PartValues:
-        """Returns the losses and aux of all parts.
-
-        Losses are NaN and aux is zero for a part without values. Aux is None if there
-        are no values at all.
-        """
+    def by_part(self, values: Iterable[PartValues]) -> ValuesOfAll:
+        """Returns the losses and aux of all parts, given those of some."""
 
         def zeros(leaf):
             return np.zeros((self.num_parts, *leaf.shape[1:]), leaf.dtype)
 
+        known = np.zeros(self.num_parts, bool)
         losses = np.full(self.num_parts, np.nan)
         aux = None
         for some in values:
+            known[some.parts] = True
             losses[some.parts] = some.losses
             if aux is None:
                 aux = jax.tree.map(zeros, some.aux)
             for array, leaf in zip(jax.tree.leaves(aux), jax.tree.leaves(some.aux)):
                 array[some.parts] = leaf
-        return PartValues(parts=np.arange(self.num_parts), losses=losses, aux=aux)
+        return ValuesOfAll(known=known, losses=losses, aux=aux)
 
 
 def _in_order(code: GradientCode, worker: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Worker of rounds on request: keeps gradients of parts, and sends sums of them."""
+"""Worker of rounds on request: keeps terms of parts, and sends sums of them."""
 
 import dataclasses
 import threading
@@ -11,13 +11,13 @@ import numpy as np
 
 from jaxwgc._common.flat_vectors import ravel
 from jaxwgc.distributed.ray._digests import digest
-from jaxwgc.distributed.ray._errors import BatchError, WorkerError
+from jaxwgc.distributed.ray._errors import BatchError, WorkerError, naming_parts
 from jaxwgc.distributed.ray._events import Ready
 from jaxwgc.distributed.ray._messages import HOLD_SECONDS, Report, SentKey, Taken, pack
 from jaxwgc.distributed.ray._task import Assignment, Order, Task, read_order
 from jaxwgc.distributed.ray._worker import WorkerBase
 
-# Number of gradients that are added up in one pass through memory.
+# Number of terms that are added up in one pass through memory.
 _AT_ONCE = 8
 # A worker waits before it computes parts that other workers are computing: this
 # multiple of the time of a part.
@@ -34,7 +34,7 @@ class _Step:
       key: Key of the round as it travels.
       step: Step of the round.
       taken: `Taken` of each part of the worker, int8 (num_held,).
-      gradients: Finished gradients by turn.
+      terms: Finished terms by turn.
       reports: Reports in the order in which parts were finished.
       num_quiet: Number of the first reports that are sent only together with a further
         one.
@@ -47,7 +47,7 @@ class _Step:
     key: SentKey | None
     step: int
     taken: np.ndarray
-    gradients: dict[int, jax.Array] = dataclasses.field(default_factory=dict)
+    terms: dict[int, jax.Array] = dataclasses.field(default_factory=dict)
     reports: list[Report] = dataclasses.field(default_factory=list)
     num_quiet: int = 0
     is_stopped: bool = False
@@ -57,7 +57,7 @@ class _Step:
     def turns(self) -> np.ndarray:
         """Turns that the worker has not computed: see `turns_left`."""
         is_done = np.full(len(self.taken), self.is_stopped)
-        is_done[list(self.gradients)] = True
+        is_done[list(self.terms)] = True
         return turns_left(self.taken, is_done)
 
     @property
@@ -81,13 +81,13 @@ class _PartResult(NamedTuple):
     """Results of the compiled function of one part.
 
     Attributes:
-      gradient: (length,).
+      term: (length,).
       loss: Loss of the part.
       aux: Pytree, what the loss returns besides.
-      is_finite: Whether all entries of the gradient are finite.
+      is_finite: Whether all entries of the term are finite.
     """
 
-    gradient: jax.Array
+    term: jax.Array
     loss: jax.Array
     aux: Any
     is_finite: jax.Array
@@ -108,7 +108,7 @@ class _NextPart(NamedTuple):
 
 
 class PartWorker(WorkerBase):
-    """Computes parts one by one, and keeps their gradients until a sum is requested.
+    """Computes parts one by one, and keeps their terms until a sum is requested.
 
     One thread computes. The calls of the coordinator come in others, and hardly wait
     for it: only for the next report.
@@ -217,27 +217,27 @@ class PartWorker(WorkerBase):
             step = self._step
         if step.number != number:
             return None
-        wire = self._sum(step.gradients, request @ self.rows)
+        wire = self._sum(step.terms, request @ self.rows)
         return self._corrupted(step.step, np.asarray(wire))
 
     def project(
         self, order: Order | bytes, parts: np.ndarray, key: SentKey, number: int
     ) -> np.ndarray:
-        """Returns the projection of the gradient of one part of a round.
+        """Returns the projection of the term of one part of a round.
 
-        The stored gradient is used if there is one. Otherwise the gradient is computed,
+        The stored term is used if there is one. Otherwise the term is computed,
         while other work goes on.
         """
         turn = self.held.tolist().index(parts[0])
-        gradient = None
+        term = None
         with self._changed:
             if self._step.number == number:
-                gradient = self._step.gradients.get(turn)
+                term = self._step.terms.get(turn)
         leaves, step_key, step = read_order(order)
-        if gradient is None:
+        if term is None:
             arguments = self._arguments(turn, step_key, step)
-            gradient = self._compiled(leaves, *arguments).gradient
-        wire = self._corrupted(step, np.asarray(self._pack(gradient)))
+            term = self._compiled(leaves, *arguments).term
+        wire = self._corrupted(step, np.asarray(self._pack(term)))
         return self._projection(wire, key)
 
     def stop(self, number: int) -> list[Report]:
@@ -282,10 +282,10 @@ class PartWorker(WorkerBase):
             return _NextPart(step=step, turn=turns[0], turn_after=turn_after)
 
     def _compute_part(self, next_part: _NextPart) -> None:
-        """Computes a part, and adds its gradient and report."""
+        """Computes a part, and adds its term and report."""
         step = next_part.step
         try:
-            gradient, report = self._finish(next_part)
+            term, report = self._finish(next_part)
         except BatchError as error:
             with self._changed:
                 step.error = WorkerError.of(error)
@@ -294,13 +294,13 @@ class PartWorker(WorkerBase):
             return
         with self._changed:
             self._part_seconds = report.seconds
-            step.gradients[next_part.turn] = gradient
+            step.terms[next_part.turn] = term
             # This may be a report of an earlier round, in which the worker was late.
             self._step.reports.append(report)
             self._changed.notify_all()
 
     def _finish(self, next_part: _NextPart) -> tuple[jax.Array, Report]:
-        """Returns the gradient of a part and its report.
+        """Returns the term of a part and its report.
 
         Batches of the turn after it, and of the first turn of the next step, are read
         meanwhile.
@@ -314,27 +314,30 @@ class PartWorker(WorkerBase):
         if next_part.turn_after is not None:
             groups_of_steps.insert(0, (state.step, next_part.turn_after))
         self.data.expect(groups_of_steps)
-        result = self._compiled(state.leaves, *arguments)
+        with naming_parts(self.held[[next_part.turn]]):
+            result = self._compiled(state.leaves, *arguments)
+            loss = float(result.loss)
         report = Report(
             number=state.number,
             turn=next_part.turn,
-            loss=float(result.loss),
+            loss=loss,
             aux=jax.tree.map(lambda leaf: np.asarray(leaf)[None], result.aux),
             is_finite=bool(result.is_finite),
             seconds=time.monotonic() - begin,
             digest=digest(arguments[0]) if self.task.has_digests else None,
         )
-        return result.gradient, report
+        return result.term, report
 
     # Compiled functions.
 
     def _compile(self) -> jax.ShapeDtypeStruct:
-        """Compiles the gradient of one part, and the sum of gradients."""
+        """Compiles the term of one part, and the sum of terms."""
         leaves = jax.tree.leaves(self.task.params)
         arguments = self._arguments(0, self.task.key, self._first_step)
-        lowered = jax.jit(self._one_part).lower(leaves, *arguments)
+        with naming_parts(self.held[:1]):
+            lowered = jax.jit(self._one_part).lower(leaves, *arguments)
         self._compiled = lowered.compile()
-        self._zeros = jnp.zeros_like(lowered.out_info.gradient)
+        self._zeros = jnp.zeros_like(lowered.out_info.term)
         self._add = jax.jit(_add, donate_argnums=0)
         self._pack = jax.jit(lambda total: pack(total[None], self.task.message_dtype))
         wire = self._sum({0: self._zeros}, np.ones(1)).block_until_ready()
@@ -348,25 +351,23 @@ class PartWorker(WorkerBase):
         return part, np.uint32(self.held[turn]), key, np.uint32(step)
 
     def _one_part(self, leaves, part, index, key, step) -> _PartResult:
-        """Computes loss and gradient of one part."""
-        loss, aux, gradient = self._loss_aux_and_gradient(
-            leaves, part, index, key, step
-        )
-        vector = ravel(gradient)
+        """Computes loss and term of one part."""
+        term = self._term(leaves, part, index, key, step)
+        vector = ravel(term.value)
         return _PartResult(
-            gradient=vector,
-            loss=loss,
-            aux=aux,
+            term=vector,
+            loss=term.loss,
+            aux=term.aux,
             is_finite=jnp.isfinite(vector).all(),
         )
 
-    def _sum(self, gradients: dict[int, jax.Array], weights: np.ndarray) -> jax.Array:
-        """Returns the weighted sum of gradients, in the form in which it is sent."""
+    def _sum(self, terms: dict[int, jax.Array], weights: np.ndarray) -> jax.Array:
+        """Returns the weighted sum of terms, in the form in which it is sent."""
         asked = np.flatnonzero(weights)
         total = jnp.zeros_like(self._zeros)
         for start in range(0, len(asked), _AT_ONCE):
             turns = asked[start : start + _AT_ONCE]
-            added = [gradients[turn] for turn in turns]
+            added = [terms[turn] for turn in turns]
             added += [self._zeros] * (_AT_ONCE - len(turns))
             factors = np.zeros(_AT_ONCE, total.dtype)
             factors[: len(turns)] = weights[turns]
@@ -374,8 +375,8 @@ class PartWorker(WorkerBase):
         return self._pack(total)
 
 
-def _add(total: jax.Array, factors: jax.Array, gradients: list[jax.Array]) -> jax.Array:
-    """Adds gradients, each times a factor, to a total."""
-    for factor, gradient in zip(factors, gradients):
-        total = total + factor * gradient
+def _add(total: jax.Array, factors: jax.Array, terms: list[jax.Array]) -> jax.Array:
+    """Adds terms, each times a factor, to a total."""
+    for factor, term in zip(factors, terms):
+        total = total + factor * term
     return total

@@ -343,7 +343,8 @@ class RequestRound(RoundEngine):
         self.times[worker, turn] = now - self._begin
         if not report.is_finite:
             self._parts.apply(PartEvent.REPORT_NOT_FINITE, worker, np.array([turn]))
-            self._fleet.blame(slot, self._layout.not_finite("message"))
+            part = int(self._plan.parts[worker, turn])
+            self._fleet.blame(slot, self._layout.not_finite("message", [part]))
             return
         self._parts.apply(PartEvent.REPORT, worker, np.array([turn]))
         self._ends = None

@@ -229,7 +229,8 @@ class RoundEngine(Engine[Round]):
             received=received,
             times=self.times,
             elapsed=now - self._begin,
-            losses=np.asarray(values.losses),
+            known=values.known,
+            losses=values.losses,
             aux=values.aux,
             timings={},
             decoding=decoding,
@@ -354,7 +355,8 @@ class MessageRound(RoundEngine):
         if is_mine:
             self._digests.check(worker, self._layout.held[worker], answer.digests)
         if is_mine and not is_finite(message):
-            self._fleet.blame(slot, self._layout.not_finite("message"))
+            trouble = self._layout.not_finite("message", answer.not_finite)
+            self._fleet.blame(slot, trouble)
             return
         if is_mine or slot.away_since is not None:
             # A late message is not decoded. It shows that the process works.

@@ -1,6 +1,5 @@
 """Task of the workers: what they are sent once, and in each round."""
 
-import inspect
 import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc.distributed.ray._messages import SentKey
-from jaxwgc.gradients import partial_value_and_grad
+from jaxwgc.gradients._contributions import Term, TermFunction, takes
 
 # Settings of JAX that workers take over from the coordinator.
 COMPILATION_CACHE = "jax_compilation_cache_dir"
@@ -24,8 +23,7 @@ class Task(NamedTuple):
     """The task of all workers, sent once.
 
     Attributes:
-      loss: `loss(params, part)`.
-      has_aux: Whether it returns `(scalar, aux)`.
+      term: `term(params, part, key)`, what a part contributes.
       load: `load(part_index)`, or None if the parts are sent.
       batch: `batch(key, part)`, or `batch(key, part, step)`, or None if whole parts are
         used.
@@ -40,15 +38,15 @@ class Task(NamedTuple):
       has_queries: Whether the coordinator may request projections of messages.
       batches: `batches(step, part)`, which the worker calls in each step, or None.
       has_digests: Whether workers send a digest of each batch.
+      has_keys: Whether `batch` or `term` needs a key.
     """
 
-    loss: Callable[..., Any]
-    has_aux: bool
-    load: Callable[[int], Any] | None
-    batch: Callable[..., Any] | None
-    delay: Callable[[int, int], float] | None
-    corrupt: Callable[[int, int, np.ndarray], np.ndarray] | None
-    message_dtype: str | None
+    term: TermFunction
+    load: Callable[[int], Any] | None = None
+    batch: Callable[..., Any] | None = None
+    delay: Callable[[int, int], float] | None = None
+    corrupt: Callable[[int, int, np.ndarray], np.ndarray] | None = None
+    message_dtype: str | None = None
     params: Any = None
     key: SentKey | None = None
     settings: dict[str, Any] = {}
@@ -56,6 +54,7 @@ class Task(NamedTuple):
     has_queries: bool = False
     batches: Callable[[int, int], Any] | None = None
     has_digests: bool = False
+    has_keys: bool = False
 
 
 class Assignment(NamedTuple):
@@ -87,24 +86,42 @@ def draw_batch(
     batch: Callable[..., Any], key: jax.Array, part: Any, step: jax.Array
 ) -> Any:
     """Returns `batch(key, part)`, with `step` as well if `batch` has this argument."""
-    try:
-        takes_step = "step" in inspect.signature(batch).parameters
-    except ValueError:
-        # Functions in C may have no signature.
-        takes_step = False
-    if takes_step:
+    if takes("step", batch):
         return batch(key, part, step=step)
     return batch(key, part)
 
 
-def try_loss(task: Task, params: Any, part: Any, key: jax.Array) -> None:
-    """Evaluates the loss for shapes alone, to raise the errors of the workers.
+def term_of_part(
+    task: Task, params: Any, part: Any, key: jax.Array, index: Any, step: Any
+) -> Term:
+    """Returns what a part contributes in a step.
+
+    Its keys depend on step and part only, so that all holders of the part agree.
+
+    Args:
+      task: Task of the workers.
+      params: Parameters of the step.
+      part: Part, or what `batches` returned for it.
+      key: Key of the cluster.
+      index: Index of the part.
+      step: Number of the step, uint32.
+    """
+    if not task.has_keys:
+        return task.term(params, part, None)
+    key_of_part = jax.random.fold_in(jax.random.fold_in(key, step), index)
+    if task.batch is not None:
+        part = draw_batch(task.batch, key_of_part, part, step)
+    return task.term(params, part, jax.random.fold_in(key_of_part, 1))
+
+
+def try_term(task: Task, params: Any, part: Any, key: jax.Array) -> None:
+    """Evaluates a term for shapes alone, to raise the errors of the workers.
 
     The part has a leading axis of one.
     """
-    batch = task.batch
-    if batch is not None:
-        step = jnp.uint32(0)
-        draw = jax.vmap(lambda key, part: draw_batch(batch, key, part, step))
-        part = jax.eval_shape(draw, jax.random.split(key, 1), part)
-    jax.eval_shape(partial_value_and_grad(task.loss, task.has_aux), params, part)
+
+    def term(params, part, key):
+        part = jax.tree.map(lambda leaf: leaf[0], part)
+        return term_of_part(task, params, part, key, jnp.uint32(0), jnp.uint32(0))
+
+    jax.eval_shape(term, params, part, key)

@@ -1,4 +1,4 @@
-"""Workers: start, data, and gradients of parts; one message per round."""
+"""Workers: start, data, and terms of parts; one message per round."""
 
 import abc
 import ctypes
@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,18 @@ from jaxwgc.distributed.ray._data import (
     load_parts,
 )
 from jaxwgc.distributed.ray._digests import digest
+from jaxwgc.distributed.ray._errors import naming_parts
 from jaxwgc.distributed.ray._events import Ready
 from jaxwgc.distributed.ray._messages import Answer, SentKey, pack, read, sent, unpack
 from jaxwgc.distributed.ray._session import find_ray
-from jaxwgc.distributed.ray._task import Assignment, Order, Task, draw_batch, read_order
-from jaxwgc.gradients import checked_loss
+from jaxwgc.distributed.ray._task import (
+    Assignment,
+    Order,
+    Task,
+    read_order,
+    term_of_part,
+)
+from jaxwgc.gradients._contributions import Term
 
 # Number of random projections of a message that are compared in a dispute.
 PROJECTION_DIM = 64
@@ -173,27 +180,33 @@ class WorkerBase(abc.ABC):
         corrupted = np.asarray(corrupted, message.dtype)[None]
         return np.asarray(pack(corrupted, self.task.message_dtype))
 
-    def _loss_aux_and_gradient(
+    def _term(
         self,
         leaves: list[jax.Array],
         part: Any,
         index: jax.Array,
         key: SentKey,
         step: jax.Array,
-    ) -> tuple[jax.Array, Any, Any]:
-        """Returns loss and aux of one part, and its gradient, leaves (1, ...)."""
+    ) -> Term:
+        """Returns what a part contributes: see `term_of_part`."""
         params = jax.tree.unflatten(self._structure, leaves)
-        part = read(part)
-        if self.task.batch is not None:
-            # The key depends on step and part only, so that all holders of a part draw
-            # the same rows.
-            step_key = jax.random.fold_in(read(key), step)
-            part_key = jax.random.fold_in(step_key, index)
-            part = draw_batch(self.task.batch, part_key, part, step)
-        loss_function = checked_loss(self.task.loss, self.task.has_aux)
-        value_and_grad = jax.value_and_grad(loss_function, has_aux=True)
-        (loss, aux), gradient = value_and_grad(params, part)
-        return loss, aux, jax.tree.map(lambda leaf: leaf[None], gradient)
+        return term_of_part(self.task, params, read(part), read(key), index, step)
+
+
+class _Results(NamedTuple):
+    """Results of the compiled function of a worker.
+
+    Attributes:
+      message: Message as it is sent.
+      losses: (num_held,).
+      aux: Pytree, leaves (num_held, ...).
+      are_finite: bool (num_held,), parts whose terms are finite.
+    """
+
+    message: Any
+    losses: Any
+    aux: Any
+    are_finite: Any
 
 
 class Worker(WorkerBase):
@@ -209,7 +222,7 @@ class Worker(WorkerBase):
             time.sleep(self.task.delay(self.worker, step))
         data = self.data.of_step(step, 0)
         self.data.expect([(step + 1, 0)])
-        wire, losses, aux = self._call_compiled(leaves, data, self.rows, key, step)
+        results = self._call_compiled(leaves, data, self.rows, key, step)
         digests = None
         if self.task.has_digests:
             digests = [
@@ -217,11 +230,12 @@ class Worker(WorkerBase):
                 for place in range(len(self.held))
             ]
         return Answer(
-            message=self._corrupted(step, wire),
-            losses=losses,
-            aux=aux,
+            message=self._corrupted(step, results.message),
+            losses=results.losses,
+            aux=results.aux,
             seconds=time.monotonic() - begin,
             digests=digests,
+            not_finite=self.held[~results.are_finite].tolist(),
         )
 
     def project(
@@ -239,8 +253,8 @@ class Worker(WorkerBase):
         is_asked = np.isin(self.held, parts).repeat(num_segments)
         rows = self.rows * is_asked
         data = self.data.of_step(step, 0)
-        wire, _, _ = self._call_compiled(leaves, data, rows, step_key, step)
-        return self._projection(self._corrupted(step, wire), key)
+        results = self._call_compiled(leaves, data, rows, step_key, step)
+        return self._projection(self._corrupted(step, results.message), key)
 
     def _call_compiled(
         self,
@@ -249,47 +263,51 @@ class Worker(WorkerBase):
         rows: np.ndarray,
         key: SentKey,
         step: int,
-    ) -> tuple[np.ndarray, np.ndarray, Any]:
-        """Returns message, losses and aux with these rows of the code."""
+    ) -> _Results:
+        """Returns the results with these rows of the code, in NumPy."""
         held = self.held.astype(np.uint32)
-        result = self._compiled(leaves, data, rows, held, key, np.uint32(step))
-        return jax.tree.map(np.asarray, result)
+        with naming_parts(self.held):
+            results = self._compiled(leaves, data, rows, held, key, np.uint32(step))
+            return jax.tree.map(np.asarray, results)
 
     def _compile(self) -> jax.ShapeDtypeStruct:
         """Compiles the message of the parts."""
         step = self._first_step
-        lowered = jax.jit(self._message).lower(
-            jax.tree.leaves(self.task.params),
-            self.data.of_step(step, 0),
-            self.rows,
-            self.held.astype(np.uint32),
-            self.task.key,
-            np.uint32(step),
-        )
+        data = self.data.of_step(step, 0)
+        with naming_parts(self.held):
+            lowered = jax.jit(self._results).lower(
+                jax.tree.leaves(self.task.params),
+                data,
+                self.rows,
+                self.held.astype(np.uint32),
+                self.task.key,
+                np.uint32(step),
+            )
         self._compiled = lowered.compile()
-        return lowered.out_info[0]
+        return lowered.out_info.message
 
-    def _message(self, leaves, parts, rows, held, key, step):
-        """Computes message, losses and aux; parts have a leading axis."""
+    def _results(self, leaves, parts, rows, held, key, step) -> _Results:
+        """Computes the message, and what else is sent; parts have a leading axis."""
 
         def of_part(part, index, columns):
-            loss, aux, gradient = self._loss_aux_and_gradient(
-                leaves, part, index, key, step
+            term = self._term(leaves, part, index, key, step)
+            message = coding.form_messages(
+                columns, jax.tree.map(lambda leaf: leaf[None], term.value)
             )
-            message = coding.form_messages(columns, gradient)
-            return message, (loss, aux)
+            return message, term
 
         def add(message, part_index_and_columns):
             part, index, columns = part_index_and_columns
-            message_of_part, values = of_part(part, index, columns)
-            return message + message_of_part, values
+            message_of_part, term = of_part(part, index, columns)
+            is_finite = jnp.isfinite(message_of_part).all()
+            return message + message_of_part, (term.loss, term.aux, is_finite)
 
         columns = jnp.moveaxis(rows.reshape(len(rows), len(held), -1), 1, 0)
         first_part = jax.tree.map(lambda leaf: leaf[0], parts)
         like, _ = jax.eval_shape(of_part, first_part, held[0], columns[0])
         zero = jnp.zeros(like.shape, like.dtype)
-        # Parts are computed one by one, so that memory holds one gradient.
+        # Parts are computed one by one, so that memory holds one term of the sum.
         message, values = jax.lax.scan(add, zero, (parts, held, columns))
-        losses, aux = values
+        losses, aux, are_finite = values
         wire = pack(message, self.task.message_dtype)
-        return wire, losses, aux
+        return _Results(message=wire, losses=losses, aux=aux, are_finite=are_finite)

@@ -14,8 +14,6 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
 from jaxwgc.decoders._decoder import DecoderLike
 
-__all__ = ["decoded_value_and_grad", "partial_value_and_grad"]
-
 
 def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
     """Returns a function that computes the loss and gradient of every part.
@@ -57,7 +55,7 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
     checked_loss(loss, has_aux)
 
     def partial(params, parts):
-        _check_params(params)
+        check_params(params)
         array_validation.check_parts("parts", parts, "num_parts")
         array_validation.check_dtypes("parts", parts, "numbers, bools or keys")
         (values, aux), gradients = _by_part(loss, has_aux, params, parts)
@@ -146,7 +144,7 @@ def decoded_value_and_grad(
     losses = jax.vmap(checked_loss(loss, has_aux), in_axes=(None, 0))
 
     def decode(params, parts, received=None, *, finished=None):
-        _check_params(params)
+        check_params(params)
         array_validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
         array_validation.check_dtypes("parts", parts, "numbers, bools or keys")
         values, backward, aux = jax.vjp(
@@ -210,7 +208,8 @@ def _real_scalar(value: Any) -> jax.Array:
     return jnp.asarray(value)
 
 
-def _check_params(params: Any) -> None:
+def check_params(params: Any) -> None:
+    """Raises an error unless params have arrays, and all of them are floats."""
     if not jax.tree.leaves(params):
         raise ValueError(f"params must have at least one array; got {params}")
     array_validation.check_dtypes("params", params, "real or complex floats")

@@ -1,11 +1,8 @@
-"""Leaves of pytrees: by name, finite, and the first leaf that differs."""
+"""Leaves of pytrees by name, and the first leaf that differs."""
 
 from typing import Any
 
 import jax
-import numpy as np
-
-from jaxwgc.distributed.ray._messages import is_finite
 
 
 def by_name(name: str, tree: Any) -> dict[str, Any]:
@@ -33,16 +30,3 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
         if shown_before != shown_now:
             return f"{name} = {shown_before}, and now {shown_now}"
     return ""
-
-
-def finite_leaves(params: Any, like: Any) -> list[np.ndarray]:
-    """Converts params to finite NumPy leaves with the dtypes of `like`."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    arrays = []
-    for (path, leaf), shape in zip(leaves, jax.tree.leaves(like)):
-        array = np.asarray(leaf, shape.dtype)
-        if not is_finite(array):
-            name = f"params{jax.tree_util.keystr(path)}"
-            raise ValueError(f"params must be finite; got NaN or infinity in {name}")
-        arrays.append(array)
-    return arrays

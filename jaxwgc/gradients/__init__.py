@@ -1,0 +1,6 @@
+"""Contributions of parts to a sum: gradients of a loss, local steps, or any others."""
+
+from jaxwgc.gradients._gradients import decoded_value_and_grad, partial_value_and_grad
+from jaxwgc.gradients._local_steps import local_steps
+
+__all__ = ["decoded_value_and_grad", "local_steps", "partial_value_and_grad"]

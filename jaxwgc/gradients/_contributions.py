@@ -1,0 +1,110 @@
+"""The term of a sum that a part contributes: the gradient of a loss, or any other."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jaxwgc._common import validation
+from jaxwgc._common.leaves import by_name, difference
+from jaxwgc.gradients._gradients import checked_loss
+
+
+class Term(NamedTuple):
+    """What a part contributes to the sum over parts.
+
+    Attributes:
+      value: Term of the sum, a pytree like params.
+      loss: Loss of the part; NaN without a loss.
+      aux: Pytree of what the user's function returns besides; None without aux.
+    """
+
+    value: Any
+    loss: jax.Array
+    aux: Any
+
+
+# `term(params, part, key)`; the key is None if the term needs none.
+TermFunction: TypeAlias = Callable[[Any, Any, jax.Array | None], Term]
+
+
+def term_of(
+    loss: Callable[..., Any] | None = None,
+    contribution: Callable[..., Any] | None = None,
+    has_aux: bool = False,
+) -> TermFunction:
+    """Returns the function of a loss, or of a contribution in its place.
+
+    Raises:
+      ValueError: If both are given, or neither.
+      TypeError: If one is not a function, or has_aux not a bool.
+    """
+    if loss is not None and contribution is not None:
+        raise ValueError("loss must be None with contribution; got both")
+    if contribution is not None:
+        return _contribution_term(contribution, has_aux)
+    if loss is None:
+        raise ValueError("loss or contribution must be given; got neither")
+    return _gradient_term(loss, has_aux)
+
+
+def _gradient_term(loss: Callable[..., Any], has_aux: bool) -> TermFunction:
+    """Returns the function of the gradient of a loss."""
+    checked = checked_loss(loss, has_aux)
+
+    def term(params, part, key):
+        (value, aux), gradient = jax.value_and_grad(checked, has_aux=True)(params, part)
+        return Term(value=gradient, loss=value, aux=aux)
+
+    return term
+
+
+def _contribution_term(contribution: Callable[..., Any], has_aux: bool) -> TermFunction:
+    """Returns the function of a contribution, and checks what that returns."""
+    validation.check_callable("contribution", contribution)
+    validation.check_bool("has_aux", has_aux)
+    is_keyed = takes("key", contribution)
+
+    def term(params, part, key):
+        if is_keyed:
+            value = contribution(params, part, key=key)
+        else:
+            value = contribution(params, part)
+        aux = None
+        if has_aux:
+            if not (isinstance(value, tuple) and len(value) == 2):
+                raise ValueError(
+                    "contribution must return (pytree like params, aux) with has_aux; "
+                    f"got {jax.tree.structure(value)}"
+                )
+            value, aux = value
+        return Term(value=_like(params, value), loss=jnp.float32(jnp.nan), aux=aux)
+
+    return term
+
+
+def takes(argument: str, function: Callable[..., Any]) -> bool:
+    """Returns whether a function has an argument of this name."""
+    try:
+        return argument in inspect.signature(function).parameters
+    except ValueError:
+        # Functions in C may have no signature.
+        return False
+
+
+def _like(params: Any, value: Any) -> Any:
+    """Returns a value in arrays, and checks that it is like params."""
+    value = jax.tree.map(jnp.asarray, value)
+    differs = difference(by_name("params", params), by_name("params", value))
+    structure = jax.tree.structure(value)
+    if not differs and structure != jax.tree.structure(params):
+        differs = str(structure)
+    if differs:
+        raise ValueError(
+            "contribution must return a pytree with the structure, shapes and dtypes "
+            f"of params; got {differs} in its result (return other quantities as aux, "
+            "with has_aux=True)"
+        )
+    return value
