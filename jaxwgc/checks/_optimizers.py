@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from jaxwgc import coding
 from jaxwgc.aggregate import CodedAggregateState
+from jaxwgc.checks._finding import flat
 from jaxwgc.codes import GradientCode
 
 # Number of updates. It is enough for a schedule that starts at zero. Gradients grow
@@ -24,12 +25,6 @@ _NUM_ROUNDS = 8
 _APART = 15.0
 # A forbidden dependence is reported if it changes an update by more than this fraction.
 _SHARE = 0.1
-
-
-def flat(tree: Any) -> np.ndarray:
-    """Concatenates the leaves of a gradient, in double precision."""
-    leaves = [np.asarray(leaf).astype(complex) for leaf in jax.tree.leaves(tree)]
-    return np.concatenate([leaf.ravel() for leaf in leaves])
 
 
 class Rounds(NamedTuple):

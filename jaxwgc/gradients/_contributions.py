@@ -41,13 +41,45 @@ def term_of(
       ValueError: If both are given, or neither.
       TypeError: If one is not a function, or has_aux not a bool.
     """
-    if loss is not None and contribution is not None:
-        raise ValueError("loss must be None with contribution; got both")
+    check_alternatives(loss, contribution)
     if contribution is not None:
         return _contribution_term(contribution, has_aux)
-    if loss is None:
-        raise ValueError("loss or contribution must be given; got neither")
+    assert loss is not None
     return _gradient_term(loss, has_aux)
+
+
+def check_alternatives(
+    loss: Callable[..., Any] | None, contribution: Callable[..., Any] | None
+) -> None:
+    """Raises ValueError unless either a loss or a contribution is given."""
+    if loss is not None and contribution is not None:
+        raise ValueError("loss must be None with contribution; got both")
+    if loss is None and contribution is None:
+        raise ValueError("loss or contribution must be given; got neither")
+
+
+def check_key_is_used(
+    key: jax.Array | None,
+    batch: Callable[..., Any] | None,
+    contribution: Callable[..., Any] | None,
+) -> None:
+    """Raises ValueError unless a key is given if, and only if, a function takes it."""
+    if batch is not None:
+        validation.check_callable("batch", batch)
+    is_needed = batch is not None
+    if contribution is not None:
+        validation.check_callable("contribution", contribution)
+        is_needed |= takes("key", contribution)
+    if is_needed and key is None:
+        raise ValueError(
+            "key must be given with batch, or with a contribution that has an argument "
+            "key; got None"
+        )
+    if key is not None and not is_needed:
+        raise ValueError(
+            "key must be None without batch, and without a contribution that has an "
+            f"argument key; got {key}"
+        )
 
 
 def _gradient_term(loss: Callable[..., Any], has_aux: bool) -> TermFunction:
@@ -83,6 +115,16 @@ def _contribution_term(contribution: Callable[..., Any], has_aux: bool) -> TermF
         return Term(value=_like(params, value), loss=jnp.float32(jnp.nan), aux=aux)
 
     return term
+
+
+def key_of_batch(key: jax.Array, step: Any, index: Any) -> jax.Array:
+    """Returns the key with which all holders of a part draw its batch in a step."""
+    return jax.random.fold_in(jax.random.fold_in(key, step), index)
+
+
+def key_of_term(key: jax.Array, step: Any, index: Any) -> jax.Array:
+    """Returns the key of the contribution of a part in a step."""
+    return jax.random.fold_in(key_of_batch(key, step, index), 1)
 
 
 def takes(argument: str, function: Callable[..., Any]) -> bool:

@@ -28,7 +28,7 @@ from jaxwgc.distributed.ray._session import (
     claimed_resources,
 )
 from jaxwgc.distributed.ray._task import Task
-from jaxwgc.gradients._contributions import takes, term_of
+from jaxwgc.gradients._contributions import check_key_is_used, term_of
 from jaxwgc.reports import StragglerReport, straggler_report
 from jaxwgc.stragglers import WaitingRule
 
@@ -196,7 +196,7 @@ class RayCluster:
         if code.messages_per_worker > 1:
             code.check_requests()
         term = term_of(loss, contribution, has_aux)
-        _check_key_is_used(key, batch, contribution)
+        check_key_is_used(key, batch, contribution)
         validation.check_instance("decoding", decoding, DecodingOptions)
         validation.check_choice(
             "undecodable", undecodable, ("least_squares", "skip", "raise")
@@ -504,26 +504,3 @@ class RayCluster:
         A slot has `index`, `pid`, `node`, `host`, `state` and `trouble`.
         """
         return self._coordinator.workers
-
-
-def _check_key_is_used(
-    key: jax.Array | None,
-    batch: Callable[..., Any] | None,
-    contribution: Callable[..., Any] | None,
-) -> None:
-    """Raises ValueError unless a key is given if, and only if, a function takes it."""
-    if batch is not None:
-        validation.check_callable("batch", batch)
-    is_needed = batch is not None
-    if contribution is not None and takes("key", contribution):
-        is_needed = True
-    if is_needed and key is None:
-        raise ValueError(
-            "key must be given with batch, or with a contribution that has an argument "
-            "key; got None"
-        )
-    if key is not None and not is_needed:
-        raise ValueError(
-            "key must be None without batch, and without a contribution that has an "
-            f"argument key; got {key}"
-        )

@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc.distributed.ray._messages import SentKey
-from jaxwgc.gradients._contributions import Term, TermFunction, takes
+from jaxwgc.gradients._contributions import (
+    Term,
+    TermFunction,
+    key_of_batch,
+    key_of_term,
+    takes,
+)
 
 # Settings of JAX that workers take over from the coordinator.
 COMPILATION_CACHE = "jax_compilation_cache_dir"
@@ -108,10 +114,9 @@ def term_of_part(
     """
     if not task.has_keys:
         return task.term(params, part, None)
-    key_of_part = jax.random.fold_in(jax.random.fold_in(key, step), index)
     if task.batch is not None:
-        part = draw_batch(task.batch, key_of_part, part, step)
-    return task.term(params, part, jax.random.fold_in(key_of_part, 1))
+        part = draw_batch(task.batch, key_of_batch(key, step, index), part, step)
+    return task.term(params, part, key_of_term(key, step, index))
 
 
 def try_term(task: Task, params: Any, part: Any, key: jax.Array) -> None:

@@ -134,6 +134,29 @@ class Verifier(abc.ABC):
     def check(self, this_round: Unverified) -> Verdict:
         """Returns the verdict on the messages of a round."""
 
+    def _log_if_none_agrees(
+        self, workers: np.ndarray, settlement: Arbitration, part: int, when: str
+    ) -> None:
+        """Logs that no two of three copies of a part agree, and what may be the cause.
+
+        Args:
+          workers: Indices of the workers with different copies, int (num_disputed,).
+          settlement: Outcome of their dispute.
+          part: Part that was recomputed in this process.
+          when: Round, in words.
+        """
+        if not settlement.wrong.all():
+            return
+        log.warning(
+            "copies of part %d on workers %s and in this process all differ %s: a "
+            "loss, contribution or batch may depend on nothing but params, part and "
+            "key (not on time, random numbers of its own or the process); between "
+            "unequal processors, Verification.noise is the expected difference",
+            part,
+            workers[settlement.wrong].tolist(),
+            when,
+        )
+
     def _noise_of(self, messages: np.ndarray) -> float:
         """Returns the relative difference of honest copies, rounding included."""
         rounding = rounding_noise(messages, self._copies.message_dtype)
@@ -233,7 +256,7 @@ class ParityChecks(Verifier):
             claims = projections[group] / scales[group]
             try:
                 settlement = self._settle(
-                    group, scales[group], claims, sent(key), noise
+                    group, scales[group], claims, sent(key), noise, when=this_round.when
                 )
             except NoResponse:
                 are_all_settled = False
@@ -259,6 +282,8 @@ class ParityChecks(Verifier):
         claims: np.ndarray,
         key: SentKey,
         noise: float,
+        *,
+        when: str,
     ) -> Arbitration:
         """Settles the dispute of a group of workers.
 
@@ -268,6 +293,7 @@ class ParityChecks(Verifier):
           claims: Projections of their messages without the factors.
           key: Key of the projections.
           noise: Relative difference of honest copies.
+          when: Round, in words.
 
         Raises:
           NoResponse: If a worker is lost.
@@ -279,11 +305,17 @@ class ParityChecks(Verifier):
             asked = self._workers.query(group[pair], np.asarray(parts), key)
             return asked / scales[pair]
 
+        recomputed = []
+
         def recompute(part):
+            recomputed.append(part)
             return self._copies.recompute(key, part, rows[part][None]) / scales[0]
 
         parts = np.flatnonzero(rows.any(axis=1))
-        return coding.arbitrate(claims, parts, ask, recompute, noise)
+        settlement = coding.arbitrate(claims, parts, ask, recompute, noise)
+        if recomputed:
+            self._log_if_none_agrees(group, settlement, recomputed[-1], when)
+        return settlement
 
 
 class Audits(Verifier):
@@ -331,6 +363,7 @@ class Audits(Verifier):
             self._noise_of(this_round.messages),
         )
         wrong[workers] = settlement.wrong
+        self._log_if_none_agrees(workers, settlement, part, this_round.when)
         return wrong
 
     def _random_pair(self, this_round: Unverified) -> tuple[np.ndarray, int] | None:

@@ -1,0 +1,118 @@
+"""Comparison of the decoded sum of contributions with the sum on one process."""
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxwgc.checks._finding import (
+    TINY,
+    TOLERANCE,
+    Finding,
+    decoded_sums,
+    flat_by_part,
+    problem_of_code,
+)
+from jaxwgc.codes import GradientCode
+from jaxwgc.gradients._contributions import key_of_term, term_of
+
+# Relative difference of two results of one program. Equal programs on one machine have
+# equal results; a contribution that draws numbers of its own differs by far more.
+_NOISE = 1e-4
+
+
+def compare_with_one_process(
+    contribution: Callable[..., Any],
+    code: GradientCode,
+    params: Any,
+    parts: Any,
+    *,
+    key: jax.Array | None,
+    has_aux: bool,
+) -> Finding:
+    """Compares the decoded sum with the sum over parts, one after the other.
+
+    Each contribution is computed twice, by programs that are traced separately, as
+    those of two workers are.
+
+    Args:
+      contribution: `contribution(params, part)`, or with a third argument `key`.
+      code: Gradient code.
+      params: Pytree of arrays.
+      parts: Pytree, leaves (num_parts, ...).
+      key: Key of the cluster; None if the contribution takes none.
+      has_aux: Whether the contribution returns a pair with aux.
+    """
+    copies = [
+        _terms(contribution, code.num_parts, params, parts, key, has_aux)
+        for _ in range(2)
+    ]
+    rows, rows_again = (flat_by_part(terms, code.num_parts) for terms in copies)
+    target = np.asarray(code.target, np.float64)
+    total = target @ rows
+    expected = target @ rows_again
+    decoded = decoded_sums(code, rows)
+    length = max(np.linalg.norm(expected), TINY)
+    errors = np.linalg.norm(decoded.sums - expected, axis=1)
+    rounding = TOLERANCE * np.linalg.norm(target * np.linalg.norm(rows, axis=1))
+    problem = _problem_of_terms(rows, rows_again)
+    return Finding(
+        terms=copies[0],
+        ratio=float(np.linalg.norm(decoded.sums[0]) / length),
+        error=float(errors.max() / length),
+        problem=problem or problem_of_code(decoded, total, rounding, code),
+    )
+
+
+def _terms(
+    contribution: Callable[..., Any],
+    num_parts: int,
+    params: Any,
+    parts: Any,
+    key: jax.Array | None,
+    has_aux: bool,
+) -> Any:
+    """Returns the terms of all parts in step 0, by a program of their own."""
+    term = term_of(contribution=contribution, has_aux=has_aux)
+
+    @jax.jit
+    def value_of(params, part, index):
+        key_of_part = None
+        if key is not None:
+            key_of_part = key_of_term(key, jnp.uint32(0), index)
+        return term(params, part, key_of_part).value
+
+    values = []
+    for index in range(num_parts):
+        part = jax.tree.map(operator.itemgetter(index), parts)
+        values.append(jax.device_get(value_of(params, part, np.uint32(index))))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *values)
+
+
+def _problem_of_terms(rows: np.ndarray, rows_again: np.ndarray) -> str:
+    """Returns the first problem of two copies of all terms, (num_parts, size)."""
+    if not rows.any():
+        return (
+            "the contribution of every part is zero: does it use its params? Take "
+            "other params if it is zero at these"
+        )
+    for part, (row, row_again) in enumerate(zip(rows, rows_again, strict=True)):
+        if not np.isfinite(row).all():
+            return (
+                f"the contribution of part {part} is NaN or infinite. Are the part and "
+                'params finite? jax.config.update("jax_debug_nans", True) finds the '
+                "operation"
+            )
+        difference = np.linalg.norm(row - row_again)
+        if not difference <= _NOISE * np.linalg.norm(row):
+            return (
+                f"the contribution of part {part} differs if it is traced again, by "
+                f"{difference / max(np.linalg.norm(row), TINY):.2g} of its norm: the "
+                "holders of a part would differ, too. It may depend on nothing but "
+                "params, part and key; take random numbers from the argument key, and "
+                "no time, np.random or counter of the process"
+            )
+    return ""
