@@ -52,18 +52,23 @@ def compare_with_one_process(
     ]
     rows, rows_again = (flat_by_part(terms, code.num_parts) for terms in copies)
     target = np.asarray(code.target, np.float64)
-    total = target @ rows
-    expected = target @ rows_again
-    decoded = decoded_sums(code, rows)
-    length = max(np.linalg.norm(expected), TINY)
-    errors = np.linalg.norm(decoded.sums - expected, axis=1)
-    rounding = TOLERANCE * np.linalg.norm(target * np.linalg.norm(rows, axis=1))
-    problem = _problem_of_terms(rows, rows_again)
+    # Terms that are not finite are a problem, and not a warning of NumPy.
+    with np.errstate(invalid="ignore"):
+        total = target @ rows
+        expected = target @ rows_again
+        decoded = decoded_sums(code, rows)
+        length = max(np.linalg.norm(expected), TINY)
+        errors = np.linalg.norm(decoded.sums - expected, axis=1)
+        rounding = TOLERANCE * np.linalg.norm(target * np.linalg.norm(rows, axis=1))
+        problem = _problem_of_terms(rows, rows_again)
+        if not problem:
+            problem = problem_of_code(decoded, total, rounding, code)
+        ratio = np.linalg.norm(decoded.sums[0]) / length
     return Finding(
         terms=copies[0],
-        ratio=float(np.linalg.norm(decoded.sums[0]) / length),
+        ratio=float(ratio),
         error=float(errors.max() / length),
-        problem=problem or problem_of_code(decoded, total, rounding, code),
+        problem=problem,
     )
 
 

@@ -140,7 +140,7 @@ class Verifier(abc.ABC):
         """Logs that no two of three copies of a part agree, and what may be the cause.
 
         Args:
-          workers: Indices of the workers with different copies, int (num_disputed,).
+          workers: Indices of the workers with a copy, int (num_disputed,).
           settlement: Outcome of their dispute.
           part: Part that was recomputed in this process.
           when: Round, in words.
@@ -153,7 +153,7 @@ class Verifier(abc.ABC):
             "key (not on time, random numbers of its own or the process); between "
             "unequal processors, Verification.noise is the expected difference",
             part,
-            workers[settlement.wrong].tolist(),
+            sorted(workers.tolist()),
             when,
         )
 
