@@ -13,6 +13,7 @@ PAGES = [
     "README.md",
     "docs/api/distributed.md",
     "docs/codes.md",
+    "docs/cluster/local-steps.md",
     "docs/coming-from-elsewhere.md",
     "docs/getting-started.md",
     "docs/if-something-looks-wrong.md",

@@ -52,20 +52,44 @@ def test_page_of_the_script_installs_what_it_imports():
     assert imported - sys.stdlib_module_names - {"jaxwgc"} <= installed
 
 
+def run_page(name, num_clusters, check, folder):
+    """Runs the blocks of a page and a check as a program; returns the printed lines."""
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert sum("RayCluster(" in block for block in blocks) == num_clusters
+    script = folder / "page.py"
+    script.write_text("\n".join([*blocks, check]), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, script], cwd=folder, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    # Ray prints of processes that end.
+    return [line for line in done.stdout.splitlines() if "(raylet)" not in line]
+
+
+@pytest.mark.weekly
+def test_page_of_local_steps_is_a_program(tmp_path):
+    """Sums on workers are those of NumPy, and both ways to train find the solution."""
+    check = """
+if __name__ == "__main__":
+    found = [own["w"] for own in (simulated, state.params)]
+    print(np.abs(found - np.arange(5)).max() < 0.1)
+    gradients = -2 * x * parts["y"][..., None]
+    print(np.allclose(np.sum(gradients**2, (0, 1)) / 4, diagonal["w"], rtol=1e-3))
+"""
+    trained, squared, found, agrees = run_page(
+        "cluster/local-steps.md", 4, check, tmp_path
+    )
+    assert re.findall(r"\d", trained) == list("01234")
+    assert float(squared) < 1e-2
+    assert found == agrees == "True"
+
+
 @pytest.mark.weekly
 def test_page_for_those_who_come_from_elsewhere_is_a_program(tmp_path):
     """Its blocks with real workers do not run in `test_documentation.py`."""
-    page = (ROOT / "docs" / "coming-from-elsewhere.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert sum("RayCluster(" in block for block in blocks) == 2
-    script = tmp_path / "page.py"
     check = "print(np.max(errors) < 1e-12, float(ours.max()) < 1e-5, weights.shape)"
-    script.write_text("\n".join([*blocks, check]), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    *fits, checked = done.stdout.splitlines()
+    *fits, checked = run_page("coming-from-elsewhere.md", 2, check, tmp_path)
     fits = [re.findall(r"\d", fit) for fit in fits if fit.startswith("[")]
     assert fits == [list("01234")] * 3
     assert checked == "True True (1000, 12)"
