@@ -89,7 +89,7 @@ benchmark: $(STAMPS)/experiments
 measure: $(STAMPS)/experiments
 	@echo "An hour or two on two cores, which nothing else should use."
 	@for name in mnist linear-regression figure2 codes sketching stability weights report plan delays time slow-workers asynchronous \
-	  wrong-answers benchmark cluster chaos language-model wrong-workers; do \
+	  wrong-answers benchmark cluster chaos language-model local-steps wrong-workers; do \
 	  $(BIN)/python -m experiments $$name --out docs/results || exit; \
 	done
 	$(BIN)/python docs/hooks/tables.py

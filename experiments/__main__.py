@@ -11,7 +11,8 @@ import sys
 
 # Ctrl-C ends the program at once, also during imports and compiled code. It raises an
 # exception if there are processes to end first.
-if __name__ == "__main__" and not {"cluster", "chaos", "language-model"} & {*sys.argv}:
+STARTS_PROCESSES = {"cluster", "chaos", "language-model", "local-steps"}
+if __name__ == "__main__" and not STARTS_PROCESSES & {*sys.argv}:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import importlib
@@ -28,7 +29,8 @@ for module in (
     *("benchmark", "delays.straggler_reports", "delays.planning", "delays.models"),
     *("delays.against_the_clock", "delays.slow_workers", "delays.asynchronous"),
     "errors.wrong_answers",
-    *("ray.cluster", "ray.chaos", "ray.wrong_workers", "ray.language_model"),
+    *("ray.cluster", "ray.chaos", "ray.wrong_workers"),
+    *("ray.language_model", "ray.local_steps"),
 ):
     importlib.import_module(f"experiments.{module}")
 

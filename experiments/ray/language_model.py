@@ -8,7 +8,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -211,11 +211,12 @@ class Recorder:
         steps: Finished steps, also repeated ones.
         seconds: Times of their ends, from the end of the first step.
         is_complete: Whether all parts contributed to them.
-        params: Parameters after every `EVALUATE_EVERY` steps, and times, as triples
+        params: Parameters after every `evaluate_every` steps, and times, as triples
             with the step.
     """
 
-    def __init__(self):
+    def __init__(self, evaluate_every: int):
+        self._evaluate_every = evaluate_every
         self.steps: list[int] = []
         self.seconds: list[float] = []
         self.is_complete: list[bool] = []
@@ -230,8 +231,8 @@ class Recorder:
         step = progress.state.step
         self.steps.append(step)
         self.seconds.append(now - self._start)
-        self.is_complete.append(bool(np.isfinite(progress.round.losses).all()))
-        if step % EVALUATE_EVERY == 0:
+        self.is_complete.append(bool(progress.round.known.all()))
+        if step % self._evaluate_every == 0:
             self.params.append((step, self.seconds[-1], progress.state.params))
 
 
@@ -245,10 +246,18 @@ def measure(steps: int, fault_every: int, seed: int) -> Iterator[dict[str, Any]]
         reference = None
         for name, way in ways().items():
             faults = FaultInjector(planned if way.has_faults else {})
-            record = Recorder()
+            record = Recorder(EVALUATE_EVERY)
             with tempfile.TemporaryDirectory() as checkpoints, faults:
                 params, num_restarts = train(
-                    way, text, steps, Path(checkpoints), faults, record
+                    functools.partial(cluster_of, way, text),
+                    optimizer(),
+                    text.params,
+                    steps,
+                    way=way,
+                    folder=Path(checkpoints),
+                    checkpoint_every=CHECKPOINT_EVERY,
+                    faults=faults,
+                    record=record,
                 )
             if reference is None:
                 reference = params
@@ -281,15 +290,15 @@ def ray_for_all() -> Iterator[None]:
         yield
 
 
-def train(
-    way: Way,
-    text: Text,
-    steps: int,
-    folder: Path,
-    faults: FaultInjector,
-    record: Recorder,
-) -> tuple[Any, int]:
-    """Returns the parameters after the last step, and how often training restarted."""
+def optimizer() -> optax.GradientTransformation:
+    """Returns the optimizer of the language model."""
+    return optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(LEARNING_RATE, weight_decay=0.1)
+    )
+
+
+def cluster_of(way: Way, text: Text) -> RayCluster:
+    """Returns a cluster that trains in a way."""
     model = text.model
 
     # Sent to the workers by value, so that they do not import the experiments.
@@ -297,31 +306,43 @@ def train(
         # Losses of the parts are summed.
         return mean_loss(model, params, rows) / NUM_PARTS
 
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(LEARNING_RATE, weight_decay=0.1)
+    return RayCluster(
+        loss,
+        way.code,
+        batches=text.training,
+        undecodable=way.undecodable,
+        timeouts=way.timeouts,
+        # A restart starts all processes again.
+        spare=not way.restarts,
+        faults=jaxwgc.distributed.Faults(delay=delay_of(way.code)),
     )
+
+
+def train(
+    make_cluster: Callable[[], RayCluster],
+    optimizer: optax.GradientTransformation,
+    params: Any,
+    steps: int,
+    *,
+    way: Way,
+    folder: Path,
+    checkpoint_every: int,
+    faults: FaultInjector,
+    record: Recorder,
+) -> tuple[Any, int]:
+    """Returns the parameters after the last step, and how often training restarted."""
     num_restarts = 0
     num_known_faults = 0
     while True:
-        cluster = RayCluster(
-            loss,
-            way.code,
-            batches=text.training,
-            undecodable=way.undecodable,
-            timeouts=way.timeouts,
-            # A restart starts all processes again.
-            spare=not way.restarts,
-            faults=jaxwgc.distributed.Faults(delay=delay_of(way.code)),
-        )
         try:
-            with cluster:
+            with make_cluster() as cluster:
                 state = cluster.train(
                     optimizer,
-                    text.params,
+                    params,
                     steps,
                     callbacks=[record, functools.partial(faults.inject, cluster)],
                     checkpoint=folder if way.restarts else None,
-                    checkpoint_every=CHECKPOINT_EVERY,
+                    checkpoint_every=checkpoint_every,
                     debias=way.debias,
                 )
             return state.params, num_restarts
@@ -331,7 +352,7 @@ def train(
                 raise
             num_known_faults = len(faults.steps)
             num_restarts += 1
-            remove_checkpoint_of_failure(folder)
+            remove_checkpoint_of_failure(folder, checkpoint_every)
 
 
 def delay_of(code: jaxwgc.GradientCode):
@@ -341,14 +362,14 @@ def delay_of(code: jaxwgc.GradientCode):
     return lambda worker, step: seconds
 
 
-def remove_checkpoint_of_failure(folder: Path) -> None:
+def remove_checkpoint_of_failure(folder: Path, checkpoint_every: int) -> None:
     """Removes the checkpoint of the step that failed.
 
     `RayCluster.train` writes it, because its coordinator survives. A job that ends with
     one of its workers has only the regular checkpoints.
     """
     for path in folder.iterdir():
-        if path.name.isdigit() and int(path.name) % CHECKPOINT_EVERY:
+        if path.name.isdigit() and int(path.name) % checkpoint_every:
             shutil.rmtree(path)
 
 
