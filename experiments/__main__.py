@@ -11,8 +11,9 @@ import sys
 
 # Ctrl-C ends the program at once, also during imports and compiled code. It raises an
 # exception if there are processes to end first.
-STARTS_PROCESSES = {"cluster", "chaos", "language-model", "local-steps"}
-if __name__ == "__main__" and not STARTS_PROCESSES & {*sys.argv}:
+if __name__ == "__main__" and {*sys.argv}.isdisjoint(
+    ("cluster", "chaos", "language-model", "local-steps")
+):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import importlib

@@ -36,6 +36,21 @@ def test_training_goes_on_with_another_number_of_workers(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.weekly
+def test_diloco_among_faults_is_that_of_one_process(tmp_path):
+    """In a small model, and with a worker killed and one frozen."""
+    command = [sys.executable, "-m", "examples.diloco", "--folder", tmp_path]
+    command += ["--rounds", "8", "--local-steps", "2", "--faults", "2", "--compare"]
+    command += [option for option in SMALL[:-3] if option not in ("--parts", "4")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "SIGKILL to worker 0" in done.stdout
+    assert "round 8: mean loss of the local steps" in done.stdout
+    [distance] = re.findall(r"from one process: (.*)", done.stdout)
+    # The first step of Adam is nearly a sign, which rounding may change.
+    assert float(distance) < 0.02
+
+
 def test_page_of_the_script_installs_what_it_imports():
     page = (ROOT / "docs" / "cluster" / "start-here.md").read_text(encoding="utf-8")
     script = (ROOT / "examples" / "train.py").read_text(encoding="utf-8")
