@@ -11,6 +11,12 @@ def workers_named(names: np.ndarray) -> str:
     return f"{noun} {', '.join(names)}"
 
 
+def parts_named(parts: Sequence[int] | np.ndarray) -> str:
+    """Returns "part 3" or "parts 3, 5"."""
+    noun = "part" if len(parts) == 1 else "parts"
+    return f"{noun} {', '.join(map(str, parts))}"
+
+
 def aligned(rows: Sequence[Sequence[str]], to_right: bool = False) -> str:
     """Returns rows as text, with columns aligned to the left or right."""
     align = str.rjust if to_right else str.ljust

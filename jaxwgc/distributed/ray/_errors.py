@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxwgc._common.text import parts_named
+
 # Maximum number of characters of a reason: one line of the log.
 _LONGEST_REASON = 500
 # Maximum number of characters of the text and of the traceback of an exception.
@@ -145,9 +147,7 @@ def naming_parts(parts: np.ndarray) -> Iterator[None]:
         yield
     except Exception as error:
         raised = WorkerError.of(error)
-        noun = "part" if len(parts) == 1 else "parts"
-        indices = ", ".join(map(str, parts.tolist()))
-        reason = f"{raised.reason} (in {noun} {indices})"
+        reason = f"{raised.reason} (in {parts_named(parts)})"
         # `from None`, because the text has the traceback.
         raise type(raised)(
             reason, raised.traceback_text, raised.ends_training

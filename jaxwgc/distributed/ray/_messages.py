@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxwgc import coding
 from jaxwgc._common import arrays
+from jaxwgc._common.text import parts_named
 from jaxwgc.codes import GradientCode
 
 # Seconds for which a report waits, so that one call sends several reports. Long against
@@ -136,7 +137,7 @@ class Round(NamedTuple):
 
 
 class PartValues(NamedTuple):
-    """Losses and aux of some parts, in any order.
+    """Losses and aux of some parts.
 
     Attributes:
       parts: Indices of the parts, int (num_some,).
@@ -204,10 +205,7 @@ class Layout(NamedTuple):
           name: `"message"` or `"sum"`.
           parts: Parts whose terms are not finite, if they are known.
         """
-        origin = ""
-        if len(parts):
-            noun = "part" if len(parts) == 1 else "parts"
-            origin = f" in {noun} {', '.join(map(str, parts))}"
+        origin = f" in {parts_named(parts)}" if len(parts) else ""
         if not self.has_float16:
             return f"its {name} is not finite{origin}"
         return (
