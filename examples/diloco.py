@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import os
 import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from examples.train import (
 )
 from jaxwgc.distributed import JsonLines, Progress, RayCluster, Timeouts
 
+# Epsilon of AdamW. The first local step starts without moments, and is nearly the sign
+# of the gradient: with the default of 1e-8 also of entries that are rounding errors.
+EPSILON = 1e-4
 # Outer optimizer of DiLoCo.
 OUTER = optax.sgd(0.7, momentum=0.9, nesterov=True)
 # Seconds until a silent worker counts as lost.
@@ -57,31 +61,44 @@ class RoundBatches:
         return np.stack([self.of_step(step, part) for step in steps])
 
 
-def inner_optimizer(learning_rate: float) -> optax.GradientTransformation:
+def inner_optimizer(
+    learning_rate: float, epsilon: float = EPSILON
+) -> optax.GradientTransformation:
     """Returns the optimizer of local steps."""
     return optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adamw(learning_rate, weight_decay=0.1)
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(learning_rate, eps=epsilon, weight_decay=0.1),
     )
 
 
 def train_in_one_process(
-    contribution: Any, batches: RoundBatches, params: Any, rounds: int, parts: int
+    contribution: Callable[..., Any],
+    batches: RoundBatches,
+    params: Any,
+    rounds: int,
+    parts: Sequence[int],
 ) -> Any:
-    """Returns the params that `RayCluster.train` returns, up to rounding."""
+    """Returns the params that `RayCluster.train` returns, up to rounding.
+
+    Args:
+        contribution: Changes and losses of a part.
+        batches: Batches of the rounds.
+        params: First params.
+        rounds: Number of rounds.
+        parts: Parts in the order in which their changes are added.
+    """
+    change_of = jax.jit(contribution)
 
     @jax.jit
-    def step(params, state, batches_of_parts):
-        changes, _ = jax.lax.map(
-            functools.partial(contribution, params), batches_of_parts
-        )
-        mean = jax.tree.map(lambda leaf: leaf.mean(0), changes)
+    def update(params, state, changes):
+        mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *changes)
         updates, state = OUTER.update(mean, state, params)
         return optax.apply_updates(params, updates), state
 
     state = OUTER.init(params)
     for number in range(rounds):
-        of_parts = np.stack([batches(number, part) for part in range(parts)])
-        params, state = step(params, state, of_parts)
+        results = [change_of(params, batches(number, part)) for part in parts]
+        params, state = update(params, state, [change for change, _ in results])
     return params
 
 
@@ -181,7 +198,9 @@ def train(
             checkpoint=folder / "checkpoints",
         )
     if compare:
-        expected = train_in_one_process(contribution, batches, params, rounds, parts)
+        expected = train_in_one_process(
+            contribution, batches, params, rounds, range(parts)
+        )
         difference = optax.tree.norm(optax.tree.sub(state.params, expected))
         relative = float(difference / optax.tree.norm(expected))
         print(f"relative distance from one process: {relative:.1e}")

@@ -1,6 +1,7 @@
 """Training a language model by local steps (DiLoCo) while workers are lost."""
 
 import functools
+import itertools
 import os
 import subprocess
 import sys
@@ -16,7 +17,13 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 import jaxwgc
-from examples.diloco import OUTER, RoundBatches, train_in_one_process
+from examples.diloco import (
+    EPSILON,
+    OUTER,
+    RoundBatches,
+    inner_optimizer,
+    train_in_one_process,
+)
 from examples.train import mean_loss
 from experiments.ray import language_model
 from experiments.ray.language_model import (
@@ -32,7 +39,7 @@ from experiments.runner import figures
 from experiments.runner.results import check_positive
 from experiments.runner.study import Numbers, Once, Sections, Study, command
 from experiments.runner.tables import table_of
-from jaxwgc.distributed import Faults, Progress, RayCluster
+from jaxwgc.distributed import Faults, Progress, RayCluster, Timeouts
 
 NUM_WORKERS = 4
 # Replicas of DiLoCo.
@@ -47,12 +54,15 @@ EVALUATE_EVERY = 10
 # Rounds of ten local steps that are compared with one process.
 NUM_EXACT_ROUNDS = 60
 NUM_EXACT_FAULTS = 10
+# Epsilons of AdamW: that of all sections, and the default.
+EPSILONS = (EPSILON, 1e-8)
 NUM_SEEDS = 3
 # Environment of programs that compute the same change.
 PROGRAMS = {
     "the same program": "",
     "one thread instead of two": "--xla_cpu_multi_thread_eigen=false",
-    "AVX2 instead of the newest instructions": "--xla_cpu_max_isa=AVX2",
+    "AVX2, as on processors since 2013": "--xla_cpu_max_isa=AVX2",
+    "AVX, without fused multiply-add": "--xla_cpu_max_isa=AVX",
 }
 
 
@@ -148,7 +158,9 @@ class Traffic(Recorder):
         self.num_bytes.append(params + messages)
 
 
-def contribution_of(text: Text, num_local: int) -> Callable[..., Any]:
+def contribution_of(
+    text: Text, num_local: int, epsilon: float = EPSILON
+) -> Callable[..., Any]:
     """Returns the change of params by local steps, with their losses."""
     model = text.model
 
@@ -156,20 +168,17 @@ def contribution_of(text: Text, num_local: int) -> Callable[..., Any]:
     def loss(params, rows):
         return mean_loss(model, params, rows)
 
-    return jaxwgc.local_steps(
-        loss, language_model.optimizer(), num_local, returns_losses=True
-    )
+    inner = inner_optimizer(language_model.LEARNING_RATE, epsilon)
+    return jaxwgc.local_steps(loss, inner, num_local, returns_losses=True)
 
 
-def cluster_of(
-    way: LocalWay, text: Text, seconds_per_step: float = SECONDS_PER_STEP
-) -> RayCluster:
+def cluster_of(way: LocalWay, text: Text) -> RayCluster:
     """Returns a cluster that trains in a way."""
     code = way.way.code
     num_held = 1
     if code.messages_per_worker == 1:
         num_held = int(np.asarray(code.assignment)[0].sum())
-    seconds = seconds_per_step * num_held * (way.num_local or 1)
+    seconds = SECONDS_PER_STEP * num_held * (way.num_local or 1)
     options: dict[str, Any] = {
         "undecodable": way.way.undecodable,
         "timeouts": way.way.timeouts,
@@ -237,64 +246,80 @@ def measure(steps: int, fault_every: int, seed: int) -> Iterator[dict[str, Any]]
 
 
 def compare_with_one_process(seed: int) -> Iterator[dict[str, Any]]:
-    """Yields distances of params among faults from those of one process."""
-    for x64 in (False, True):
-        for kind in ("messages", "requests"):
-            with (
-                jax.enable_x64(x64),
-                tempfile.TemporaryDirectory() as folder,
-            ):
-                text = Text.write(Path(folder), seed)
-                if x64:
-                    to_double = functools.partial(jnp.asarray, dtype=jnp.float64)
-                    params = jax.tree.map(to_double, text.params)
-                    text = text._replace(params=params)
-                yield {"kind": kind, "x64": x64} | distance_among_faults(
-                    text, Way(codes()[kind]), seed
+    """Yields distances of params from those of one process, in two precisions.
+
+    In one way, the same process adds the changes in another order: what rounding makes
+    of the training itself.
+    """
+    with tempfile.TemporaryDirectory() as folder, ray_for_all():
+        text = Text.write(Path(folder), seed)
+        batches = RoundBatches(text.training, num_steps=10)
+        for epsilon, x64 in itertools.product(EPSILONS, (False, True)):
+            with jax.enable_x64(x64):
+                dtype = jnp.float64 if x64 else jnp.float32
+                params = optax.tree.cast(text.params, dtype)
+                contribution = contribution_of(text, 10, epsilon)
+                in_order = functools.partial(
+                    train_in_one_process,
+                    contribution,
+                    batches,
+                    params,
+                    NUM_EXACT_ROUNDS,
                 )
+                expected = in_order(range(NUM_PARTS))
+                backwards = in_order(range(NUM_PARTS)[::-1])
+                setting = {"epsilon": epsilon, "x64": x64}
+                yield setting | {
+                    "way": "one process, other order of the sum",
+                    "faults": 0,
+                    "distance": distance(backwards, expected),
+                }
+                for name, code in exact_codes().items():
+                    planned = planned_faults(
+                        NUM_EXACT_ROUNDS, NUM_EXACT_ROUNDS // NUM_EXACT_FAULTS, seed
+                    )
+                    with FaultInjector(planned) as faults:
+                        found = train_among_faults(
+                            code, contribution, batches, params, faults
+                        )
+                    yield setting | {
+                        "way": name,
+                        "faults": len(faults.steps),
+                        "distance": distance(found, expected),
+                    }
 
 
-def distance_among_faults(text: Text, way: Way, seed: int) -> dict[str, Any]:
-    """Returns the relative distance of params from those of one process."""
-    fault_every = NUM_EXACT_ROUNDS // NUM_EXACT_FAULTS
-    faults = FaultInjector(planned_faults(NUM_EXACT_ROUNDS, fault_every, seed))
-    record = Recorder(evaluate_every=1)
-    with faults, tempfile.TemporaryDirectory() as checkpoints:
-        params, _ = language_model.train(
-            functools.partial(cluster_of, LocalWay(way, 10), text, 0.0),
-            OUTER,
-            text.params,
-            NUM_EXACT_ROUNDS,
-            way=way,
-            folder=Path(checkpoints),
-            checkpoint_every=CHECKPOINT_EVERY,
-            faults=faults,
-            record=record,
-        )
-    expected = train_in_one_process(
-        contribution_of(text, 10),
-        RoundBatches(text.training, 10),
-        text.params,
-        NUM_EXACT_ROUNDS,
-        NUM_PARTS,
-    )
+def exact_codes() -> dict[str, jaxwgc.GradientCode]:
+    """Returns codes that tolerate a straggler, by their names in the table."""
+    code = codes()
     return {
-        "faults": len(faults.steps),
-        "incomplete": record.is_complete.count(False),
-        "first": distance(record.params[0][2], one_round(text)),
-        "distance": distance(params, expected),
+        "one message per worker": code["messages"],
+        "finished parts": code["requests"],
     }
 
 
-def one_round(text: Text) -> Any:
-    """Returns params after a round of ten local steps in one process."""
-    return train_in_one_process(
-        contribution_of(text, 10),
-        RoundBatches(text.training, 10),
-        text.params,
-        1,
-        NUM_PARTS,
-    )
+def train_among_faults(
+    code: jaxwgc.GradientCode,
+    contribution: Callable[..., Any],
+    batches: RoundBatches,
+    params: Any,
+    faults: FaultInjector,
+) -> Any:
+    """Returns params after rounds on workers; a change that is missing is an error."""
+    with RayCluster(
+        code=code,
+        contribution=contribution,
+        batches=batches,
+        has_aux=True,
+        undecodable="raise",
+        timeouts=Timeouts(
+            answer=language_model.RESPONSE_SECONDS,
+            replacement=language_model.REPLACEMENT_SECONDS,
+        ),
+    ) as cluster:
+        inject = functools.partial(faults.inject, cluster)
+        state = cluster.train(OUTER, params, NUM_EXACT_ROUNDS, callbacks=[inject])
+    return state.params
 
 
 def keep_moments(steps: int, seed: int) -> Iterator[dict[str, Any]]:
@@ -320,7 +345,7 @@ def train_replicas(text: Text, steps: int, num_local: int, keeps: bool) -> Any:
         num_local: Local steps per round.
         keeps: Whether each replica keeps the state of its inner optimizer.
     """
-    inner = language_model.optimizer()
+    inner = inner_optimizer(language_model.LEARNING_RATE)
 
     def replica(params, state, rows_of_steps):
         def take_step(params_and_state, rows):
@@ -407,19 +432,17 @@ def tabulate_ways(numbers: Numbers):
 
 
 def tabulate_exact(numbers: Numbers):
-    """Returns a row per code and precision."""
+    """Returns a row per way, epsilon and precision."""
     title = (
-        f"{NUM_EXACT_ROUNDS} rounds of ten local steps among kills and freezes, "
-        "compared with one process"
+        f"{NUM_EXACT_ROUNDS} rounds of ten local steps of AdamW: relative distance of "
+        "the parameters from those of one process"
     )
-    names = {"messages": "one message per worker", "requests": "finished parts"}
     columns = {
-        "code": lambda own: names[own["kind"]],
+        "way": "{way}",
+        "epsilon of AdamW": "{epsilon:.0e}",
         "precision": lambda own: "float64" if own["x64"] else "float32",
-        "faults": "{faults}",
-        "rounds with changes missing": "{incomplete}",
-        "distance of the parameters, first round": "{first:.1e}",
-        "last round": "{distance:.1e}",
+        "kills and freezes": "{faults}",
+        "distance": "{distance:.1e}",
     }
     return table_of(title, columns, "rows")(numbers)
 

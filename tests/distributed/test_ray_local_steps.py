@@ -47,8 +47,9 @@ def test_every_way_trains_through_a_kill(tmp_path):
     # Once per round, params go to each worker and messages come back.
     sent = [rows[f"{number} steps, finished parts"]["kilobytes"] for number in (1, 10)]
     assert 5 < sent[0] / sent[1] < 15
+    assert len(numbers["exact"]["rows"]) == 12
     for row in numbers["exact"]["rows"]:
-        assert row["faults"] == 1
+        assert row["faults"] == (row["way"] != "one process, other order of the sum")
         if row["x64"]:
             assert row["distance"] < 1e-6
     same, *_ = numbers["programs"]["rows"]
@@ -68,7 +69,7 @@ def test_replicas_that_start_anew_are_those_of_local_steps(tmp_path):
             RoundBatches(text.training, 3),
             text.params,
             rounds=2,
-            parts=experiment.NUM_PARTS,
+            parts=range(experiment.NUM_PARTS),
         )
         anew, kept = (
             language_model.distance(
