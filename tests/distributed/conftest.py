@@ -1,6 +1,7 @@
 """Ray for the tests of several files, which must leave nothing behind."""
 
 import contextlib
+import logging
 import os
 import signal
 
@@ -21,6 +22,15 @@ from tests.distributed import ray_processes
 def pytest_collection_modifyitems(items):
     """Tests of one Ray come last, since others open and close their own."""
     items.sort(key=lambda item: "one_ray" in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def log_without_asyncio():
+    """Orbax leaves reads that fail to asyncio, which logs them in any later test."""
+    logger = logging.getLogger("asyncio")
+    logger.disabled = True
+    yield
+    logger.disabled = False
 
 
 @pytest.fixture(scope="module", autouse=True)
