@@ -28,6 +28,7 @@ ASYNCHRONOUS = "docs/asynchronous.md"
 CODES = "docs/codes.md"
 DELAYS = "docs/delays.md"
 HALBAWI = "docs/reproduction/halbawi.md"
+LOCAL_STEPS = "docs/cluster/local-steps.md"
 MEASURED = "docs/cluster/measured.md"
 PLANNING = "docs/planning.md"
 REPORTS = "docs/which-worker-is-slow.md"
@@ -69,6 +70,23 @@ def seconds_per_restart() -> float:
     restarted = ways["restart from checkpoint"]
     repeated = restarted["repeated"] * calm / results("language_model")["num_steps"]
     return (restarted["seconds"] - calm - repeated) / restarted["restarts"]
+
+
+def ways_of_ten_local_steps() -> list[dict]:
+    """Returns the records of trainings with ten local steps per round."""
+    ways = results("local_steps")["ways"]["rows"]
+    return [way for way in ways if way["way"].startswith("10 steps")]
+
+
+def distances_over_control() -> list[float]:
+    """Returns distances from one process, over those of another order of the sum."""
+    rows = results("local_steps")["exact"]["rows"]
+    controls = {
+        (row["epsilon"], row["x64"]): row["distance"]
+        for row in rows
+        if not row["faults"]
+    }
+    return [row["distance"] / controls[row["epsilon"], row["x64"]] for row in rows]
 
 
 def race_times(kind: int) -> dict[str, np.ndarray]:
@@ -583,5 +601,24 @@ CLAIMS = [
             not any(column("wrong_answers_clean", "honest workers blamed"))
             and not any(column("wrong_answers_clean", "rejected"))
         ),
+    ),
+    Claim(
+        LOCAL_STEPS,
+        "Every way with ten local steps and all changes ends at the same loss",
+        lambda: (
+            np.ptp(
+                [
+                    way["loss"]
+                    for way in ways_of_ten_local_steps()
+                    if not way["incomplete"]
+                ]
+            )
+            < 1e-3
+        ),
+    ),
+    Claim(
+        LOCAL_STEPS,
+        "by rounding alone, as much as another order of the sum does",
+        lambda: max(distances_over_control()) < 2,
     ),
 ]

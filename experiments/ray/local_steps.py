@@ -73,6 +73,11 @@ class LocalWay(NamedTuple):
     num_local: int | None
 
 
+def num_steps_named(num_steps: int) -> str:
+    """Returns "1 step" or "10 steps"."""
+    return "1 step" if num_steps == 1 else f"{num_steps} steps"
+
+
 def codes() -> dict[str, jaxwgc.GradientCode]:
     """Returns codes that recover the mean of the changes of all parts."""
     by_name = {
@@ -92,7 +97,7 @@ def ways() -> dict[str, LocalWay]:
         "10 steps, no faults": LocalWay(Way(code["uncoded"], has_faults=False), 10),
     }
     for num_local in LOCAL_STEPS:
-        name = f"{num_local} steps, finished parts"
+        name = f"{num_steps_named(num_local)}, finished parts"
         result[name] = LocalWay(Way(code["requests"]), num_local)
     others = {
         "one message per worker": Way(code["messages"]),
@@ -470,7 +475,7 @@ def tabulate_programs(numbers: Numbers):
     """Returns a row per pair of programs."""
     columns = {"compared with": "{program}"}
     for num_local in LOCAL_STEPS:
-        columns[f"{num_local} local steps"] = f"{{after_{num_local}:.1e}}"
+        columns[f"after {num_steps_named(num_local)}"] = f"{{after_{num_local}:.1e}}"
     title = "Relative difference of the change of one part between two processes"
     return table_of(title, columns, "rows")(numbers)
 
