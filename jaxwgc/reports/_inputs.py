@@ -56,10 +56,10 @@ def tables_of(
     """
     frame = None
     if is_frame(times):
-        frame = times_of_frame(times)
+        frame = times_of_frame(times, names=names)
         times = frame.times
     if is_frame(waits):
-        idle = times_of_frame(waits, waits=True)
+        idle = times_of_frame(waits, waits=True, names=names)
         waits = idle.times
         if frame is None:
             frame = idle

@@ -37,11 +37,11 @@ _WORKER_IN_NAME = re.compile(
 )
 # Maximum number of column names in an error message.
 _NUM_LISTED = 12
-_HOW_TO_CHOOSE = (
-    "Choose columns by --workers PATTERN (a column per worker), or by --step, --worker "
-    "and --seconds COLUMN (a row per time). In Python, rename the columns, or pass "
-    "table[columns].to_numpy()"
-)
+# A name with a number, which may be that of a worker: "gpu0", "ip-10-0-1-17.internal".
+_NUMBERED_NAME = re.compile(r"(?P<before>\D+)\d(.*\d)?(?P<after>\D*)")
+# Ends of the names of columns in exports of wandb, for the range of points of a plot.
+_ENDS_OF_RANGE = ("__MIN", "__MAX")
+_OF_RUN = " - "
 
 
 class FileOptions(NamedTuple):
@@ -58,6 +58,10 @@ class FileOptions(NamedTuple):
         thousands. None for points, and no separators.
       skip_bad_rows: Whether to skip rows that cannot be read, in place of an error.
       waits: Whether the file holds waiting times.
+      own_steps: Whether each worker counts its own steps, so that its times are
+        numbered from 0.
+      in_python: Whether the table is a DataFrame of the user, so that errors name
+        arguments of Python in place of options of the command line.
     """
 
     step: str | None = None
@@ -68,6 +72,8 @@ class FileOptions(NamedTuple):
     decimal: str | None = None
     skip_bad_rows: bool = False
     waits: bool = False
+    own_steps: bool = False
+    in_python: bool = False
 
 
 class LongForm(NamedTuple):
@@ -137,17 +143,20 @@ def form_of(
     time_names = _time_names(names, options.waits)
     times = [name for name in names if _is_time(name, time_names)]
     workers = [name for name in names if is_worker_name(name)]
-    worker = options.worker or _only_one("worker", workers)
-    seconds = options.seconds or _only_one("seconds", times)
+    worker = options.worker or _only_one("worker", workers, options)
+    seconds = options.seconds or _only_one("seconds", times, options)
     if worker is None and not is_long_form_chosen:
-        return _numbered(names, time_names, options.step)
+        if _columns_of_runs(names):
+            return _form_of_runs(names, time_names, options)
+        return _numbered(names, time_names, options)
     steps = [name for name in names if _plain(name) in _STEP_NAMES]
-    step = options.step or _only_one("step", steps)
+    step = options.step or _only_one("step", steps, options)
     if step is None or worker is None or seconds is None:
         raise ValueError(
             "a table with a row per time must have a column of steps, one of workers "
-            f"and one of seconds; the columns are {listed(names)}. {_HOW_TO_CHOOSE}. "
-            "If the columns are steps, transpose the table"
+            f"and one of seconds; the columns are {listed(names)}. "
+            f"{_how_to_choose(names, options)}. If the columns are steps, transpose "
+            "the table"
         )
     return LongForm(
         step=step,
@@ -179,14 +188,75 @@ def listed(names: Sequence[str]) -> str:
     return f"{text} and {num_others} more" if num_others > 0 else text
 
 
-def _only_one(role: str, candidates: Sequence[str]) -> str | None:
+def _only_one(
+    role: str, candidates: Sequence[str], options: FileOptions
+) -> str | None:
     """Returns the only column that may have a role, or None if there is none."""
     if len(candidates) > 1:
+        how = f"choose it by --{role} COLUMN"
+        if options.in_python:
+            how = "leave out the others: table.drop(columns=…)"
         raise ValueError(
             f"the column of the {role} must be known, and may be {listed(candidates)}; "
-            f"choose it by --{role} COLUMN. In Python, rename the others"
+            f"{how}"
         )
     return candidates[0] if candidates else None
+
+
+def _how_to_choose(names: Sequence[str], options: FileOptions) -> str:
+    """Says how to choose columns, with a pattern that fits the names."""
+    if options.in_python:
+        return (
+            "Pass the columns of the workers, with their names: "
+            "straggler_report(table[columns], names=columns)"
+        )
+    pattern = fitting_pattern(names) or "PATTERN"
+    return (
+        f"Choose columns by --workers {pattern} (a column per worker), or by --step, "
+        "--worker and --seconds COLUMN (a row per time)"
+    )
+
+
+def fitting_pattern(names: Sequence[str]) -> str | None:
+    """Returns the pattern of most names that differ in a number; None if none do.
+
+    It is quoted for a shell, such as "'gpu*'".
+    """
+    groups: dict[tuple[str, str], int] = {}
+    for name in names:
+        match = _NUMBERED_NAME.fullmatch(name)
+        if match is not None and not is_step_name(name):
+            group = (match["before"], match["after"])
+            groups[group] = groups.get(group, 0) + 1
+    if not groups or max(groups.values()) < 2:
+        return None
+    before, after = max(groups, key=lambda group: groups[group])
+    return f"'{before}*{after}'"
+
+
+def _columns_of_runs(names: Sequence[str]) -> list[str]:
+    """Returns the columns of runs in an export of wandb: those with a range beside."""
+    return [
+        name
+        for name in names
+        if _OF_RUN in name and all(name + end in names for end in _ENDS_OF_RANGE)
+    ]
+
+
+def _form_of_runs(
+    names: Sequence[str], time_names: str, options: FileOptions
+) -> WideForm:
+    """Returns the wide form of an export of wandb, "run - metric" for each run."""
+    columns = _columns_of_runs(names)
+    runs = {name: name.rpartition(_OF_RUN)[0] for name in columns}
+    metrics = {name.rpartition(_OF_RUN)[2] for name in columns}
+    (first, *others) = sorted(metrics)
+    if others or not _may_be_time(first, time_names):
+        raise ValueError(
+            "an export of wandb must have one metric, the time of a step; got "
+            f"{listed(sorted(metrics))}. Choose one by --workers '*{_OF_RUN}{first}'"
+        )
+    return wide_form(names, runs, _units_per_second(first), options.step)
 
 
 def _time_names(names: Sequence[str], waits: bool) -> str:
@@ -216,9 +286,10 @@ def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:
     """Returns the wide form with the columns that match a pattern."""
     matches = []
     for name in names:
-        # A column of steps is not a worker, unless its full name is given.
-        is_step = is_step_name(name) or name == step
-        if name == pattern or (fnmatch.fnmatchcase(name, pattern) and not is_step):
+        # A column of steps, or the range of another column, is not a worker, unless its
+        # full name is given.
+        is_other = is_step_name(name) or name == step or _is_range(name, names)
+        if name == pattern or (fnmatch.fnmatchcase(name, pattern) and not is_other):
             matches.append(name)
     if not matches:
         raise ValueError(
@@ -233,7 +304,14 @@ def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:
     return wide_form(names, dict(zip(matches, matches)), units.pop(), step)
 
 
-def _numbered(names: Sequence[str], time_names: str, step: str | None) -> WideForm:
+def _is_range(name: str, names: Sequence[str]) -> bool:
+    """Returns whether a column is the range of another one in an export of wandb."""
+    return any(name.removesuffix(end) in names for end in _ENDS_OF_RANGE if end in name)
+
+
+def _numbered(
+    names: Sequence[str], time_names: str, options: FileOptions
+) -> WideForm:
     """Returns the wide form with columns of numbered workers, such as "host0"."""
     # Workers by column, for each text around the worker: a worker may have columns of
     # other quantities, such as its loss. Numbers and letters form separate groups.
@@ -260,13 +338,13 @@ def _numbered(names: Sequence[str], time_names: str, step: str | None) -> WideFo
             problem = "several groups of columns may hold"
         raise ValueError(
             f"{problem} times of workers; the columns are {listed(names)}. "
-            f"{_HOW_TO_CHOOSE}"
+            f"{_how_to_choose(names, options)}"
         )
     (((rest, _), workers),) = groups.items()
     different = {_plain(worker).replace("_", "") for worker in workers.values()}
     if len(different) < len(workers):
         raise ValueError(f"each worker must have one column; got {listed(names)}")
-    return wide_form(names, workers, _units_per_second(rest), step)
+    return wide_form(names, workers, _units_per_second(rest), options.step)
 
 
 def _may_be_time(rest: str, time_names: str) -> bool:

@@ -2,6 +2,7 @@
 
 import numbers
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,10 +27,6 @@ MIN_INCREASES = 8
 # Times in seconds since 1970 exceed this number. Nearly all of them increase.
 _SECONDS_SINCE_1970 = 1e8
 _MOST_INCREASES = 0.9
-_HOW_TO_WRITE_NUMBERS = (
-    "Leave the cell empty if there was no response, or pass --skip-bad-rows. Convert "
-    "durations to seconds by .dt.total_seconds()"
-)
 
 
 class WorkerTimes(NamedTuple):
@@ -57,15 +54,19 @@ def is_frame(value: Any) -> bool:
     return hasattr(value, "columns") and hasattr(value, "iloc")
 
 
-def times_of_frame(frame: Any, waits: bool = False) -> WorkerTimes:
+def times_of_frame(
+    frame: Any, waits: bool = False, names: Sequence[str] | None = None
+) -> WorkerTimes:
     """Returns the times of workers in a DataFrame; warns about skipped columns.
 
-    If the columns are called "worker", as after `pivot(columns="worker")`, all of them
-    are workers. Levels of a MultiIndex are read as columns.
+    If the columns are called "worker", as after `pivot(columns="worker")`, or there are
+    as many names as columns, all of them are workers. Levels of a MultiIndex are read
+    as columns.
 
     Args:
       frame: DataFrame with a row per time or a column per worker.
       waits: Whether these are waiting times.
+      names: Names of workers that the user passes, or None.
 
     Raises:
       ValueError: If columns are unknown or ambiguous, or have several levels, if levels
@@ -91,28 +92,33 @@ def times_of_frame(frame: Any, waits: bool = False) -> WorkerTimes:
         )
     if frame.index.nlevels > 1 or (index_name and is_step_name(index_name)):
         frame = frame.reset_index()
-    names = [str(name) for name in frame.columns]
-    workers = [name for name in names if not is_step_name(name)]
-    if is_worker_name(columns_name) and not any(map(holds_numbered_worker, workers)):
-        form = wide_form(names, dict(zip(workers, workers)))
+    columns = [str(name) for name in frame.columns]
+    workers = [name for name in columns if not is_step_name(name)]
+    are_called_workers = is_worker_name(columns_name) and not any(
+        map(holds_numbered_worker, workers)
+    )
+    are_named = names is not None and len(names) == len(workers)
+    options = FileOptions(waits=waits, in_python=True)
+    if are_called_workers or (are_named and not any(map(is_worker_name, workers))):
+        form = wide_form(columns, dict(zip(workers, workers)))
     else:
-        form = form_of(names, FileOptions(waits=waits))
-    worker_times = times_of(frame.set_axis(names, axis="columns"), form)
+        form = form_of(columns, options)
+    worker_times = times_of(frame.set_axis(columns, axis="columns"), form, options)
     for note in worker_times.notes:
         warnings.warn(note, stacklevel=4)
     return worker_times
 
 
 def times_of(
-    frame: Any, form: LongForm | WideForm, skip_bad_rows: bool = False
+    frame: Any, form: LongForm | WideForm, options: FileOptions
 ) -> WorkerTimes:
     """Returns the times of workers in a DataFrame, of the user or of a file.
 
     Args:
       frame: DataFrame. Errors name its rows by their index.
       form: Columns that hold times.
-      skip_bad_rows: Whether to skip rows with a cell that is no number, in place of an
-        error.
+      options: Options for reading, such as whether to skip rows with a cell that is no
+        number.
 
     Raises:
       ValueError: If a cell is no number, if a step and worker occurs twice, or if times
@@ -124,28 +130,44 @@ def times_of(
     else:
         required = [form.step] if _has_steps(frame, form) else []
         numeric = [*form.workers, *required]
+    skip = "drop the row" if options.in_python else "pass --skip-bad-rows"
     is_bad = np.zeros(len(frame), bool)
     for name in numeric:
         is_number = frame[name].isna() | _are_numbers(frame[name])
-        if not skip_bad_rows:
-            _check_cells(frame[name], is_number, "be a number", _HOW_TO_WRITE_NUMBERS)
+        if not options.skip_bad_rows:
+            hint = (
+                f"Leave the cell empty if there was no response, or {skip}. Convert "
+                "durations to seconds by .dt.total_seconds()"
+            )
+            _check_cells(frame[name], is_number, "be a number", hint)
         is_bad |= ~is_number.to_numpy()
     for name in required:
         is_given = frame[name].notna() & (frame[name].astype(str).str.strip() != "")
-        if not skip_bad_rows:
-            hint = "Complete it, or pass --skip-bad-rows"
+        if not options.skip_bad_rows:
+            hint = f"Complete it, or {skip}"
             _check_cells(frame[name], is_given, "have a worker and a step", hint)
         is_bad |= ~is_given.to_numpy()
     frame = frame[~is_bad]
     if isinstance(form, LongForm):
-        worker_times = _pivot(frame, form)
+        worker_times = _pivot(frame, form, options)
     else:
         worker_times = _in_order(frame, form)
     times = worker_times.times / form.units_per_second
-    notes = [*worker_times.notes, *_notes_on_clocks(times)]
+    _check_are_durations(times)
+    notes = [*worker_times.notes, *_notes_on_equal(times, worker_times.workers)]
     if is_bad.any():
         notes.append(f"skipped rows with a cell that is no number: {is_bad.sum()}")
     return worker_times._replace(times=times, notes=tuple(notes))
+
+
+def in_own_order(trace: WorkerTimes) -> WorkerTimes:
+    """Numbers the times of each worker from 0, for workers with their own steps."""
+    num_rounds = np.isfinite(trace.times).sum(axis=0).max()
+    times = np.full((num_rounds, len(trace.workers)), np.nan)
+    for worker, column in enumerate(trace.times.T):
+        own = column[np.isfinite(column)]
+        times[: len(own), worker] = own
+    return trace._replace(times=times, steps=np.arange(num_rounds), has_steps=False)
 
 
 def _in_order(frame: Any, form: WideForm) -> WorkerTimes:
@@ -189,7 +211,7 @@ def _in_order(frame: Any, form: WideForm) -> WorkerTimes:
     )
 
 
-def _pivot(frame: Any, form: LongForm) -> WorkerTimes:
+def _pivot(frame: Any, form: LongForm, options: FileOptions) -> WorkerTimes:
     """Returns the times of a row per time.
 
     Steps and workers are in order, "host2" before "host10"; gaps are NaN.
@@ -201,18 +223,21 @@ def _pivot(frame: Any, form: LongForm) -> WorkerTimes:
     names = sorted(workers.unique(), key=lambda name: (len(name), name))
     num_steps = len(np.unique(steps))
     if num_steps * len(names) > _MAX_ENTRIES_PER_ROW * max(len(table), 1):
+        how = "Choose other columns by --step and --worker COLUMN"
+        if options.in_python:
+            how = "Pass table[[step, worker, seconds]] with the right columns"
         raise ValueError(
             "a table with a row per time must have most workers in most steps; got "
-            f"{len(table)} times of {len(names)} workers in {num_steps} steps. "
-            "Choose other columns by --step and --worker COLUMN"
+            f"{len(table)} times of {len(names)} workers in {num_steps} steps. {how}"
         )
     again = table[table.duplicated(["step", "worker"])]
     if len(again):
+        how = "keep the rows of one run, or choose another --step or --worker"
+        if options.in_python:
+            how = "keep one of them, as by table.drop_duplicates(['step', 'worker'])"
         raise ValueError(
             f"row {again.index[0]} must be of another step or worker; got step "
-            f"{again['step'].iloc[0]} and worker {again['worker'].iloc[0]} again. Keep "
-            "one of them, as by table.drop_duplicates, or choose another --step or "
-            "--worker"
+            f"{again['step'].iloc[0]} and worker {again['worker'].iloc[0]} again: {how}"
         )
     wide = table.pivot(index="step", columns="worker", values="seconds")
     return WorkerTimes(
@@ -250,28 +275,37 @@ def _check_cells(column: Any, is_right: Any, rule: str, hint: str) -> None:
         )
 
 
-def _notes_on_clocks(times: np.ndarray) -> list[str]:
-    """Returns a note if the times of all workers increase in each step.
-
-    Raises:
-      ValueError: If they are seconds since 1970.
-    """
+def _check_are_durations(times: np.ndarray) -> None:
+    """Raises ValueError for times of day, or since the start: they only increase."""
     increases = np.diff(times, axis=0)
     increases = increases[np.isfinite(increases)]
     if not len(increases):
-        return []
+        return
     share = np.mean(increases > 0)
     if share > _MOST_INCREASES and np.nanmin(times) > _SECONDS_SINCE_1970:
         raise ValueError(
             "times must be durations; these are seconds since 1970. Choose a column of "
-            "durations by --seconds or --workers"
+            "durations"
         )
     if share == 1 and len(times) > MIN_INCREASES:
-        return [
-            "all times increase in each step: they must be durations, and no times of "
-            "day or since the start"
-        ]
-    return []
+        raise ValueError(
+            "times must be durations; these increase in each step, as times since the "
+            "start. Take differences, with pandas by table.diff()"
+        )
+
+
+def _notes_on_equal(times: np.ndarray, workers: Sequence[str]) -> list[str]:
+    """Returns a note that names workers with equal times in all rounds."""
+    by_times: dict[bytes, list[str]] = {}
+    for worker, column in zip(workers, times.T):
+        if np.isfinite(column).sum() > 1:
+            by_times.setdefault(column.tobytes(), []).append(worker)
+    return [
+        f"times of {', '.join(equal)} are equal in all rows: they may be of one worker, "
+        "or be those of the slowest one"
+        for equal in by_times.values()
+        if len(equal) > 1
+    ]
 
 
 def _as_float(column: Any) -> np.ndarray:

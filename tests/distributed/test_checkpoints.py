@@ -42,7 +42,15 @@ def train(num_steps, folder, params=PARAMS, code=CODE, key=KEY, **options):
         losses = np.ones(num_workers)
         received = np.ones(num_workers, bool)
         return Round(
-            np.float32(messages), received, losses, 1.0, received, losses, None, {}
+            messages=np.float32(messages),
+            received=received,
+            times=losses,
+            seconds=losses,
+            elapsed=1.0,
+            known=received,
+            losses=losses,
+            aux=None,
+            timings={},
         )
 
     chain = optax.chain(jaxwgc.decode_aggregate(code), optax.adam(0.1))

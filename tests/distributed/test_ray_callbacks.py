@@ -28,17 +28,18 @@ def compute(params, step, key):
     """Worker 1 responds in odd steps, and its message is rejected in step 3."""
     messages = np.ones((2, 2), np.float32)
     received = np.array([True, step == 1])
-    times = np.array([0.25, 0.5 if step % 2 else np.inf])
+    seconds = np.array([0.25, 0.5 if step % 2 else np.nan])
     losses = np.array([1.0, 2.0 if step == 1 else np.nan])
     return Round(
-        messages,
-        received,
-        times,
-        0.75,
-        np.isfinite(losses),
-        losses,
-        None,
-        {},
+        messages=messages,
+        received=received,
+        times=np.where(np.isnan(seconds), np.inf, seconds),
+        seconds=seconds,
+        elapsed=0.75,
+        known=np.isfinite(losses),
+        losses=losses,
+        aux=None,
+        timings={},
         wrong=np.array([False, step == 3]),
         replaced=step,
     )
@@ -250,7 +251,16 @@ def test_memory_is_checkpointed(tmp_path):
         late = np.array([False, False, step == 2])
         losses = np.zeros(3)
         return Round(
-            messages(step), received, losses, 1.0, received, losses, None, {}, late=late
+            messages=messages(step),
+            received=received,
+            times=losses,
+            seconds=losses,
+            elapsed=1.0,
+            known=received,
+            losses=losses,
+            aux=None,
+            timings={},
+            late=late,
         )
 
     def train(code, *arguments):

@@ -62,23 +62,20 @@ class Progress(NamedTuple):
         workers that responded before its end; `corrupted`, the number of workers
         with rejected messages; `undecodable`, 1 if the round could not be decoded;
         `replaced`, the number of replacements of workers during the round;
-        `worker/3/seconds`, the time from the start of the round to the response of
-        worker 3, on request to its last part. NaN if the worker did not respond.
+        `worker/3/seconds`, the seconds that worker 3 took, as in `Round.seconds`. NaN
+        if the worker did not respond before the end of the round.
         """
         this_round = self.round
-        is_response = np.isfinite(this_round.times)
-        times = np.where(is_response, this_round.times, np.nan)
-        seconds = np.fmax.reduce(times.reshape(len(times), -1), axis=1)
         num_corrupted = 0 if this_round.wrong is None else this_round.wrong.sum()
         metrics = {
             "loss": float(self.loss),
             "step_seconds": float(this_round.elapsed),
-            "responded": float(np.isfinite(seconds).sum()),
+            "responded": float(np.isfinite(this_round.seconds).sum()),
             "corrupted": float(num_corrupted),
             "undecodable": float(self.undecodable),
             "replaced": float(this_round.replaced),
         }
-        for worker, seconds_of_worker in enumerate(seconds.tolist()):
+        for worker, seconds_of_worker in enumerate(this_round.seconds.tolist()):
             metrics[f"worker/{worker}/seconds"] = seconds_of_worker
         return metrics
 
@@ -87,9 +84,10 @@ class JsonLines:
     """Callback of `RayCluster.train` that appends one JSON object per step to a file.
 
     An object has `run`, an identifier of the run, `step`, the number of steps that have
-    been taken, and `Progress.metrics()`, with null for what is not finite. The line of
-    a step is written before the checkpoint of the step. If training resumes from a
-    checkpoint, lines of later steps are removed.
+    been taken, and `Progress.metrics()`, with null for what is not finite. If workers
+    have responded to earlier steps, `late` has their times: a list of [worker, step,
+    seconds]. The line of a step is written before the checkpoint of the step. If
+    training resumes from a checkpoint, lines of later steps are removed.
 
     Args:
       path: File of this run. It is created if it does not exist.
@@ -132,6 +130,12 @@ class JsonLines:
         fields: dict[str, Any] = {"run": self._run, "step": progress.state.step}
         for name, value in progress.metrics().items():
             fields[name] = value if np.isfinite(value) else None
+        late = [
+            [time.worker, progress.state.step - time.rounds_ago, time.seconds]
+            for time in progress.round.late_times
+        ]
+        if late:
+            fields["late"] = late
         line = json.dumps(fields)
         with self.path.open("a") as file:
             file.write(line + "\n")

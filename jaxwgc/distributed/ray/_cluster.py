@@ -17,7 +17,7 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._callbacks import Callback, TrainingState
 from jaxwgc.distributed.ray._coordinator import Coordinator, Processes
-from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot, filled
+from jaxwgc.distributed.ray._fleet import Fleet, WorkerSlot, filled, seconds_of_loads
 from jaxwgc.distributed.ray._live_table import live_table
 from jaxwgc.distributed.ray._messages import Round, sent
 from jaxwgc.distributed.ray._options import Faults, Timeouts, Verification
@@ -451,12 +451,12 @@ class RayCluster:
                 limit=self._fleet.limit,
             )
 
-    def trace(self) -> np.ndarray:
+    def trace(self, *, stand_ins: bool = False) -> np.ndarray:
         """Returns the seconds that workers took, (rounds, workers).
 
-        On request the seconds of each part, (rounds, workers, turns). Both are what
-        `stragglers.empirical` and `stragglers.fit_delays` take, with `code.loads` as
-        `loads`. `numpy.save` keeps them.
+        On request the seconds of each part, (rounds, workers, turns). `numpy.save`
+        keeps them. With stand-ins, both are what `stragglers.empirical` and
+        `stragglers.fit_delays` take, with `code.loads` as `loads`.
 
         A worker measures the seconds from the receipt of its task to the finished
         message by its own clock. The coordinator adds the travel time of task and
@@ -465,26 +465,39 @@ class RayCluster:
         last looked if this is longer. On request no travel time is added, since reports
         travel while workers compute.
 
-        Infinity stands for a worker that was lost. If a worker was busy with an earlier
-        round, or left a part to others, the seconds of its next responses stand in; for
-        the last rounds, in which it may still be busy, those of its first responses.
-        NaN stands for a worker that has never responded, and for all rounds since the
-        last response of a worker that has stopped: it is silent for at least 2 rounds,
-        and for longer than its silences before explain. `report` names this round.
+        Infinity stands for a worker that was lost. NaN stands for a worker that has not
+        responded: it was busy with an earlier round, left the part to others, or is
+        silent. A late response is in the row of its round.
+
+        Args:
+          stand_ins: Whether to replace NaN by times of the same worker in other rounds,
+            for delay models, to which NaN is a lost response. If the worker was busy,
+            or left a part to others, these are the seconds of its next responses; for
+            the last rounds, in which it may still be busy, those of its first ones. NaN
+            stays for a worker that has never responded, and for all rounds since the
+            last response of a worker that has stopped: it is silent for at least 2
+            rounds, and for longer than its silences before explain.
         """
+        validation.check_bool("stand_ins", stand_ins)
         rows = self._fleet.rows
-        return filled(rows) if rows else np.zeros((0, self.code.num_workers))
+        if not rows:
+            return np.zeros((0, self.code.num_workers))
+        return filled(rows) if stand_ins else np.array(rows)
 
     def report(self) -> StragglerReport:
         """Returns the straggler report of `trace`: slow workers and their cost.
 
         Times are those of the workers' own loads: with unequal loads, a worker with
-        more parts is slower. See `jaxwgc.straggler_report`.
+        more parts is slower. On request, the parts that a worker finished stand for
+        those that it left to others. A round without a response of a worker is missing.
+        See `jaxwgc.straggler_report`.
 
         Raises:
           ValueError: If there are fewer than 2 rounds or workers.
         """
-        return straggler_report(self.trace(), before_collective=True)
+        num_held = np.count_nonzero(np.asarray(self.code.assignment), axis=1)
+        times = seconds_of_loads(self._fleet.rows, num_held)
+        return straggler_report(times, before_collective=True)
 
     def resume(self, step: int, key: jax.Array | None = None) -> None:
         """Continues the count of rounds, and the key of batches, of an earlier run.

@@ -78,6 +78,20 @@ class Report(NamedTuple):
     digest: bytes | None = None
 
 
+class LateTime(NamedTuple):
+    """Seconds of a response to an earlier round.
+
+    Attributes:
+      worker: Index of the worker.
+      rounds_ago: Number of rounds between that round and this one, at least 1.
+      seconds: Seconds that the worker took.
+    """
+
+    worker: int
+    rounds_ago: int
+    seconds: float
+
+
 class Round(NamedTuple):
     """The result of a round: the responses of a cluster for one set of parameters.
 
@@ -89,6 +103,10 @@ class Round(NamedTuple):
       times: float (num_workers,), seconds from the start of the round to each response;
         infinity if there was none before the end of the round. On request (num_workers,
         num_turns), to each part, in the order of the worker.
+      seconds: float (num_workers,), seconds that each worker took, as in
+        `RayCluster.trace`; NaN if there was no response before the end of the round. On
+        request for all of its parts, if those that it left to others take as long as
+        those that it finished.
       elapsed: Duration of the round in seconds.
       known: bool (num_parts,), parts of which a worker has responded.
       losses: float (num_parts,), loss of each part; NaN if the part is not known, or
@@ -107,6 +125,8 @@ class Round(NamedTuple):
         or too few messages arrived for any check. `received` is then all False.
       replaced: Number of replacements of workers that began in the round.
       reason: Why the round ended, in words.
+      late_times: Seconds of responses to earlier rounds that came in this one, a tuple
+        of NamedTuples with `worker`, `rounds_ago` and `seconds`.
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
@@ -123,6 +143,7 @@ class Round(NamedTuple):
     messages: np.ndarray
     received: np.ndarray
     times: np.ndarray
+    seconds: np.ndarray
     elapsed: float
     known: np.ndarray
     losses: np.ndarray
@@ -134,6 +155,7 @@ class Round(NamedTuple):
     rejected: bool = False
     replaced: int = 0
     reason: str = ""
+    late_times: tuple[LateTime, ...] = ()
 
 
 class PartValues(NamedTuple):
@@ -175,6 +197,11 @@ class Layout(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype
     has_float16: bool = False
+
+    @property
+    def num_held(self) -> np.ndarray:
+        """Number of parts of each worker, int (num_workers,)."""
+        return np.array([len(parts) for parts in self.held])
 
     @classmethod
     def of(cls, code: GradientCode, params: Any, dtype: str | None) -> "Layout":

@@ -10,9 +10,10 @@ from jaxwgc.coding import Decoding
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._digests import BatchDigests
 from jaxwgc.distributed.ray._errors import error_of_user
-from jaxwgc.distributed.ray._fleet import Fleet, log
+from jaxwgc.distributed.ray._fleet import Fleet, log, seconds_of_loads
 from jaxwgc.distributed.ray._messages import (
     Answer,
+    LateTime,
     Layout,
     PartValues,
     Round,
@@ -134,6 +135,7 @@ class RoundEngine(Engine[Round]):
         # Reason to end the round, in words. Empty while the round waits.
         self._reason = ""
         self._verdict: events.Verdict | None = None
+        self._late_times: list[LateTime] = []
 
     def _note(self, event: events.Event, now: float) -> None:
         match event:
@@ -224,10 +226,13 @@ class RoundEngine(Engine[Round]):
             for (worker, _), values in self._values.items()
             if wrong is None or not wrong[worker]
         )
+        row = self._fleet.rows[self.number]
+        (seconds,) = seconds_of_loads([row], self._layout.num_held)
         self.result = Round(
             messages=self.messages,
             received=received,
             times=self.times,
+            seconds=np.where(np.isfinite(seconds), seconds, np.nan),
             elapsed=now - self._begin,
             known=values.known,
             losses=values.losses,
@@ -238,6 +243,7 @@ class RoundEngine(Engine[Round]):
             wrong=wrong,
             rejected=is_rejected,
             reason=self._reason,
+            late_times=tuple(self._late_times),
         )
 
 
@@ -371,4 +377,6 @@ class MessageRound(RoundEngine):
             self.times[worker] = now - self._begin
             self._ends = None
         else:
+            late = LateTime(worker, self.number - slot.number, event.seconds)
+            self._late_times.append(late)
             self._send(worker, now)

@@ -1,0 +1,370 @@
+"""Step times of a running loop, which its processes exchange every few steps."""
+
+import importlib
+import logging
+import time
+import types
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from jaxwgc._common import validation
+from jaxwgc.reports._statistics import LEAST_RESPONSES, MARGIN
+from jaxwgc.reports._straggler_report import StragglerReport, straggler_report
+from jaxwgc.reports._workers import Kind
+
+Gather: TypeAlias = Callable[[np.ndarray], Sequence[np.ndarray | None] | None]
+
+# Shortest time of a lap, in seconds: clocks do not count less.
+_SHORTEST_LAP = 1e-9
+
+log = logging.getLogger("jaxwgc.reports")
+
+
+class SpeedChange(NamedTuple):
+    """A worker has become slow, has recovered or does not respond any more.
+
+    Attributes:
+      worker: Name of the worker.
+      kind: `Kind.SINCE` if it is slow, `Kind.UNTIL` if it has recovered or responds
+        again, `Kind.MISSING_SINCE` if it does not respond.
+      step: First step with the new speed.
+      slowdown: Its time divided by that of the median worker, in the steps since the
+        last exchange. NaN without a response.
+      report: `StragglerReport` of these steps.
+
+    Example:
+      >>> import numpy as np, jaxwgc
+      >>> times = np.random.default_rng(0).uniform(1.0, 1.1, (50, 3))
+      >>> times[:, 2] *= 2
+      >>> change = jaxwgc.reports.SpeedChange(
+      ...     worker="host2",
+      ...     kind=jaxwgc.reports.Kind.SINCE,
+      ...     step=100,
+      ...     slowdown=2.0,
+      ...     report=jaxwgc.straggler_report(times),
+      ... )
+      >>> print(change)
+      worker host2 is slow since step 100: 2.00 times the median worker
+    """
+
+    worker: str
+    kind: Kind
+    step: int
+    slowdown: float
+    report: StragglerReport
+
+    def __str__(self) -> str:
+        if self.kind == Kind.MISSING_SINCE:
+            return f"worker {self.worker} does not respond since step {self.step}"
+        what = "is slow" if self.kind == Kind.SINCE else "has recovered"
+        return (
+            f"worker {self.worker} {what} since step {self.step}: "
+            f"{self.slowdown:.2f} times the median worker"
+        )
+
+
+def _log_change(change: SpeedChange) -> None:
+    """Logs a change of speed as a warning, and a recovery as information."""
+    level = logging.INFO if change.kind == Kind.UNTIL else logging.WARNING
+    log.log(level, "%s", change)
+
+
+class StepTimes:
+    """Measures each process's own work in a step, and reports which process is slow.
+
+    A lap is the time from `start` to `stop`, or in `with step_times:`, by the clock of
+    the host. It must hold the work of this process alone and end before a collective
+    operation, such as the sum of gradients. With asynchronous dispatch, as in JAX and
+    on GPUs, the work must be waited for in the lap, e.g. by `jax.block_until_ready`.
+
+    After every `every` laps, all processes exchange their laps in `stop`. All processes
+    must therefore take the same laps. On process 0, `on_change` is then called for each
+    process that has become slow, has recovered or does not respond any more, and
+    `latest` is the report of these laps. A lap that raises an error does not count.
+
+    A process is slow if it is `Kind.CHRONIC` or `Kind.SINCE` in the report of the laps
+    since the last exchange. A step that takes all processes long, as for compiling,
+    makes none slow. Without JAX, e.g. in PyTorch, JAX is not imported.
+
+    Args:
+      gather: `"jax"` for `jax.experimental.multihost_utils.process_allgather`,
+        `"torch"` for `torch.distributed.all_gather_object`, or a function. It takes the
+        laps of this process, float64 (every,), and returns those of all processes in
+        order, (processes, every), with None for a process that does not respond. It
+        returns None on a process that makes no report.
+      every: Number of laps between two exchanges, at least 8.
+      on_change: Function of a `SpeedChange`. By default the logger `jaxwgc.reports`
+        gets a line.
+      names: Name of each process. Defaults to 0, 1, ….
+      first_step: Step of the first lap, e.g. that of a checkpoint.
+      before_collective: Whether laps are known to end before processes wait for each
+        other. Equal laps then mean that processes are equally fast.
+      clock: Function that returns seconds.
+
+    Raises:
+      ValueError: If `every` is less than 8, `first_step` is negative, or `gather` is
+        another name.
+      TypeError: If an argument has the wrong type.
+
+    Example:
+      Two processes in one, of which the second takes twice as long:
+
+      >>> import jaxwgc
+      >>> step_times = jaxwgc.StepTimes(
+      ...     lambda laps: [laps, 2 * laps], every=50, on_change=print
+      ... )
+      >>> for step in range(50):
+      ...     with step_times:
+      ...         gradient = sum(range(100))
+      worker 1 is slow since step 0: 2.00 times the median worker
+      >>> step_times.metrics()["step_times/slowest"]
+      1.0
+    """
+
+    def __init__(
+        self,
+        gather: Literal["jax", "torch"] | Gather,
+        *,
+        every: int = 50,
+        on_change: Callable[[SpeedChange], object] = _log_change,
+        names: Sequence[str] | None = None,
+        first_step: int = 0,
+        before_collective: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        if not callable(gather):
+            validation.check_choice("gather", gather, tuple(_GATHER))
+            gather = _GATHER[gather]
+        self.latest: StragglerReport | None = None
+        self._gather = gather
+        self._every = validation.check_int("every", every, minimum=LEAST_RESPONSES)
+        self._on_change = on_change
+        self._names = names
+        self._first_step = validation.check_int("first_step", first_step, minimum=0)
+        self._before_collective = validation.check_bool(
+            "before_collective", before_collective
+        )
+        self._clock = clock
+        self._started_at: float | None = None
+        self._laps: list[float] = []
+        # Times (laps, processes) of each exchange.
+        self._windows: list[np.ndarray] = []
+        self._num_exchanged = 0
+        # Kind of the newest `SpeedChange` of each worker.
+        self._speeds: dict[str, Kind] = {}
+        self._has_warned = False
+
+    def start(self) -> None:
+        """Starts a lap.
+
+        Raises:
+          RuntimeError: If a lap has been started and not stopped.
+        """
+        if self._started_at is not None:
+            raise RuntimeError(
+                f"the lap of step {self._step} must be stopped before another one "
+                "starts: call stop() once after each start(), and do not nest laps"
+            )
+        self._started_at = self._clock()
+
+    def stop(self) -> None:
+        """Stops a lap; exchanges laps after every `every` laps.
+
+        Raises:
+          RuntimeError: If no lap has been started, or the exchange fails.
+          ValueError: If the clock has gone back, or `gather` returns something else
+            than the laps of as many processes as before.
+        """
+        now = self._clock()
+        if self._started_at is None:
+            raise RuntimeError("a lap must be started before it stops: call start()")
+        seconds = now - self._started_at
+        self._started_at = None
+        if not seconds >= 0:
+            raise ValueError(
+                f"clock must not go back; the lap of step {self._step} took "
+                f"{seconds:.3g} s. Use time.perf_counter"
+            )
+        self._laps.append(max(seconds, _SHORTEST_LAP))
+        if len(self._laps) == self._every:
+            self.exchange()
+
+    def __enter__(self) -> "StepTimes":
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> None:
+        if error_type is None:
+            self.stop()
+        else:
+            self._started_at = None
+
+    def exchange(self) -> None:
+        """Exchanges the laps since the last exchange, e.g. at the end of training.
+
+        All processes must call it after the same lap.
+
+        Raises:
+          RuntimeError: If the exchange fails.
+          ValueError: If `gather` returns something else than the laps of as many
+            processes as before.
+        """
+        laps = np.full(self._every, np.nan)
+        laps[: len(self._laps)] = self._laps
+        num_laps = len(self._laps)
+        self._laps = []
+        try:
+            rows = self._gather(laps)
+        except Exception as error:
+            raise RuntimeError(
+                f"the exchange of step times failed after {self._num_exchanged} "
+                f"exchanged steps: {type(error).__name__}: {error}. A process may have "
+                "ended. report() has the steps before"
+            ) from error
+        first = self._step
+        self._num_exchanged += num_laps
+        if rows is None or not num_laps:
+            return
+        times = self._checked(rows)[:num_laps]
+        self._windows.append(times)
+        if times.shape[1] > 1 and not np.isnan(times).all() and num_laps > 1:
+            self.latest = self._report_of(times, first)
+            self._compare(self.latest, first)
+
+    def report(self) -> StragglerReport:
+        """Returns the report of all laps that were exchanged.
+
+        Raises:
+          ValueError: If there are fewer than 2 laps or processes. On other processes
+            than 0, there are none.
+        """
+        if not self._windows:
+            raise ValueError(
+                "step times must have been exchanged before the report, and this "
+                "process must be process 0; got no laps"
+            )
+        return self._report_of(np.concatenate(self._windows), self._first_step)
+
+    def metrics(self) -> dict[str, float]:
+        """Returns metrics of the laps of the last exchange, for a metric writer.
+
+        `step_times/slowest`, number of the slowest process; `step_times/slowdown`, its
+        time divided by that of the median process; `step_times/time_lost`, the seconds
+        by which a step would be shorter if all processes took as long as the median
+        one; `step_times/after_barrier`, 1 if the laps include the wait for other
+        processes: the others are then NaN. An empty dict before the first exchange and
+        on other processes than 0.
+        """
+        report = self.latest
+        if report is None:
+            return {}
+        slowest = float(np.nanargmax(report.slowdown))
+        metrics = {
+            "step_times/slowest": slowest,
+            "step_times/slowdown": float(report.slowdown[int(slowest)]),
+            "step_times/time_lost": report.round_time - report.median_time,
+        }
+        if report.after_barrier:
+            metrics = dict.fromkeys(metrics, float("nan"))
+        return metrics | {"step_times/after_barrier": float(report.after_barrier)}
+
+    @property
+    def _step(self) -> int:
+        """Step of the next lap."""
+        return self._first_step + self._num_exchanged + len(self._laps)
+
+    def _report_of(self, times: np.ndarray, first_step: int) -> StragglerReport:
+        """Returns the report of laps (laps, processes) from a step on."""
+        return straggler_report(
+            times,
+            names=self._names,
+            steps=first_step + np.arange(len(times)),
+            before_collective=self._before_collective,
+        )
+
+    def _checked(self, rows: Sequence[np.ndarray | None]) -> np.ndarray:
+        """Returns the laps of all processes, (every, processes), NaN without one."""
+        missing = np.full(self._every, np.nan)
+        columns = [
+            missing if row is None else np.asarray(row, np.float64) for row in rows
+        ]
+        for process, column in enumerate(columns):
+            if column.shape != missing.shape:
+                raise ValueError(
+                    f"gather must return {self._every} laps of each process; got shape "
+                    f"{column.shape} from process {process}"
+                )
+        if self._windows and len(columns) != self._windows[0].shape[1]:
+            raise ValueError(
+                "gather must return laps of as many processes as before, "
+                f"{self._windows[0].shape[1]}; got {len(columns)}. Make a new StepTimes "
+                "after processes have joined or left"
+            )
+        return np.stack(columns, axis=1)
+
+    def _compare(self, report: StragglerReport, first: int) -> None:
+        """Calls `on_change` for the workers that differ from the exchange before."""
+        if report.after_barrier and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(report.advice, stacklevel=4)
+        for worker, name in enumerate(report.names.tolist()):
+            before = self._speeds.get(name, Kind.UNTIL)
+            now = _speed(report.kinds[worker], report.slowdown[worker], before)
+            self._speeds[name] = now
+            if now == before:
+                continue
+            step = int(report.change_round[worker])
+            change = SpeedChange(
+                worker=name,
+                kind=now,
+                step=first if step < 0 else step,
+                slowdown=float(report.slowdown[worker]),
+                report=report,
+            )
+            self._on_change(change)
+
+
+def _speed(kind: Kind, slowdown: float, before: Kind) -> Kind:
+    """Returns the kind of a `SpeedChange` to the speed of a worker.
+
+    Args:
+      kind: Kind of the worker in the report of the last laps.
+      slowdown: Its time divided by that of the median worker.
+      before: Result for the laps before.
+    """
+    if kind in (Kind.MISSING, Kind.MISSING_SINCE):
+        return Kind.MISSING_SINCE
+    if kind in (Kind.CHRONIC, Kind.SINCE):
+        return Kind.SINCE
+    if before == Kind.SINCE and np.log(slowdown) > MARGIN:
+        # The worker may be slow, but this is not significant in these laps.
+        return Kind.SINCE
+    return Kind.UNTIL
+
+
+def _gather_in_jax(laps: np.ndarray) -> np.ndarray | None:
+    """Returns the laps of all processes of JAX, on process 0."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    rows: Any = multihost_utils.process_allgather(laps)
+    return rows if jax.process_index() == 0 else None
+
+
+def _gather_in_torch(laps: np.ndarray) -> list[np.ndarray] | None:
+    """Returns the laps of all processes of PyTorch's default group, on rank 0."""
+    group = importlib.import_module("torch.distributed")
+    rows: list[Any] = [None] * group.get_world_size()
+    group.all_gather_object(rows, laps)
+    return rows if group.get_rank() == 0 else None
+
+
+_GATHER: dict[str, Gather] = {"jax": _gather_in_jax, "torch": _gather_in_torch}

@@ -1,0 +1,164 @@
+"""Step times in logs of Megatron and in traces of PyTorch's profiler."""
+
+import gzip
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Lines of Megatron-LM: of an iteration, before the times of all ranks, of a timer and
+# of the time of a rank.
+_ITERATION = re.compile(r"\biteration +(\d+)/")
+_ELAPSED = re.compile(r"elapsed time per iteration \(ms\): ([\d.]+)")
+_ACROSS_RANKS = "times across ranks (ms):"
+_TIMER = re.compile(r"\s+([\w-]+):\s*")
+_OF_RANK = re.compile(r"\s+rank +(\d+): ([\d.]+)\s*")
+# Timers of the work of a rank alone, or else the one that includes the most of it.
+_OWN_TIMERS = ("forward-compute", "backward-compute")
+_WHOLE_TIMER = "forward-backward"
+# Names of events in traces of PyTorch's profiler.
+_STEP = re.compile(r"ProfilerStep#(\d+)")
+_COLLECTIVE = re.compile(r"nccl|gloo|c10d::|all_?reduce|all_?gather|reduce_?scatter")
+_MICROSECONDS = 1e-6
+_MILLISECONDS = 1e-3
+
+
+def read_megatron(lines: Sequence[str]) -> list[dict[str, Any]] | None:
+    """Returns rows of step times in the log of Megatron-LM; None for another text.
+
+    Args:
+      lines: Lines of the log.
+
+    Returns:
+      Rows with `step`, `rank` and `seconds` if the log has the times of all ranks
+      (`--timing-log-option all`), and otherwise with `step` and `seconds`.
+    """
+    of_all: list[dict[str, Any]] = []
+    of_ranks: list[dict[str, Any]] = []
+    step = 0
+    timer = ""
+    for line in lines:
+        iteration = _ITERATION.search(line)
+        elapsed = _ELAPSED.search(line)
+        timer_line = _TIMER.fullmatch(line)
+        of_rank = _OF_RANK.fullmatch(line)
+        if iteration is not None and elapsed is not None:
+            step = int(iteration[1])
+            seconds = _MILLISECONDS * float(elapsed[1])
+            of_all.append({"step": step, "seconds": seconds})
+        elif _ACROSS_RANKS in line:
+            timer = ""
+        elif timer_line is not None:
+            timer = timer_line[1]
+        elif of_rank is not None and timer in (*_OWN_TIMERS, _WHOLE_TIMER):
+            row = {"step": step, "rank": int(of_rank[1]), "timer": timer}
+            of_ranks.append(row | {"seconds": _MILLISECONDS * float(of_rank[2])})
+    if not of_all:
+        return None
+    return _summed(of_ranks) or of_all
+
+
+def _summed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the time of each step and rank, summed over the timers of own work."""
+    timers = {row["timer"] for row in rows}
+    chosen = timers.intersection(_OWN_TIMERS) or {_WHOLE_TIMER}
+    sums: dict[tuple[int, int], float] = {}
+    for row in rows:
+        if row["timer"] in chosen:
+            place = row["step"], row["rank"]
+            sums[place] = sums.get(place, 0.0) + row["seconds"]
+    return [
+        {"step": step, "rank": rank, "seconds": seconds}
+        for (step, rank), seconds in sums.items()
+    ]
+
+
+def read_profile(path: Path) -> list[dict[str, Any]]:
+    """Returns the time of each step without collectives, from PyTorch's profiler.
+
+    The time in which a collective runs alone, without a kernel or, on a CPU, without
+    another operator, is the wait for other ranks, and is subtracted.
+
+    Args:
+      path: Trace of one rank (`export_chrome_trace`), .json or .json.gz.
+
+    Returns:
+      Rows with `step` and `seconds`.
+
+    Raises:
+      ValueError: If the file is no such trace, or has no steps.
+    """
+    is_packed = path.suffix == ".gz"
+    text = gzip.decompress(path.read_bytes()) if is_packed else path.read_bytes()
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path.name} must be a trace of PyTorch's profiler, in JSON; {error}. If "
+            "it has an object per line, call it .jsonl"
+        ) from error
+    events = content.get("traceEvents", []) if isinstance(content, dict) else []
+    whole = [event for event in events if event.get("ph") == "X" and "dur" in event]
+    steps = [
+        (int(match[1]), event)
+        for event in whole
+        if (match := _STEP.fullmatch(event["name"])) and event.get("cat") != _ON_GPU
+    ]
+    if not steps:
+        raise ValueError(
+            f"{path.name} must have events ProfilerStep#N of PyTorch's profiler: call "
+            "profiler.step() in each step, with a schedule"
+        )
+    kernels = [event for event in whole if event.get("cat") == "kernel"]
+    work = kernels or [event for event in whole if event.get("cat") == "cpu_op"]
+    collectives = [
+        event for event in whole if _COLLECTIVE.search(event["name"].lower())
+    ]
+    others = [event for event in work if not _COLLECTIVE.search(event["name"].lower())]
+    in_collectives = _intervals(collectives)
+    in_others = _intervals(others)
+    rows = []
+    for step, event in sorted(steps, key=lambda item: item[0]):
+        ends = np.array([[event["ts"], event["ts"] + event["dur"]]])
+        in_step = _common(in_collectives, ends)
+        waited = _length(in_step) - _length(_common(in_step, in_others))
+        rows.append({"step": step, "seconds": _MICROSECONDS * (event["dur"] - waited)})
+    return rows
+
+
+# Category of the events of steps that repeat those of the host.
+_ON_GPU = "gpu_user_annotation"
+
+
+def _intervals(events: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Returns the union of the times of events, (n, 2), in order and apart."""
+    times = sorted((event["ts"], event["ts"] + event["dur"]) for event in events)
+    union: list[list[float]] = []
+    for start, end in times:
+        if union and start <= union[-1][1]:
+            union[-1][1] = max(union[-1][1], end)
+        else:
+            union.append([start, end])
+    return np.array(union).reshape(-1, 2)
+
+
+def _common(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Returns the intersection of two unions of intervals, (n, 2)."""
+    parts = []
+    place = 0
+    for start, end in first:
+        while place < len(second) and second[place, 1] <= start:
+            place += 1
+        at = place
+        while at < len(second) and second[at, 0] < end:
+            parts.append([max(start, second[at, 0]), min(end, second[at, 1])])
+            at += 1
+    return np.array(parts).reshape(-1, 2)
+
+
+def _length(intervals: np.ndarray) -> float:
+    """Returns the total length of intervals (n, 2)."""
+    return float(np.sum(intervals[:, 1] - intervals[:, 0]))
