@@ -190,6 +190,8 @@ def train(
         timeouts=Timeouts(answer=RESPONSE_SECONDS if faults else None),
         address=address,
     ) as cluster:
+        if (folder / "checkpoints").exists():
+            print(f"continues the run in {folder}; choose another --folder for another")
         state = cluster.train(
             OUTER,
             params,

@@ -18,8 +18,16 @@ def by_name(name: str, tree: Any) -> dict[str, Any]:
     }
 
 
-def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Describes the first leaf by name that differs, or returns an empty string."""
+def difference(
+    before: dict[str, Any], now: dict[str, Any], text: str = "{before}, and now {now}"
+) -> str:
+    """Describes the first leaf by name that differs, or returns an empty string.
+
+    Args:
+      before: Leaves by name.
+      now: Leaves by name.
+      text: Text with the leaves `{before}` and `{now}`.
+    """
 
     def shown(leaf):
         return "nothing" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"
@@ -28,5 +36,5 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
         shown_before = shown(before.get(name))
         shown_now = shown(now.get(name))
         if shown_before != shown_now:
-            return f"{name} = {shown_before}, and now {shown_now}"
+            return f"{name} = {text.format(before=shown_before, now=shown_now)}"
     return ""

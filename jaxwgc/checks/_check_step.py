@@ -39,8 +39,8 @@ class StepReport(NamedTuple):
         noun = "problem" if count == 1 else "problems"
         lines = [
             f"{count or 'no'} {noun} found",
-            f"decoded gradient: {self.gradient_ratio:.4g} times as long as that of the "
-            f"loss on the data, relative error {self.gradient_error:.2g}",
+            f"decoded sum over the parts: {self.gradient_ratio:.4g} times as long as "
+            f"expected, relative error {self.gradient_error:.2g}",
         ]
         if len(self.num_answers):
             lines.append(

@@ -1,7 +1,9 @@
 """Comparison of the decoded sum of contributions with the sum on one process."""
 
+import contextlib
 import operator
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -46,11 +48,12 @@ def compare_with_one_process(
       key: Key of the cluster; None if the contribution takes none.
       has_aux: Whether the contribution returns a pair with aux.
     """
-    copies = [
-        _terms(contribution, code.num_parts, params, parts, key, has_aux)
-        for _ in range(2)
-    ]
-    rows, rows_again = (flat_by_part(terms, code.num_parts) for terms in copies)
+    arguments = (contribution, code.num_parts, params, parts, key, has_aux)
+    terms = _terms(*arguments)
+    with _anew():
+        terms_again = _terms(*arguments)
+    rows = flat_by_part(terms, code.num_parts)
+    rows_again = flat_by_part(terms_again, code.num_parts)
     target = np.asarray(code.target, np.float64)
     # Terms that are not finite are a problem, and not a warning of NumPy.
     with np.errstate(invalid="ignore"):
@@ -60,16 +63,32 @@ def compare_with_one_process(
         length = max(np.linalg.norm(expected), TINY)
         errors = np.linalg.norm(decoded.sums - expected, axis=1)
         rounding = TOLERANCE * np.linalg.norm(target * np.linalg.norm(rows, axis=1))
-        problem = _problem_of_terms(rows, rows_again)
+        # A contribution may be zero if its aux is what counts.
+        problem = "" if has_aux else _problem_of_zero(rows)
+        problem = problem or _problem_of_terms(rows, rows_again)
         if not problem:
             problem = problem_of_code(decoded, total, rounding, code)
         ratio = np.linalg.norm(decoded.sums[0]) / length
     return Finding(
-        terms=copies[0],
+        terms=terms,
         ratio=float(ratio),
         error=float(errors.max() / length),
         problem=problem,
     )
+
+
+@contextlib.contextmanager
+def _anew() -> Iterator[None]:
+    """Traces functions anew, also those that a `jax.jit` of the user has cached.
+
+    Caches are kept for each setting of the promotion of ranks, which does not change
+    results.
+    """
+    setting = "allow" if jax.config.jax_numpy_rank_promotion == "warn" else "warn"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Following NumPy automatic rank promotion")
+        with jax.numpy_rank_promotion(setting):
+            yield
 
 
 def _terms(
@@ -97,13 +116,18 @@ def _terms(
     return jax.tree.map(lambda *leaves: np.stack(leaves), *values)
 
 
+def _problem_of_zero(rows: np.ndarray) -> str:
+    """Returns a problem if all terms (num_parts, size) are zero."""
+    if rows.any():
+        return ""
+    return (
+        "the contribution of every part is zero: does it use its params? Take other "
+        "params if it is zero at these"
+    )
+
+
 def _problem_of_terms(rows: np.ndarray, rows_again: np.ndarray) -> str:
     """Returns the first problem of two copies of all terms, (num_parts, size)."""
-    if not rows.any():
-        return (
-            "the contribution of every part is zero: does it use its params? Take "
-            "other params if it is zero at these"
-        )
     for part, (row, row_again) in enumerate(zip(rows, rows_again, strict=True)):
         if not np.isfinite(row).all():
             return (

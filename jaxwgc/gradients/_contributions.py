@@ -78,7 +78,8 @@ def check_key_is_used(
     if key is not None and not is_needed:
         raise ValueError(
             "key must be None without batch, and without a contribution that has an "
-            f"argument key; got {key}"
+            f"argument key; got {key}. Pass a function of (params, part, key) as "
+            "contribution=, and not as a loss"
         )
 
 
@@ -139,14 +140,18 @@ def takes(argument: str, function: Callable[..., Any]) -> bool:
 def _like(params: Any, value: Any) -> Any:
     """Returns a value in arrays, and checks that it is like params."""
     value = jax.tree.map(jnp.asarray, value)
-    differs = difference(by_name("params", params), by_name("params", value))
+    differs = difference(
+        by_name("params", params),
+        by_name("params", value),
+        text="{now} in place of {before}",
+    )
     structure = jax.tree.structure(value)
     if not differs and structure != jax.tree.structure(params):
         differs = str(structure)
     if differs:
         raise ValueError(
             "contribution must return a pytree with the structure, shapes and dtypes "
-            f"of params; got {differs} in its result (return other quantities as aux, "
-            "with has_aux=True)"
+            f"of params; its result has {differs} (return other quantities as aux, with "
+            "has_aux=True)"
         )
     return value

@@ -85,6 +85,7 @@ def local_steps(
 
     def change(params, steps, batch_of):
         """Returns the change by all steps; `batch_of(step)` is the batch of one."""
+        params = jax.tree.map(jnp.asarray, params)
 
         def take_step(state, step):
             params, optimizer_state = state
@@ -108,6 +109,8 @@ def local_steps(
         return contribution
 
     def contribution_with_key(params, part, key):
+        part = jax.tree.map(jnp.asarray, part)
+
         def draw(step):
             return batch(jax.random.fold_in(key, step), part)
 

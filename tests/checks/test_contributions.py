@@ -71,6 +71,8 @@ def test_contributions_without_a_problem(contribution, options, x64):
     ("contribution", "problem"),
     [
         (random_of_its_own, "of part 0 differs if .* from the argument key"),
+        # The trace of the user's own `jit` is in its cache.
+        (jax.jit(random_of_its_own), "of part 0 differs if .* from the argument key"),
         (infinite, "the contribution of part 1 is NaN or infinite"),
         (zero, "the contribution of every part is zero"),
     ],
@@ -78,6 +80,10 @@ def test_contributions_without_a_problem(contribution, options, x64):
 def test_problems_of_contributions(contribution, problem):
     [found] = check(contribution).problems
     assert re.search(problem, found)
+
+
+def test_a_term_of_zero_may_have_aux_that_counts():
+    assert check(lambda *arguments: (zero(*arguments), 1.0), has_aux=True).ok
 
 
 def test_clipping_goes_behind_the_aggregator():

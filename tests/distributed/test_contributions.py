@@ -94,11 +94,20 @@ def test_batch_and_contribution_have_keys_of_their_own():
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (lambda params: params["w"], r"got params = nothing, and now float32\[2\]"),
-        (lambda params: {"w": params["w"], "b": 0.0}, r"params\['b'\] = nothing"),
-        (lambda params: {"w": params["w"][:1]}, r"\['w'\] = float32\[2\], and now .*1"),
-        (lambda params: {"w": params["w"].astype(int)}, r"\['w'\] = .*, and now int32"),
-        (lambda params: {}, r"\['w'\] = float32\[2\], and now nothing"),
+        (lambda params: params["w"], r"has params = float32\[2\] in place of noth"),
+        (
+            lambda params: {"w": params["w"], "b": 0.0},
+            r"params\['b'\] = float32\[\] in",
+        ),
+        (
+            lambda params: {"w": params["w"][:1]},
+            r"\['w'\] = .*1\] in place of float32\[2\]",
+        ),
+        (
+            lambda params: {"w": params["w"].astype(int)},
+            r"\['w'\] = int32.* in place of ",
+        ),
+        (lambda params: {}, r"\['w'\] = nothing in place of float32\[2\]"),
     ],
 )
 def test_a_result_that_is_not_like_params_is_named(result, message, monkeypatch):
@@ -129,7 +138,7 @@ def test_shapes_on_two_workers_are_those_of_params(monkeypatch):
     """A process in which the result has another shape says so itself."""
     make_worker(Worker, tasks.shape_of_process).prepare([*ROWS[HELD]])
     monkeypatch.setenv("JAXWGC_TEST_SHAPE", "1")
-    with pytest.raises(WorkerError, match=r"float32\[3\] .*\(in parts 3, 1\)"):
+    with pytest.raises(WorkerError, match=r"(?s)float32\[3\].*\(in parts 3, 1\)"):
         make_worker(Worker, tasks.shape_of_process).prepare([*ROWS[HELD]])
     with pytest.raises(WorkerError, match=r"float32\[3\] .*\(in part 3\)"):
         make_worker(PartWorker, tasks.shape_of_process).prepare([*ROWS[HELD]])

@@ -227,7 +227,11 @@ class ParityChecks(Verifier):
                 )
             if disputed.any():
                 names = self._named(disputed)
-                raise RuntimeError(f"a wrong answer from one {when}: {names}")
+                raise RuntimeError(
+                    f"messages contradict each other {when}, and at least one of them "
+                    f"is wrong: {names}. If none is, check_step looks for terms that "
+                    "differ between copies"
+                )
         return verdict
 
     def _named(self, workers: np.ndarray) -> str:
