@@ -151,7 +151,7 @@ def _like(params: Any, value: Any) -> Any:
     if differs:
         raise ValueError(
             "contribution must return a pytree with the structure, shapes and dtypes "
-            f"of params; its result has {differs} (return other quantities as aux, with "
-            "has_aux=True)"
+            f"of params; its result has {differs} (return other quantities as aux, "
+            "with has_aux=True)"
         )
     return value
