@@ -19,7 +19,9 @@ def train(process: int, address: str) -> None:
     jax.distributed.initialize(address, num_processes=2, process_id=process)
     rows = jax.random.normal(jax.random.key(process), (256, 16))
     gradient_of = jax.jit(jax.grad(lambda params: jnp.mean((rows @ params - 1) ** 2)))
-    step_times = jaxwgc.StepTimes("jax", every=50, on_change=print)
+    step_times = jaxwgc.StepTimes(
+        "jax", every=50, on_change=print, before_collective=True
+    )
     params = jnp.zeros(16)
     for step in range(200):
         with step_times:  # the work of this process alone

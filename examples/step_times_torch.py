@@ -17,7 +17,9 @@ def train(rank: int, port: int) -> None:
     torch.distributed.init_process_group("gloo", address, rank=rank, world_size=2)
     rows = torch.randn(256, 16)
     params = torch.zeros(16, requires_grad=True)
-    step_times = jaxwgc.StepTimes("torch", every=50, on_change=print)
+    step_times = jaxwgc.StepTimes(
+        "torch", every=50, on_change=print, before_collective=True
+    )
     for step in range(200):
         with step_times:  # the work of this process alone
             ((rows @ params - 1) ** 2).mean().backward()
@@ -29,6 +31,7 @@ def train(rank: int, port: int) -> None:
     if rank == 0:
         print(step_times.metrics())
         print(step_times.report())
+    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     )
     from jaxwgc.parts import partition
     from jaxwgc.planning import Plan, plan
-    from jaxwgc.reports import StragglerReport, straggler_report
+    from jaxwgc.reports import StepTimes, StragglerReport, straggler_report
     from jaxwgc.simulation import (
         Comparison,
         Summary,
@@ -76,6 +76,7 @@ __all__ = [
     "ErrorLocation",
     "GradientCode",
     "Plan",
+    "StepTimes",
     "StragglerReport",
     "Summary",
     "aggregate",
@@ -123,6 +124,7 @@ _MODULES = {
     "ErrorLocation": "coding",
     "GradientCode": "codes",
     "Plan": "planning",
+    "StepTimes": "reports",
     "StragglerReport": "reports",
     "Summary": "simulation",
     "aggregate": "aggregate",

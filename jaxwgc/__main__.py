@@ -1,20 +1,32 @@
 """The command line: `python -m jaxwgc report FILE` and `python -m jaxwgc plan FILE`."""
 
 import argparse
+import contextlib
 import json
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 import jaxwgc
 from jaxwgc.traces._column_names import FileOptions
-from jaxwgc.traces._files import read_trace, read_traces
+from jaxwgc.traces._files import read_traces
 from jaxwgc.traces._frames import WorkerTimes
+from jaxwgc.traces._several_files import read_workers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+_KINDS_OF_FILES = (
+    ".csv, .tsv, .txt, .log (Megatron), .jsonl, .ndjson, .json (a trace of PyTorch's "
+    "profiler), .parquet, .npy or .npz"
+)
+# Seconds between two looks at the sizes of growing files.
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class _Result(NamedTuple):
@@ -55,6 +67,9 @@ def main(arguments: list[str] | None = None) -> None:
     plan.set_defaults(command=plan, run=_plan)
     options = parser.parse_args(arguments)
     try:
+        if getattr(options, "live", False):
+            _follow(options)
+            return
         result: _Result = options.run(options)
         if options.json:
             print(json.dumps(result.fields, indent=1))
@@ -63,7 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
         if options.plot and result.draw:
             result.draw().savefig(options.plot, dpi=160)
     except (EOFError, ImportError, OSError, TypeError, ValueError) as error:
-        options.command.error(str(error))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _add_arguments_of_report(report: argparse.ArgumentParser) -> None:
@@ -79,7 +95,23 @@ def _add_arguments_of_report(report: argparse.ArgumentParser) -> None:
         action="store_true",
         help="times end before workers wait for each other, also if all are equal",
     )
-    _add_arguments_of_file(report, drawn="the report")
+    report.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help=(f"times of all workers, or a file for each worker: {_KINDS_OF_FILES}"),
+    )
+    report.add_argument(
+        "--own-steps",
+        action="store_true",
+        help="each worker counts its own steps: its times are numbered from 0",
+    )
+    report.add_argument(
+        "--live",
+        action="store_true",
+        help="follows growing files until Ctrl-C (rich)",
+    )
+    _add_arguments_of_columns(report, drawn="the report")
     report.add_argument("--plan", action="store_true", help="adds jaxwgc.plan's advice")
     report.add_argument(
         "--memory",
@@ -90,7 +122,8 @@ def _add_arguments_of_report(report: argparse.ArgumentParser) -> None:
 
 def _add_arguments_of_plan(plan: argparse.ArgumentParser) -> None:
     """Adds the arguments of `plan`."""
-    _add_arguments_of_file(plan, drawn="the plan", is_optional=True)
+    plan.add_argument("file", nargs="?", help=f"times: {_KINDS_OF_FILES}")
+    _add_arguments_of_columns(plan, drawn="the plan")
     plan.add_argument(
         "--at",
         nargs=2,
@@ -128,15 +161,8 @@ def _add_arguments_of_plan(plan: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_arguments_of_file(
-    parser: argparse.ArgumentParser, drawn: str, *, is_optional: bool = False
-) -> None:
-    """Adds the arguments on the file of times, and on what is printed."""
-    parser.add_argument(
-        "file",
-        nargs="?" if is_optional else None,
-        help="times: .csv, .tsv, .txt, .jsonl, .ndjson, .npy or .npz",
-    )
+def _add_arguments_of_columns(parser: argparse.ArgumentParser, drawn: str) -> None:
+    """Adds the arguments on the columns of a file, and on what is printed."""
     columns = parser.add_argument_group(
         "columns", "If the names of columns do not tell what they hold."
     )
@@ -172,6 +198,7 @@ def _file_options(options: argparse.Namespace, *, waits: bool = False) -> FileOp
         decimal=options.decimal,
         skip_bad_rows=options.skip_bad_rows,
         waits=waits,
+        own_steps=getattr(options, "own_steps", False),
     )
 
 
@@ -187,8 +214,8 @@ def _report(options: argparse.Namespace) -> _Result:
         raise ValueError("--memory is an option of the plan: add --plan")
     if options.waits and options.plot:
         raise ValueError("--plot is for times, and --waits are not drawn")
-    trace = read_trace(options.file, _file_options(options, waits=options.waits))
-    _print_notes(options.file, trace)
+    trace = read_workers(options.files, _file_options(options, waits=options.waits))
+    _print_notes(" ".join(options.files), trace)
     draw = None
     if options.waits:
         report = jaxwgc.straggler_report(waits=trace.times, names=trace.workers)
@@ -207,6 +234,36 @@ def _report(options: argparse.Namespace) -> _Result:
         fields["plan"] = advice
         text = f"{text}\n\n{advice}"
     return _Result(fields=fields, text=text, draw=draw)
+
+
+def _follow(options: argparse.Namespace) -> None:
+    """Shows the report of growing files until the user interrupts it."""
+    if options.json or options.plot:
+        raise ValueError("--live shows text: leave out --json and --plot")
+    try:
+        from rich.live import Live
+        from rich.text import Text
+    except ImportError as error:
+        raise ImportError(
+            "rich is needed for --live: in a checkout, pip install '.[report]'"
+        ) from error
+    paths = [Path(file) for file in options.files]
+    sizes = None
+    with contextlib.suppress(KeyboardInterrupt), Live(Text("")) as live:
+        while True:
+            before = sizes
+            sizes = [path.stat().st_size for path in paths]
+            if sizes != before:
+                live.update(Text(_text_so_far(options)), refresh=True)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _text_so_far(options: argparse.Namespace) -> str:
+    """Returns the report of files that grow, or why there is none yet."""
+    try:
+        return _report(options).text
+    except ValueError as error:
+        return f"no report yet: {error}"
 
 
 def _advice(

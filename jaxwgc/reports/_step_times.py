@@ -4,7 +4,6 @@ import importlib
 import logging
 import time
 import types
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -15,8 +14,20 @@ from jaxwgc.reports._statistics import LEAST_RESPONSES, MARGIN
 from jaxwgc.reports._straggler_report import StragglerReport, straggler_report
 from jaxwgc.reports._workers import Kind
 
-Gather: TypeAlias = Callable[[np.ndarray], Sequence[np.ndarray | None] | None]
+Gather: TypeAlias = Callable[
+    [np.ndarray], np.ndarray | Sequence[np.ndarray | None] | None
+]
 
+# Number of exchanges whose laps decide together whether a process is slow.
+_NUM_RECENT = 4
+_SLOW_KINDS = (Kind.CHRONIC, Kind.SINCE)
+_MISSING_KINDS = (Kind.MISSING, Kind.MISSING_SINCE)
+_AFTER_BARRIER = (
+    "laps of all processes are equal, as if they included the wait for the slowest "
+    "process, and cannot show which one is slow: stop a lap before the collective "
+    "operation. If laps end before it, pass before_collective=True: processes are then "
+    "equally fast"
+)
 # Shortest time of a lap, in seconds: clocks do not count less.
 _SHORTEST_LAP = 1e-9
 
@@ -85,9 +96,11 @@ class StepTimes:
     process that has become slow, has recovered or does not respond any more, and
     `latest` is the report of these laps. A lap that raises an error does not count.
 
-    A process is slow if it is `Kind.CHRONIC` or `Kind.SINCE` in the report of the laps
-    since the last exchange. A step that takes all processes long, as for compiling,
-    makes none slow. Without JAX, e.g. in PyTorch, JAX is not imported.
+    A process is slow if it is `Kind.CHRONIC` or `Kind.SINCE` in the report of these
+    laps, and in the reports of the laps of the last four exchanges at two exchanges in
+    a row. The second condition keeps noise and short slow spells from being named. A
+    step that takes all processes long, as for compiling, makes none slow. Without JAX,
+    e.g. in PyTorch, JAX is not imported.
 
     Args:
       gather: `"jax"` for `jax.experimental.multihost_utils.process_allgather`,
@@ -116,7 +129,7 @@ class StepTimes:
       >>> step_times = jaxwgc.StepTimes(
       ...     lambda laps: [laps, 2 * laps], every=50, on_change=print
       ... )
-      >>> for step in range(50):
+      >>> for step in range(100):
       ...     with step_times:
       ...         gradient = sum(range(100))
       worker 1 is slow since step 0: 2.00 times the median worker
@@ -155,6 +168,8 @@ class StepTimes:
         self._num_exchanged = 0
         # Kind of the newest `SpeedChange` of each worker.
         self._speeds: dict[str, Kind] = {}
+        # Workers that were slow in the recent laps of the exchange before.
+        self._suspects: set[str] = set()
         self._has_warned = False
 
     def start(self) -> None:
@@ -237,7 +252,9 @@ class StepTimes:
         self._windows.append(times)
         if times.shape[1] > 1 and not np.isnan(times).all() and num_laps > 1:
             self.latest = self._report_of(times, first)
-            self._compare(self.latest, first)
+            recent = np.concatenate(self._windows[-_NUM_RECENT:])
+            first_recent = first + num_laps - len(recent)
+            self._compare(self._report_of(recent, first_recent), first_recent)
 
     def report(self) -> StragglerReport:
         """Returns the report of all laps that were exchanged.
@@ -290,7 +307,7 @@ class StepTimes:
             before_collective=self._before_collective,
         )
 
-    def _checked(self, rows: Sequence[np.ndarray | None]) -> np.ndarray:
+    def _checked(self, rows: np.ndarray | Sequence[np.ndarray | None]) -> np.ndarray:
         """Returns the laps of all processes, (every, processes), NaN without one."""
         missing = np.full(self._every, np.nan)
         columns = [
@@ -305,49 +322,48 @@ class StepTimes:
         if self._windows and len(columns) != self._windows[0].shape[1]:
             raise ValueError(
                 "gather must return laps of as many processes as before, "
-                f"{self._windows[0].shape[1]}; got {len(columns)}. Make a new StepTimes "
-                "after processes have joined or left"
+                f"{self._windows[0].shape[1]}; got {len(columns)}. Make another one "
+                "if processes join or leave"
             )
         return np.stack(columns, axis=1)
 
-    def _compare(self, report: StragglerReport, first: int) -> None:
-        """Calls `on_change` for the workers that differ from the exchange before."""
-        if report.after_barrier and not self._has_warned:
+    def _compare(self, recent: StragglerReport, first: int) -> None:
+        """Calls `on_change` for the workers that differ from the exchange before.
+
+        Args:
+          recent: Report of the laps of the last exchanges.
+          first: Step of the first of these laps.
+        """
+        latest = self.latest
+        assert latest is not None
+        if latest.after_barrier and not self._has_warned:
             self._has_warned = True
-            warnings.warn(report.advice, stacklevel=4)
-        for worker, name in enumerate(report.names.tolist()):
+            log.warning(_AFTER_BARRIER)
+        is_slow = np.array([kind in _SLOW_KINDS for kind in recent.kinds])
+        for worker, name in enumerate(latest.names.tolist()):
             before = self._speeds.get(name, Kind.UNTIL)
-            now = _speed(report.kinds[worker], report.slowdown[worker], before)
+            now = before
+            is_confirmed = is_slow[worker] and name in self._suspects
+            kind = latest.kinds[worker]
+            slowdown = float(latest.slowdown[worker])
+            if kind in _MISSING_KINDS:
+                now = Kind.MISSING_SINCE
+            elif kind in _SLOW_KINDS and is_confirmed:
+                now = Kind.SINCE
+            elif before == Kind.MISSING_SINCE or np.log(slowdown) < MARGIN:
+                now = Kind.UNTIL
             self._speeds[name] = now
-            if now == before:
-                continue
-            step = int(report.change_round[worker])
-            change = SpeedChange(
-                worker=name,
-                kind=now,
-                step=first if step < 0 else step,
-                slowdown=float(report.slowdown[worker]),
-                report=report,
-            )
-            self._on_change(change)
-
-
-def _speed(kind: Kind, slowdown: float, before: Kind) -> Kind:
-    """Returns the kind of a `SpeedChange` to the speed of a worker.
-
-    Args:
-      kind: Kind of the worker in the report of the last laps.
-      slowdown: Its time divided by that of the median worker.
-      before: Result for the laps before.
-    """
-    if kind in (Kind.MISSING, Kind.MISSING_SINCE):
-        return Kind.MISSING_SINCE
-    if kind in (Kind.CHRONIC, Kind.SINCE):
-        return Kind.SINCE
-    if before == Kind.SINCE and np.log(slowdown) > MARGIN:
-        # The worker may be slow, but this is not significant in these laps.
-        return Kind.SINCE
-    return Kind.UNTIL
+            if now != before:
+                step = int(recent.change_round[worker])
+                change = SpeedChange(
+                    worker=name,
+                    kind=now,
+                    step=first if step < 0 else step,
+                    slowdown=slowdown,
+                    report=latest,
+                )
+                self._on_change(change)
+        self._suspects = set(recent.names[is_slow].tolist())
 
 
 def _gather_in_jax(laps: np.ndarray) -> np.ndarray | None:

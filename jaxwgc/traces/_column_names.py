@@ -38,10 +38,12 @@ _WORKER_IN_NAME = re.compile(
 # Maximum number of column names in an error message.
 _NUM_LISTED = 12
 # A name with a number, which may be that of a worker: "gpu0", "ip-10-0-1-17.internal".
-_NUMBERED_NAME = re.compile(r"(?P<before>\D+)\d(.*\d)?(?P<after>\D*)")
+_NUMBERED_NAME = re.compile(r"(?P<before>\D+)\d(.*\d)?(?P<after>([.-]\D*)?)")
 # Ends of the names of columns in exports of wandb, for the range of points of a plot.
 _ENDS_OF_RANGE = ("__MIN", "__MAX")
 _OF_RUN = " - "
+# Column names of an export of TensorBoard, with underscores between their words.
+_TENSORBOARD = "wall_time_step_value"
 
 
 class FileOptions(NamedTuple):
@@ -166,6 +168,42 @@ def form_of(
     )
 
 
+def form_of_one_worker(
+    names: Sequence[str], worker: str, options: FileOptions
+) -> WideForm:
+    """Returns the form of a table with the times of one worker.
+
+    Raises:
+      ValueError: If the column of its times is unknown or ambiguous.
+    """
+    if options.seconds is not None and options.seconds not in names:
+        raise ValueError(
+            f"--seconds must name a column, one of {listed(names)}; got "
+            f"{options.seconds!r}"
+        )
+    others = [
+        name
+        for name in names
+        if not (is_step_name(name) or name == options.step or _is_range(name, names))
+    ]
+    times = [name for name in others if _is_time(name, _time_names(names, False))]
+    is_of_tensorboard = _plain(" ".join(names)) == _TENSORBOARD
+    if is_of_tensorboard:
+        times = [names[-1]]
+    if options.seconds is not None:
+        times = [options.seconds]
+    elif not times and len(others) == 1:
+        times = others
+    if len(times) != 1:
+        raise ValueError(
+            "a file of one worker must have one column of times; the columns are "
+            f"{listed(names)}. Choose one by --seconds COLUMN"
+        )
+    (seconds,) = times
+    form = wide_form(names, {seconds: worker}, _units_per_second(seconds), options.step)
+    return form._replace(skipped=()) if is_of_tensorboard else form
+
+
 def holds_numbered_worker(name: str) -> bool:
     """Returns whether a name begins with a numbered worker, such as "host0" or "3"."""
     return name.isdecimal() or _WORKER_IN_NAME.match(name) is not None
@@ -188,9 +226,7 @@ def listed(names: Sequence[str]) -> str:
     return f"{text} and {num_others} more" if num_others > 0 else text
 
 
-def _only_one(
-    role: str, candidates: Sequence[str], options: FileOptions
-) -> str | None:
+def _only_one(role: str, candidates: Sequence[str], options: FileOptions) -> str | None:
     """Returns the only column that may have a role, or None if there is none."""
     if len(candidates) > 1:
         how = f"choose it by --{role} COLUMN"
@@ -243,12 +279,17 @@ def _columns_of_runs(names: Sequence[str]) -> list[str]:
     ]
 
 
+def _run_of(column: str) -> str:
+    """Returns the name of the run of a column "run - metric"."""
+    return column.rpartition(_OF_RUN)[0]
+
+
 def _form_of_runs(
     names: Sequence[str], time_names: str, options: FileOptions
 ) -> WideForm:
     """Returns the wide form of an export of wandb, "run - metric" for each run."""
     columns = _columns_of_runs(names)
-    runs = {name: name.rpartition(_OF_RUN)[0] for name in columns}
+    runs = {name: _run_of(name) for name in columns}
     metrics = {name.rpartition(_OF_RUN)[2] for name in columns}
     (first, *others) = sorted(metrics)
     if others or not _may_be_time(first, time_names):
@@ -301,7 +342,9 @@ def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:
         raise ValueError(
             f"all times must have one unit; the columns are {listed(matches)}"
         )
-    return wide_form(names, dict(zip(matches, matches)), units.pop(), step)
+    runs = _columns_of_runs(names)
+    workers = {name: _run_of(name) if name in runs else name for name in matches}
+    return wide_form(names, workers, units.pop(), step)
 
 
 def _is_range(name: str, names: Sequence[str]) -> bool:
@@ -309,9 +352,7 @@ def _is_range(name: str, names: Sequence[str]) -> bool:
     return any(name.removesuffix(end) in names for end in _ENDS_OF_RANGE if end in name)
 
 
-def _numbered(
-    names: Sequence[str], time_names: str, options: FileOptions
-) -> WideForm:
+def _numbered(names: Sequence[str], time_names: str, options: FileOptions) -> WideForm:
     """Returns the wide form with columns of numbered workers, such as "host0"."""
     # Workers by column, for each text around the worker: a worker may have columns of
     # other quantities, such as its loss. Numbers and letters form separate groups.
@@ -374,7 +415,11 @@ def wide_form(
     possible_steps = [name for name in others if is_step_name(name)]
     if step is None and len(possible_steps) == 1:
         step = possible_steps[0]
-    skipped = [name for name in others if name != step and not is_step_name(name)]
+    skipped = [
+        name
+        for name in others
+        if name != step and not (is_step_name(name) or _is_range(name, names))
+    ]
     return WideForm(
         workers=workers,
         units_per_second=units_per_second,

@@ -1,4 +1,4 @@
-"""Reads times of workers from CSV, JSON lines and NumPy files."""
+"""Reads times of workers from text, JSON, parquet and NumPy files."""
 
 import codecs
 import csv
@@ -6,6 +6,7 @@ import io
 import json
 import re
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +18,27 @@ from jaxwgc.traces._column_names import (
     is_step_name,
     is_worker_name,
 )
-from jaxwgc.traces._frames import MIN_INCREASES, WorkerTimes, times_of
+from jaxwgc.traces._frames import (
+    MIN_INCREASES,
+    WorkerTimes,
+    times_of,
+)
+from jaxwgc.traces._logs import read_megatron, read_profile
 
-_TEXT_FILES = (".csv", ".tsv", ".txt")
+_TEXT_FILES = (".csv", ".tsv", ".txt", ".log")
 _JSON_FILES = (".jsonl", ".ndjson")
+_PROFILES = (".json", ".json.gz")
+_PARQUET_FILES = (".parquet",)
 _NUMPY_FILES = (".npy", ".npz")
+# Endings of the names of files that can be read, and of their names before these.
+ENDINGS = (
+    *_TEXT_FILES,
+    *_JSON_FILES,
+    *_PROFILES,
+    *_PARQUET_FILES,
+    *_NUMPY_FILES,
+    ".pt.trace",
+)
 # Delimiters of text files. The first one that occurs in the first line is used, and
 # spaces if none occurs.
 _DELIMITERS = ("\t", ";", "|", ",")
@@ -69,8 +86,7 @@ def read_traces(
       ValueError: If the type of the file, a column, a row or a cell is wrong.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix in _NUMPY_FILES:
+    if path.suffix.lower() in _NUMPY_FILES:
         times = _read_numpy(path, options.array)
         if times.ndim == 2:
             _check_is_no_step(times[:, 0])
@@ -82,34 +98,80 @@ def read_traces(
             has_steps=False,
         )
         return {None: trace}
-    if suffix not in (*_TEXT_FILES, *_JSON_FILES):
-        known = ", ".join((*_TEXT_FILES, *_JSON_FILES, *_NUMPY_FILES))
-        raise ValueError(f"FILE must be one of {known}; got {path.name}")
+    table = read_table(path, options)
+    if is_of_one_worker(table.frame):
+        raise ValueError(
+            f"{path.name} has times of one worker: give the files of all workers, e.g. "
+            "python -m jaxwgc report rank0.csv rank1.csv"
+        )
+    traces = {}
+    for load, frame in _tables_by_load(table.frame).items():
+        form = form_of(list(frame.columns), options)
+        trace = times_of(frame, form, options)
+        # Columns without names are called "0", "1", ...
+        if all(name.isdecimal() for name in frame.columns):
+            _check_is_no_step(trace.times[:, 0])
+        traces[load] = trace
+    # Notes on lines are those of all loads.
+    load, trace = next(iter(traces.items()))
+    traces[load] = trace._replace(notes=(*trace.notes, *table.notes))
+    return traces
+
+
+class Table(NamedTuple):
+    """A table of times from a file.
+
+    Attributes:
+      frame: DataFrame with the number of each line as its index.
+      notes: Sentences about lines that were skipped.
+    """
+
+    frame: Any
+    notes: tuple[str, ...] = ()
+
+
+def read_table(path: Path, options: FileOptions) -> Table:
+    """Reads a table from a file that is none of NumPy.
+
+    Raises:
+      ImportError: If pandas, or what it needs for parquet, is not installed.
+      ValueError: If the type of the file or a row is wrong, or it has several runs.
+    """
+    name = path.name.lower()
+    known = (*_TEXT_FILES, *_JSON_FILES, *_PROFILES, *_PARQUET_FILES)
+    if not name.endswith(known):
+        raise ValueError(
+            f"FILE must be one of {', '.join((*known, *_NUMPY_FILES))}; got {path.name}"
+        )
     try:
-        import pandas  # noqa: F401
+        import pandas
     except ImportError as error:
         raise ImportError(
             f"pandas is needed to read {path.name}: in a checkout, "
             "pip install '.[report]'"
         ) from error
-    read = _read_json_lines if suffix in _JSON_FILES else _read_text
-    frame, num_bad_lines = read(path, options)
-    if frame.empty:
+    if name.endswith(_PROFILES):
+        table = Table(pandas.DataFrame(read_profile(path)))
+    elif name.endswith(_PARQUET_FILES):
+        frame = pandas.read_parquet(path)
+        names = [str(name) for name in frame.columns]
+        table = Table(frame.set_axis(names, axis="columns"))
+    elif name.endswith(_JSON_FILES):
+        table = _read_json_lines(path, options)
+    else:
+        table = _read_text(path, options)
+    if table.frame.empty:
         raise ValueError(f"{path.name} must have rows of times; got none")
-    traces = {}
-    for load, table in _tables_by_load(frame).items():
-        form = form_of(list(table.columns), options)
-        trace = times_of(table, form, options.skip_bad_rows)
-        # Columns without names are called "0", "1", ...
-        if all(name.isdecimal() for name in table.columns):
-            _check_is_no_step(trace.times[:, 0])
-        traces[load] = trace
-    if num_bad_lines:
-        # The lines are those of all loads.
-        load, trace = next(iter(traces.items()))
-        note = f"skipped rows that cannot be read: {num_bad_lines}"
-        traces[load] = trace._replace(notes=(*trace.notes, note))
-    return traces
+    return table
+
+
+def is_of_one_worker(frame: Any) -> bool:
+    """Returns whether columns are those of the log of one worker.
+
+    These are step and seconds, or the columns of an export of TensorBoard.
+    """
+    names = {name.lower() for name in frame.columns}
+    return names in ({"step", "seconds"}, {"wall time", "step", "value"})
 
 
 def _tables_by_load(frame: Any) -> dict[float | None, Any]:
@@ -162,17 +224,13 @@ def _read_numpy(path: Path, name: str | None) -> np.ndarray:
     return content
 
 
-def _read_json_lines(path: Path, options: FileOptions) -> tuple[Any, int]:
-    """Reads a list of times or an object per line.
-
-    Returns:
-      DataFrame with the number of each line as its index, and the number of lines that
-      were skipped.
-    """
+def _read_json_lines(path: Path, options: FileOptions) -> Table:
+    """Reads a list of times or an object per line."""
     import pandas
 
     rows: dict[int, Any] = {}
     num_bad_lines = 0
+    is_cut = False
     with path.open(encoding=_encoding(path), errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if _NO_DATA.fullmatch(line):
@@ -186,6 +244,9 @@ def _read_json_lines(path: Path, options: FileOptions) -> tuple[Any, int]:
             is_row = isinstance(row, list | dict) and type(row) is type(first)
             if is_row and (isinstance(row, dict) or len(row) == len(first)):
                 rows[number] = row
+            elif rows and not line.endswith("\n"):
+                # Another process is writing the last line.
+                is_cut = True
             elif options.skip_bad_rows:
                 num_bad_lines += 1
             else:
@@ -193,9 +254,42 @@ def _read_json_lines(path: Path, options: FileOptions) -> tuple[Any, int]:
                     f"row {number} must be JSON: a list of as many times as in the "
                     f"first row, or an object like the first row; got {line.strip()}"
                 )
+    if any(isinstance(row, dict) and row.get("late") for row in rows.values()):
+        _put_late_times(rows.values())
     frame = pandas.DataFrame(list(rows.values()), index=list(rows))
     names = [str(name) for name in frame.columns]
-    return frame.set_axis(names, axis="columns"), num_bad_lines
+    frame = frame.set_axis(names, axis="columns").drop(columns="late", errors="ignore")
+    _check_is_one_run(path, frame)
+    return Table(frame, _notes_on_lines(num_bad_lines, is_cut=is_cut))
+
+
+def _put_late_times(rows: Iterable[dict[str, Any]]) -> None:
+    """Writes times of late responses of `JsonLines` into the rows of their steps."""
+    by_step = {row.get("step"): row for row in rows}
+    for row in list(by_step.values()):
+        for worker, step, seconds in row.get("late") or ():
+            if step in by_step:
+                by_step[step][f"worker/{worker}/seconds"] = seconds
+
+
+def _check_is_one_run(path: Path, frame: Any) -> None:
+    """Raises ValueError if a file of `JsonLines` has the steps of several runs."""
+    if "run" in frame.columns and frame["run"].nunique() > 1:
+        runs = ", ".join(str(run) for run in frame["run"].unique())
+        raise ValueError(
+            f"{path.name} must have the steps of one run; got {runs}. Keep the lines "
+            "of one of them"
+        )
+
+
+def _notes_on_lines(num_bad_lines: int, *, is_cut: bool) -> tuple[str, ...]:
+    """Returns sentences about lines that were skipped."""
+    notes = ()
+    if num_bad_lines:
+        notes += (f"skipped rows that cannot be read: {num_bad_lines}",)
+    if is_cut:
+        notes += ("skipped the last line, which is not finished",)
+    return notes
 
 
 class _TextLayout(NamedTuple):
@@ -207,6 +301,7 @@ class _TextLayout(NamedTuple):
       lines: Lines with times, without the header, comments, blank and bad lines.
       line_numbers: Number of each of these lines, from 1.
       num_bad_lines: Number of lines with another number of cells.
+      is_cut: Whether the last line was skipped, since it is not finished.
     """
 
     delimiter: str
@@ -214,12 +309,17 @@ class _TextLayout(NamedTuple):
     lines: list[str]
     line_numbers: list[int]
     num_bad_lines: int
+    is_cut: bool
 
 
-def _read_text(path: Path, options: FileOptions) -> tuple[Any, int]:
-    """Reads a text file with a delimiter; returns as `_read_json_lines` does."""
+def _read_text(path: Path, options: FileOptions) -> Table:
+    """Reads a log of Megatron, or a text file with a delimiter."""
     import pandas
 
+    with path.open(encoding=_encoding(path), errors="replace") as file:
+        rows = read_megatron(file)
+    if rows is not None:
+        return Table(pandas.DataFrame(rows))
     layout = _text_layout(path, options.skip_bad_rows)
     names = layout.names
     # A worker may be called "1.10".
@@ -251,7 +351,8 @@ def _read_text(path: Path, options: FileOptions) -> tuple[Any, int]:
             frame[place] = frame[place].map(
                 lambda cell: _number(cell, options.decimal), na_action="ignore"
             )
-    return frame.set_axis(names, axis="columns"), layout.num_bad_lines
+    notes = _notes_on_lines(layout.num_bad_lines, is_cut=layout.is_cut)
+    return Table(frame.set_axis(names, axis="columns"), notes)
 
 
 def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
@@ -266,6 +367,7 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
     lines = []
     line_numbers = []
     num_bad_lines = 0
+    is_cut = False
     with path.open(encoding=_encoding(path), errors="replace") as file:
         for number, line in enumerate(file, start=1):
             if _NO_DATA.fullmatch(line):
@@ -286,6 +388,9 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
             if num_cells == len(names):
                 lines.append(line)
                 line_numbers.append(number)
+            elif lines and not line.endswith("\n"):
+                # Another process is writing the last line.
+                is_cut = True
             elif skip_bad_rows:
                 num_bad_lines += 1
             else:
@@ -301,6 +406,7 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
         lines=lines,
         line_numbers=line_numbers,
         num_bad_lines=num_bad_lines,
+        is_cut=is_cut,
     )
 
 

@@ -301,10 +301,11 @@ def _notes_on_equal(times: np.ndarray, workers: Sequence[str]) -> list[str]:
         if np.isfinite(column).sum() > 1:
             by_times.setdefault(column.tobytes(), []).append(worker)
     return [
-        f"times of {', '.join(equal)} are equal in all rows: they may be of one worker, "
-        "or be those of the slowest one"
+        f"times of {', '.join(equal)} are equal in all rows: they may be of one "
+        "worker, or those of the slowest one"
         for equal in by_times.values()
-        if len(equal) > 1
+        # If all are equal, the report says that they include the wait.
+        if 1 < len(equal) < len(workers)
     ]
 
 

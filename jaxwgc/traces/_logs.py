@@ -3,7 +3,7 @@
 import gzip
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ _MICROSECONDS = 1e-6
 _MILLISECONDS = 1e-3
 
 
-def read_megatron(lines: Sequence[str]) -> list[dict[str, Any]] | None:
+def read_megatron(lines: Iterable[str]) -> list[dict[str, Any]] | None:
     """Returns rows of step times in the log of Megatron-LM; None for another text.
 
     Args:

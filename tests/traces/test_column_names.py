@@ -62,7 +62,7 @@ def test_a_column_per_wandb_run_has_no_range():
     }
     assert form.step == "Step"
     assert form.units_per_second == 1e3
-    assert len(form.skipped) == 6
+    assert not form.skipped
 
 
 UNKNOWN = [
@@ -78,7 +78,7 @@ UNKNOWN = [
 
 @pytest.mark.parametrize("names", UNKNOWN)
 def test_columns_are_never_guessed_to_be_workers(names):
-    with pytest.raises(ValueError, match="no column is known to hold .*--workers PAT"):
+    with pytest.raises(ValueError, match="no column is known to hold .*--workers "):
         form_of(names.split())
 
 

@@ -318,7 +318,7 @@ BAD = [
         '{"host0": 1}\n[3]\n',
         "row 2 must be JSON: .* like the first row; got .3",
     ),
-    ("a.pdf", "1,2\n", "FILE must be one of .csv, .tsv, .txt, .jsonl, .ndjson, .npy"),
+    ("a.pdf", "1,2\n", "FILE must be one of .csv, .tsv, .txt, .log, .jsonl, .ndjson"),
     ("a.npy", "", "a.npy must be a NumPy file .*; No data left in file"),
     ("a.npy", "words", "a.npy must be a NumPy file with an array of numbers"),
     ("a.npz", "words", "a.npz must be a NumPy file with an array of numbers"),
@@ -388,12 +388,11 @@ def test_seconds_since_1970_are_no_durations(tmp_path):
         read_trace(path, FileOptions())
 
 
-def test_times_that_increase_in_each_step_are_told(tmp_path):
-    """They may be those of a clock, or of workers that become slower."""
+def test_times_that_increase_in_each_step_are_rejected(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text(clock_table(1.0))
-    (note,) = read_trace(path, FileOptions()).notes
-    assert note.startswith("all times increase in each step: they must be durations")
+    with pytest.raises(ValueError, match="these increase in each step, as times since"):
+        read_trace(path, FileOptions())
 
 
 def test_names_of_workers_keep_their_digits(tmp_path):
@@ -606,7 +605,7 @@ def test_a_data_frame_warns_of_skipped_columns():
 
 def test_a_data_frame_with_unknown_columns_is_rejected():
     frame = pandas.DataFrame(TIMES, columns=["a", "b", "c"])
-    with pytest.raises(ValueError, match="In Python, .*table.columns..to_numpy"):
+    with pytest.raises(ValueError, match="Pass the columns .* names=columns"):
         jaxwgc.straggler_report(frame)
     report = jaxwgc.straggler_report(frame.rename_axis(columns="worker"))
     assert report.names.tolist() == ["a", "b", "c"]

@@ -346,9 +346,7 @@ def mark_lost(rows: Sequence[np.ndarray], worker: int) -> None:
             break
 
 
-def seconds_of_loads(
-    rows: Sequence[np.ndarray], num_held: np.ndarray
-) -> np.ndarray:
+def seconds_of_loads(rows: Sequence[np.ndarray], num_held: np.ndarray) -> np.ndarray:
     """Returns the seconds that workers took for their own parts, (rounds, workers).
 
     On request, the parts that a worker finished stand for those that it left to others.

@@ -1,0 +1,128 @@
+"""Times of workers in several files, one for each worker."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxwgc.traces._column_names import FileOptions, form_of_one_worker
+from jaxwgc.traces._files import ENDINGS, read_table, read_trace
+from jaxwgc.traces._frames import WorkerTimes, in_own_order, times_of
+
+# Name of a file that TensorBoard exports.
+_OF_TENSORBOARD = re.compile(r"run-(.+)-tag-.+")
+# Share of the rows with a time that must have times of two workers or more.
+_LEAST_SHARED = 0.1
+
+
+def read_workers(paths: Sequence[str | Path], options: FileOptions) -> WorkerTimes:
+    """Reads times of all workers from one file, or from a file for each of them.
+
+    Workers of several files are named after the files, and compared in the steps that
+    they share.
+
+    Raises:
+      ImportError: If pandas is not installed.
+      ValueError: If a file, a column, a row or a cell is wrong, or if workers hardly
+        share any steps.
+    """
+    if len(paths) == 1:
+        trace = read_trace(paths[0], options)
+    else:
+        trace = _together([Path(path) for path in paths], options)
+    if options.own_steps:
+        return in_own_order(trace)
+    _check_are_shared(trace)
+    return trace
+
+
+def _together(paths: Sequence[Path], options: FileOptions) -> WorkerTimes:
+    """Returns the times of a file per worker, in rows of equal steps."""
+    import pandas
+
+    columns: dict[str, Any] = {}
+    notes: list[str] = []
+    have_steps = set()
+    for worker, path in zip(_names_of(paths), paths, strict=True):
+        trace = _read_one(worker, path, options)
+        columns[worker] = pandas.Series(trace.times[:, 0], index=trace.steps)
+        have_steps.add(trace.has_steps)
+        notes += [f"{path}: {note}" for note in trace.notes]
+    if len(have_steps) > 1:
+        raise ValueError(
+            "all files must have a column of steps, or none of them; choose it by "
+            "--step COLUMN, or add --own-steps"
+        )
+    (has_steps,) = have_steps
+    if not has_steps:
+        notes.append("without a column of steps, rows of equal number are compared")
+    table = pandas.DataFrame(columns).sort_index()
+    return WorkerTimes(
+        times=table.to_numpy(dtype=np.float64),
+        workers=list(columns),
+        steps=table.index.to_numpy(),
+        has_steps=has_steps,
+        notes=tuple(notes),
+    )
+
+
+def _read_one(worker: str, path: Path, options: FileOptions) -> WorkerTimes:
+    """Returns the times of the only worker of a file, (rounds, 1).
+
+    Raises:
+      ValueError: If the file cannot be read, or has a step several times. The text
+        begins with the path.
+    """
+    try:
+        table = read_table(path, options)
+        form = form_of_one_worker(list(table.frame.columns), worker, options)
+        frame = table.frame.reset_index(drop=form.step is None)
+        trace = times_of(frame, form, options)
+        is_repeated = form.step is not None and not trace.has_steps
+        if is_repeated and not options.own_steps:
+            raise ValueError(
+                f"each step must occur once, and some in the column {form.step!r} "
+                "occur again. Keep the rows of one run, or add --own-steps to number "
+                "the rows from 0"
+            )
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    steps = trace.steps if trace.has_steps else np.arange(len(trace.times))
+    return trace._replace(steps=steps, notes=(*trace.notes, *table.notes))
+
+
+def _names_of(paths: Sequence[Path]) -> list[str]:
+    """Returns the names of workers: those of their files, or else of their folders."""
+    stems = [_stem(path.name) for path in paths]
+    folders = [path.absolute().parent.name for path in paths]
+    both = [f"{folder}/{stem}" for folder, stem in zip(folders, stems)]
+    for names in (stems, folders, both):
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def _stem(name: str) -> str:
+    """Returns the name of a file without its known endings, or that of its run."""
+    for ending in ENDINGS:
+        if name.lower().endswith(ending):
+            return _stem(name[: -len(ending)])
+    of_run = _OF_TENSORBOARD.fullmatch(name)
+    return name if of_run is None else of_run[1]
+
+
+def _check_are_shared(trace: WorkerTimes) -> None:
+    """Raises ValueError if hardly any row has times of two workers."""
+    times = trace.times.reshape(*trace.times.shape[:2], -1)
+    num_times = np.isfinite(times).any(axis=2).sum(axis=1)
+    num_rows = np.count_nonzero(num_times)
+    num_shared = np.count_nonzero(num_times > 1)
+    if times.shape[1] > 1 and num_shared < _LEAST_SHARED * num_rows:
+        raise ValueError(
+            "rows must have the times of several workers, which are compared in them; "
+            f"{num_shared} of {num_rows} rows do. If each worker counts its own steps, "
+            "as runs of wandb may, add --own-steps: times of each worker are then "
+            "numbered from 0"
+        )
