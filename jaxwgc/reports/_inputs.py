@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxwgc._common import validation
 from jaxwgc.reports._statistics import LEAST_RESPONSES, sampled_rounds
-from jaxwgc.traces._frames import is_frame, times_of_frame
+from jaxwgc.traces._frames import hardly_share_rounds, is_frame, times_of_frame
 from jaxwgc.traces._measured_times import as_seconds, measured_times
 
 # Largest range of the times of a round, relative to its longest time, in nearly all
@@ -30,6 +30,12 @@ _FAR_BELOW = 0.1
 # Standard errors are added.
 _EQUAL_SHARES = 1.5
 _NUM_STANDARD_ERRORS = 4
+_HOW_TO_NUMBER = (
+    "If each worker counts its own steps, number the times of each from 0, with pandas "
+    "by table['step'] = table.groupby('worker').cumcount() for a row per time, or "
+    "table.apply(lambda column: column.dropna().reset_index(drop=True)) for a column "
+    "per worker"
+)
 
 
 class Tables(NamedTuple):
@@ -139,9 +145,10 @@ def comparable_workers(
       argument: Name of the table.
 
     Raises:
-      ValueError: If there are fewer than 2 workers, another number of names, or groups
-        of workers that take turns, so that they share no round. A group that follows
-        another one, as if its workers were replaced, is no such case.
+      ValueError: If there are fewer than 2 workers, another number of names, hardly any
+        round with several workers, or groups of workers that take turns, so that they
+        share no round. A group that follows another one, as if its workers were
+        replaced, is no such case.
     """
     num_workers = table.shape[1]
     if num_workers < 2:
@@ -155,6 +162,12 @@ def comparable_workers(
         noun = "response" if argument == "times" else "number"
         raise ValueError(f"{argument} must have at least one {noun}; got none")
     is_response = is_response[sampled_rounds(len(is_response))]
+    if hardly_share_rounds(is_response):
+        num_shared = np.count_nonzero(is_response.sum(axis=1) > 1)
+        raise ValueError(
+            f"{argument} must have several workers in each round; got {num_shared} of "
+            f"{len(is_response)} rounds with two or more. {_HOW_TO_NUMBER}"
+        )
     # All workers of a round are of one group.
     group_of_round = _first_of_groups(is_response)[is_response.argmax(axis=1)]
     groups, num_rounds = np.unique(group_of_round, return_counts=True)
@@ -168,10 +181,7 @@ def comparable_workers(
     raise ValueError(
         f"{argument} must have several workers in each round; got {len(groups)} groups "
         f"of workers that respond in turns, so that no round compares worker {one} "
-        f"with worker {other}. If each worker counts its own steps, number the times "
-        "of each from 0, with pandas by table['step'] = table.groupby('worker')."
-        "cumcount() for a row per time, or table.apply(lambda column: column.dropna()."
-        "reset_index(drop=True)) for a column per worker"
+        f"with worker {other}. {_HOW_TO_NUMBER}"
     )
 
 

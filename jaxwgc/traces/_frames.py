@@ -27,6 +27,10 @@ MIN_INCREASES = 8
 # Times in seconds since 1970 exceed this number. Nearly all of them increase.
 _SECONDS_SINCE_1970 = 1e8
 _MOST_INCREASES = 0.9
+# Share of the rounds with a response that must have several responses, and the minimum
+# number of rounds in which a worker responds alone.
+_LEAST_SHARED = 0.1
+_MIN_ALONE = 8
 
 
 class WorkerTimes(NamedTuple):
@@ -158,6 +162,22 @@ def times_of(
     if is_bad.any():
         notes.append(f"skipped rows with a cell that is no number: {is_bad.sum()}")
     return worker_times._replace(times=times, notes=tuple(notes))
+
+
+def hardly_share_rounds(is_response: np.ndarray) -> bool:
+    """Returns whether several workers respond alone, in nearly all rounds.
+
+    This is not so if one worker is left because all others have stopped.
+
+    Args:
+      is_response: Whether there is a response, bool (rounds, workers).
+    """
+    num_responses = is_response.sum(axis=1)
+    num_alone = is_response[num_responses == 1].sum(axis=0)
+    num_shared = np.count_nonzero(num_responses > 1)
+    num_rounds = np.count_nonzero(num_responses)
+    several_alone = np.count_nonzero(num_alone >= _MIN_ALONE) > 1
+    return bool(several_alone and num_shared < _LEAST_SHARED * num_rounds)
 
 
 def in_own_order(trace: WorkerTimes) -> WorkerTimes:

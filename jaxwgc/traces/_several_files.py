@@ -9,12 +9,15 @@ import numpy as np
 
 from jaxwgc.traces._column_names import FileOptions, form_of_one_worker
 from jaxwgc.traces._files import ENDINGS, read_table, read_trace
-from jaxwgc.traces._frames import WorkerTimes, in_own_order, times_of
+from jaxwgc.traces._frames import (
+    WorkerTimes,
+    hardly_share_rounds,
+    in_own_order,
+    times_of,
+)
 
 # Name of a file that TensorBoard exports.
 _OF_TENSORBOARD = re.compile(r"run-(.+)-tag-.+")
-# Share of the rows with a time that must have times of two workers or more.
-_LEAST_SHARED = 0.1
 
 
 def read_workers(paths: Sequence[str | Path], options: FileOptions) -> WorkerTimes:
@@ -116,10 +119,11 @@ def _stem(name: str) -> str:
 def _check_are_shared(trace: WorkerTimes) -> None:
     """Raises ValueError if hardly any row has times of two workers."""
     times = trace.times.reshape(*trace.times.shape[:2], -1)
-    num_times = np.isfinite(times).any(axis=2).sum(axis=1)
-    num_rows = np.count_nonzero(num_times)
-    num_shared = np.count_nonzero(num_times > 1)
-    if times.shape[1] > 1 and num_shared < _LEAST_SHARED * num_rows:
+    is_response = np.isfinite(times).any(axis=2)
+    if hardly_share_rounds(is_response):
+        num_times = is_response.sum(axis=1)
+        num_rows = np.count_nonzero(num_times)
+        num_shared = np.count_nonzero(num_times > 1)
         raise ValueError(
             "rows must have the times of several workers, which are compared in them; "
             f"{num_shared} of {num_rows} rows do. If each worker counts its own steps, "

@@ -9,7 +9,7 @@ import pytest
 
 from jaxwgc import codes
 from jaxwgc.distributed.ray._events import Lost, Replace, Response, Verdict
-from jaxwgc.distributed.ray._fleet import filled, mark_lost
+from jaxwgc.distributed.ray._fleet import filled, mark_lost, seconds_of_loads
 from jaxwgc.distributed.ray._messages import Answer, Layout
 from jaxwgc.distributed.ray._rounds import MessageRound, RoundStart, StartUp
 from jaxwgc.reports import straggler_report
@@ -54,6 +54,45 @@ def test_two_of_five_messages_end_a_round_and_idle_workers_begin_the_next():
     world.log.clear()
     world.begin(step=1)
     assert [(send.worker, send.number) for send in world.log] == [(0, 1), (3, 1)]
+
+
+def test_seconds_of_late_responses_are_told_in_the_round_in_which_they_come():
+    """Two of five workers decode; worker 2 finishes round 0 in round 3."""
+    world = World(message_fleet())
+    world.begin()
+    world.respond(0, seconds=0.5)
+    world.respond(1, seconds=0.25)
+    first = world.engine.result
+    np.testing.assert_array_equal(first.seconds, [0.5, 0.25] + 3 * [np.nan])
+    assert first.late_times == ()
+    for step in (1, 2, 3):
+        world.begin(step=step)
+        if step == 3:
+            world.respond(2, seconds=7.0)
+        world.respond(0, seconds=0.5)
+        world.respond(1, seconds=0.25)
+    result = world.engine.result
+    [late] = result.late_times
+    assert late == (2, 3, 7.0)
+    assert np.isnan(result.seconds[2])
+    assert world.fleet.rows[0][2] == 7.0
+    # It was busy in the rounds between.
+    assert np.isnan([row[2] for row in world.fleet.rows[1:]]).all()
+
+
+def test_seconds_of_own_parts():
+    """On request, finished parts stand for those that a worker left to others."""
+    nan, inf = np.nan, np.inf
+    held = np.array([2, 3, 2, 2])
+    rows = [
+        np.array([[1.0, nan, nan], [1.0, 2.0, 3.0], [nan, nan, nan], [inf, inf, nan]]),
+        np.array([[2.0, 4.0, nan], [nan, nan, 3.0], [inf, 1.0, nan], [nan, nan, nan]]),
+    ]
+    expected = [[2.0, 6.0, nan, inf], [6.0, 9.0, 2.0, nan]]
+    np.testing.assert_array_equal(seconds_of_loads(rows, held), expected)
+    messages = [np.array([1.0, nan]), np.array([inf, 2.0])]
+    found = seconds_of_loads(messages, np.array([2, 3]))
+    np.testing.assert_array_equal(found, messages)
 
 
 def test_copies_of_a_part_with_different_batches_are_an_error():

@@ -16,8 +16,11 @@ from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._callbacks import TrainingState
 from jaxwgc.distributed.ray._fleet import WorkerSlot
 from jaxwgc.distributed.ray._live_table import live_table
+from jaxwgc.distributed.ray._messages import LateTime
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from jaxwgc.reports import straggler_report
+from jaxwgc.traces._column_names import FileOptions
+from jaxwgc.traces._files import read_trace
 
 CODE = codes.uncoded(2)
 PARAMS = jnp.zeros(2)
@@ -202,6 +205,26 @@ def test_json_lines_of_another_run_are_kept(tmp_path):
             train(1, JsonLines(path), rounds.append, checkpoint=tmp_path / "second")
         assert path.read_text() == text
     assert not rounds
+
+
+def test_json_lines_have_times_of_late_responses(tmp_path):
+    """Worker 1 responds to step 2 in step 4: the report reads it in its row."""
+    path = tmp_path / "metrics.jsonl"
+    lines = JsonLines(path)
+    lines.begin("run", 0)
+    for step in range(1, 5):
+        late = (LateTime(worker=1, rounds_ago=2, seconds=0.5),) if step == 4 else ()
+        state = TrainingState(PARAMS, None, jax.random.key(0), step)
+        this_round = compute(PARAMS, 0, None)._replace(late_times=late)
+        lines(Progress(state, this_round, 1.0, False))
+    assert [json.loads(line).get("late") for line in path.open()] == [
+        None,
+        None,
+        None,
+        [[1, 2, 0.5]],
+    ]
+    times = read_trace(path, FileOptions()).times
+    np.testing.assert_array_equal(times[:, 1], [np.nan, 0.5, np.nan, np.nan])
 
 
 def test_live_shows_the_workers_that_are_ready_and_slow(capsys):

@@ -15,7 +15,7 @@ import optax
 import psutil
 import pytest
 
-from jaxwgc import codes, coding, reports, stragglers
+from jaxwgc import codes, coding, stragglers
 from jaxwgc.distributed import RayCluster, Timeouts, Verification
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from tests.distributed import ray_coordinator, ray_processes, ray_tasks
@@ -128,7 +128,10 @@ def test_training_is_that_of_one_process(cluster, tmp_path, caplog, monkeypatch)
     rounds = trace[begin:]
     assert rounds.shape == (NUM_STEPS + 1, 2, 4)
     assert np.isfinite(rounds).any((1, 2)).all()
-    assert str(report) == str(reports.straggler_report(trace))
+    # Worker 0 was killed, and worker 1 frozen: no times stand in for theirs.
+    silent = ~np.isfinite(trace).any(axis=2)
+    np.testing.assert_array_equal(report.missing, silent.sum(axis=0))
+    assert silent.any(axis=0).all()
     assert ray_coordinator.digest(again) == ray_coordinator.digest(final)
 
 

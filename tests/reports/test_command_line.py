@@ -426,3 +426,57 @@ def test_times_after_a_barrier_are_no_plan(tmp_path, capsys):
     assert "before it waits for others" in capsys.readouterr().err
     main(["plan", str(path), "--exact", "--replications", "1", "--before-collective"])
     assert "uncoded" in capsys.readouterr().out
+
+
+def test_a_file_for_each_worker(tmp_path, capsys):
+    steps = np.arange(len(TIMES))
+    for worker, times in enumerate(TIMES.T):
+        path = tmp_path / f"gpu{worker}.csv"
+        lines = [f"{step},{time}" for step, time in zip(steps, times)]
+        path.write_text("\n".join(["step,seconds", *lines]))
+    paths = sorted(tmp_path.glob("gpu*.csv"))
+    names = ["gpu0", "gpu1", "gpu2"]
+    expected = jaxwgc.straggler_report(TIMES, names=names, steps=steps)
+    assert shown(capsys, *paths) == f"{expected}\n"
+
+
+def test_workers_with_their_own_steps(tmp_path, capsys):
+    own = np.full((60, 2), np.nan)
+    own[0::2, 0] = np.linspace(1, 1.1, 30)
+    own[1::2, 1] = np.linspace(2, 2.1, 30)[::-1]
+    np.savetxt(tmp_path / "a.txt", own)
+    with pytest.raises(SystemExit):
+        shown(capsys, tmp_path / "a.txt")
+    error = capsys.readouterr().err
+    assert error.startswith("error: rows must have the times of several workers")
+    assert "add --own-steps" in error
+    read = json.loads(shown(capsys, tmp_path / "a.txt", "--own-steps", "--json"))
+    assert read["kinds"] == ["steady", "chronic"]
+
+
+def test_live_follows_a_growing_file(tmp_path, capsys, monkeypatch):
+    """Until the user interrupts it; a file that cannot be read yet is waited for."""
+    path = tmp_path / "a.csv"
+    path.write_text("step,host0,host1\n")
+    more = iter(["1,2.0,3.0\n2,2.", "0,3.5\n3,2.1,3.3\n"])
+
+    def sleep(seconds):
+        try:
+            text = next(more)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+        with path.open("a") as file:
+            file.write(text)
+
+    monkeypatch.setattr("time.sleep", sleep)
+    seen = []
+    monkeypatch.setattr(
+        "rich.live.Live.update", lambda *arguments, **_: seen.append(str(arguments[1]))
+    )
+    shown(capsys, path, "--live")
+    assert seen[0] == "no report yet: a.csv must have rows of times; got none"
+    assert seen[1].startswith("no report yet: times must have shape")
+    assert seen[2].startswith("3 rounds of 2 workers.")
+    with pytest.raises(SystemExit):
+        shown(capsys, path, "--live", "--json")
+    assert "leave out --json" in capsys.readouterr().err
