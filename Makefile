@@ -88,7 +88,7 @@ benchmark: $(STAMPS)/experiments
 # Every number in the README and the documentation, measured anew with all runs.
 measure: $(STAMPS)/experiments
 	@echo "An hour or two on two cores, which nothing else should use."
-	@for name in mnist linear-regression figure2 codes sketching stability weights report plan delays time slow-workers asynchronous \
+	@for name in mnist linear-regression figure2 codes sketching stability weights report step-times plan delays time slow-workers asynchronous \
 	  wrong-answers benchmark cluster chaos language-model local-steps wrong-workers; do \
 	  $(BIN)/python -m experiments $$name --out docs/results || exit; \
 	done

@@ -29,6 +29,7 @@ for module in (
     *("codes", "weights"),
     *("benchmark", "delays.straggler_reports", "delays.planning", "delays.models"),
     *("delays.against_the_clock", "delays.slow_workers", "delays.asynchronous"),
+    "delays.step_times",
     "errors.wrong_answers",
     *("ray.cluster", "ray.chaos", "ray.wrong_workers"),
     *("ray.language_model", "ray.local_steps"),

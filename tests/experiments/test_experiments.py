@@ -150,6 +150,9 @@ TIMES = np.random.default_rng(0).lognormal(0, 0.1, (40, 4)) * [1, 5, 1, 1]
 DELAYS = {
     "delays.straggler_reports.SIZES": ((100, 4),),
     "delays.straggler_reports.NUM_ROUNDS": (300,),
+    "delays.step_times.NUM_PROCESSES": (2,),
+    "delays.step_times.NUM_LAPS": 100,
+    "delays.step_times.NUM_EXCHANGES": 2,
     "delays.planning.REPLICATIONS": (1,),
     "delays.planning.TARGETS": (0.01,),
     "delays.planning.HETEROGENEITIES": (1.0,),
@@ -212,6 +215,7 @@ COMMANDS = [
     "stability --runs 2",
     f"only {SECTIONS} benchmark --repeats 1 --quick",
     "report --traces 2",
+    "step-times --runs 1",
     "plan --rounds 40 --trace one_slow_seconds.npy",
     "only simulated plan",
     "delays --runs 4 --trace one_slow_seconds.npy",
