@@ -18,11 +18,7 @@ from jaxwgc.traces._column_names import (
     is_step_name,
     is_worker_name,
 )
-from jaxwgc.traces._frames import (
-    MIN_INCREASES,
-    WorkerTimes,
-    times_of,
-)
+from jaxwgc.traces._frames import MIN_INCREASES, WorkerTimes, times_of
 from jaxwgc.traces._logs import read_megatron, read_profile
 
 _TEXT_FILES = (".csv", ".tsv", ".txt", ".log")

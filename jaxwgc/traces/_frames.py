@@ -181,7 +181,16 @@ def hardly_share_rounds(is_response: np.ndarray) -> bool:
 
 
 def in_own_order(trace: WorkerTimes) -> WorkerTimes:
-    """Numbers the times of each worker from 0, for workers with their own steps."""
+    """Numbers the times of each worker from 0, for workers with their own steps.
+
+    Raises:
+      ValueError: If times are (rounds, workers, parts).
+    """
+    if trace.times.ndim != 2:
+        raise ValueError(
+            "times must have shape (rounds, workers) with --own-steps; got "
+            f"{trace.times.shape}"
+        )
     num_rounds = np.isfinite(trace.times).sum(axis=0).max()
     times = np.full((num_rounds, len(trace.workers)), np.nan)
     for worker, column in enumerate(trace.times.T):

@@ -51,7 +51,7 @@ def _together(paths: Sequence[Path], options: FileOptions) -> WorkerTimes:
     for worker, path in zip(_names_of(paths), paths, strict=True):
         trace = _read_one(worker, path, options)
         columns[worker] = pandas.Series(trace.times[:, 0], index=trace.steps)
-        have_steps.add(trace.has_steps)
+        have_steps.add(trace.has_steps and not options.own_steps)
         notes += [f"{path}: {note}" for note in trace.notes]
     if len(have_steps) > 1:
         raise ValueError(
@@ -92,7 +92,9 @@ def _read_one(worker: str, path: Path, options: FileOptions) -> WorkerTimes:
             )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    steps = trace.steps if trace.has_steps else np.arange(len(trace.times))
+    steps = trace.steps
+    if options.own_steps or not trace.has_steps:
+        steps = np.arange(len(trace.times))
     return trace._replace(steps=steps, notes=(*trace.notes, *table.notes))
 
 

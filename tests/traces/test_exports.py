@@ -378,3 +378,19 @@ def test_columns_with_equal_times_are_named(tmp_path):
     table = pandas.DataFrame(SECONDS, columns=["host0", "host1", "host2"])
     [note] = read(write(table.assign(host1=table.host0), tmp_path)).notes
     assert note.startswith("times of host0, host1 are equal in all rows")
+
+
+def test_files_with_their_own_steps(tmp_path):
+    """The steps of the second one occur twice, and the third has none."""
+
+    def table_of(worker):
+        table = of_worker(worker)
+        if worker == 1:
+            table["step"] //= 2
+        return table.drop(columns="step") if worker == 2 else table
+
+    paths = write_files(tmp_path, ["a.csv", "b.csv", "c.csv"], table_of, to_csv)
+    check_report(read(paths, own_steps=True), ["a", "b", "c"])
+    np.save(tmp_path / "a.npy", SECONDS[:, :, None])
+    with pytest.raises(ValueError, match=r"with --own-steps; got \(30, 3, 1\)"):
+        read([tmp_path / "a.npy"], own_steps=True)
