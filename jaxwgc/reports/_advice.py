@@ -14,6 +14,9 @@ _WORTH_WAITING = 0.2
 # Share of the responses of workers without many missing ones, and of the rounds with
 # one response, above which the advice mentions them.
 _MANY_MISSING = 0.05
+# Share of the rounds in which the same worker is last, above which the advice does not
+# say that another one is.
+_NEARLY_ALWAYS = 0.9
 # Maximum number of rounds in the text in which most of the time is lost.
 _NUM_NAMED_ROUNDS = 3
 
@@ -224,6 +227,7 @@ def _without_remedy(rounds: Rounds, workers: Workers) -> Advice | None:
     is_response = ~np.isnan(rounds.medians)
     lasts = last_workers(rounds.times[is_response], rounds.medians[is_response])
     is_last = lasts.is_last_often & (rounds.last > 0.5)
+    is_last |= rounds.last > _NEARLY_ALWAYS
     loses_much = rounds.lost_share > _WORTH_WAITING
     is_costly = lasts.lost_time > WORTH * rounds.round_time
     if loses_much and is_last.any():

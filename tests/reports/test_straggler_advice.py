@@ -248,3 +248,12 @@ def test_text_names_no_unit():
     reports.append(jaxwgc.straggler_report(waits=waits))
     for report in reports:
         assert "second" not in str(report)
+
+
+def test_a_worker_that_is_always_last_in_few_rounds_is_to_be_judged():
+    """Its slowdown is not significant, but no other worker is ever last."""
+    times = 1 + 0.1 * np.random.default_rng(0).random((12, 2))
+    times[:, 1] *= 1.9
+    report = jaxwgc.straggler_report(times)
+    assert report.kinds[1] == "steady"
+    assert report.advice.startswith("Measure more rounds to judge worker 1")
