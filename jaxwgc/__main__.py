@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -43,9 +43,18 @@ class _Result(NamedTuple):
     draw: Callable[[], "Figure"] | None
 
 
+class _Parser(argparse.ArgumentParser):
+    """Parser that prints an error in one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints an error, and exits with status 2."""
+        print(f"error: {message} (--help shows the arguments)", file=sys.stderr)
+        sys.exit(2)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line; exits with status 2 if its arguments are invalid."""
-    parser = argparse.ArgumentParser("python -m jaxwgc")
+    parser = _Parser("python -m jaxwgc")
     commands = parser.add_subparsers(required=True)
     report = commands.add_parser(
         "report",
@@ -53,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
         description="Shows which workers are slow, from their times in each step.",
     )
     _add_arguments_of_report(report)
-    report.set_defaults(command=report, run=_report)
+    report.set_defaults(run=_report)
     plan = commands.add_parser(
         "plan",
         help="shows which code and waiting rule train fastest",
@@ -64,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
         ),
     )
     _add_arguments_of_plan(plan)
-    plan.set_defaults(command=plan, run=_plan)
+    plan.set_defaults(run=_plan)
     options = parser.parse_args(arguments)
     try:
         if getattr(options, "live", False):
