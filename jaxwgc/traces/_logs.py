@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-# Lines of Megatron-LM: of an iteration, before the times of all ranks, of a timer and
-# of the time of a rank.
-_ITERATION = re.compile(r"\biteration +(\d+)/")
-_ELAPSED = re.compile(r"elapsed time per iteration \(ms\): ([\d.]+)")
-_ACROSS_RANKS = "times across ranks (ms):"
+# Lines of Megatron-LM: of an iteration, of a timer, and of the time of a rank.
+_ELAPSED_WORDS = "elapsed time per iteration (ms):"
+_ITERATION = re.compile(rf"\biteration +(\d+)/.*{re.escape(_ELAPSED_WORDS)} ([\d.]+)")
 _TIMER = re.compile(r"\s+([\w-]+):\s*")
 _OF_RANK = re.compile(r"\s+rank +(\d+): ([\d.]+)\s*")
 # Timers of the work of a rank alone, or else the one that includes the most of it.
@@ -41,21 +39,23 @@ def read_megatron(lines: Iterable[str]) -> list[dict[str, Any]] | None:
     step = 0
     timer = ""
     for line in lines:
-        iteration = _ITERATION.search(line)
-        elapsed = _ELAPSED.search(line)
-        timer_line = _TIMER.fullmatch(line)
-        of_rank = _OF_RANK.fullmatch(line)
-        if iteration is not None and elapsed is not None:
-            step = int(iteration[1])
-            seconds = _MILLISECONDS * float(elapsed[1])
-            of_all.append({"step": step, "seconds": seconds})
-        elif _ACROSS_RANKS in line:
-            timer = ""
-        elif timer_line is not None:
+        if _ELAPSED_WORDS in line:
+            iteration = _ITERATION.search(line)
+            if iteration is not None:
+                step = int(iteration[1])
+                # Training that starts again from a checkpoint repeats steps.
+                of_all = [row for row in of_all if row["step"] < step]
+                of_ranks = [row for row in of_ranks if row["step"] < step]
+                seconds = _MILLISECONDS * float(iteration[2])
+                of_all.append({"step": step, "seconds": seconds})
+        elif not of_all:
+            continue
+        elif timer_line := _TIMER.fullmatch(line):
             timer = timer_line[1]
-        elif of_rank is not None and timer in (*_OWN_TIMERS, _WHOLE_TIMER):
-            row = {"step": step, "rank": int(of_rank[1]), "timer": timer}
-            of_ranks.append(row | {"seconds": _MILLISECONDS * float(of_rank[2])})
+        elif of_rank := _OF_RANK.fullmatch(line):
+            if timer in (*_OWN_TIMERS, _WHOLE_TIMER):
+                row = {"step": step, "rank": int(of_rank[1]), "timer": timer}
+                of_ranks.append(row | {"seconds": _MILLISECONDS * float(of_rank[2])})
     if not of_all:
         return None
     return _summed(of_ranks) or of_all

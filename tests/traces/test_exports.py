@@ -273,9 +273,11 @@ ITERATION = (
 )
 
 
-def megatron(of_ranks):
+def megatron(of_ranks, steps=range(1, NUM_STEPS + 1), slower=1):
+    """Returns a log; the last ten steps are slower by a factor."""
     lines = ["training ...", "(min, max) time across ranks (ms):", "    setup: (1, 2)"]
-    for step, seconds in enumerate(SECONDS, start=1):
+    for step in steps:
+        seconds = SECONDS[step - 1] * (slower if step > NUM_STEPS - 10 else 1)
         lines.append(ITERATION.format(step, 1e3 * seconds.max()))
         lines.append("times across ranks (ms):")
         for timer, share in of_ranks.items():
@@ -294,7 +296,10 @@ def megatron(of_ranks):
 )
 def test_timers_of_all_ranks_of_megatron(timers, tmp_path):
     path = tmp_path / "train.log"
-    path.write_text(megatron(timers))
+    # Training starts again, and repeats the last ten steps.
+    first, last = np.split(np.arange(1, NUM_STEPS + 1), [NUM_STEPS - 10])
+    again = megatron(timers, [*first, *last], slower=3) + megatron(timers, last)
+    path.write_text(again)
     trace = read([path])
     check_report(trace, ["0", "1", "2"])
     assert trace.steps.tolist() == list(range(1, NUM_STEPS + 1))
