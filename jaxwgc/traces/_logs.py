@@ -43,9 +43,10 @@ def read_megatron(lines: Iterable[str]) -> list[dict[str, Any]] | None:
             iteration = _ITERATION.search(line)
             if iteration is not None:
                 step = int(iteration[1])
-                # Training that starts again from a checkpoint repeats steps.
-                of_all = [row for row in of_all if row["step"] < step]
-                of_ranks = [row for row in of_ranks if row["step"] < step]
+                if of_all and step <= of_all[-1]["step"]:
+                    # Training that starts again from a checkpoint repeats steps.
+                    of_all = [row for row in of_all if row["step"] < step]
+                    of_ranks = [row for row in of_ranks if row["step"] < step]
                 seconds = _MILLISECONDS * float(iteration[2])
                 of_all.append({"step": step, "seconds": seconds})
         elif not of_all:
