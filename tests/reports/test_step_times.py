@@ -99,6 +99,29 @@ def test_a_process_that_becomes_slow_stops_and_returns_is_told():
     assert returned.report.rounds.steps[0] == 300
 
 
+def test_a_process_that_returns_slowly_has_returned():
+    times = STEADY.copy()
+    times[100:160, 2] = np.nan
+    times[160:, 2] *= 1.5
+    _, changes = run(times)
+    kinds = [change.kind for change in changes]
+    assert kinds == [Kind.MISSING_SINCE, Kind.UNTIL, Kind.SINCE]
+    assert changes[1].report.rounds.steps[0] == 160
+
+
+def test_a_slow_process_stays_slow_in_noise():
+    """It is told once, although it is not significantly slow in all windows."""
+    draw = np.random.default_rng(2)
+    times = draw.lognormal(0.0, 0.5, (2000, 3))
+    times[:, 1] *= 1.6
+    _, changes = run(times, every=50)
+    assert [(change.worker, change.kind) for change in changes] == [("1", Kind.SINCE)]
+    first = changes[0].report.rounds.steps[-1] + 1
+    windows = times[first:].reshape(-1, 50, 3)
+    kinds = [jaxwgc.straggler_report(window).kinds[1] for window in windows]
+    assert kinds.count(Kind.STEADY) > 3
+
+
 @pytest.mark.parametrize("noise", ["uniform", "lognormal", "correlated", "spells"])
 def test_processes_that_are_alike_are_not_told(noise):
     """Noise, slow spells of one process, and a step in which all of them compile."""

@@ -383,6 +383,9 @@ def test_columns_with_equal_times_are_named(tmp_path):
     table = pandas.DataFrame(SECONDS, columns=["host0", "host1", "host2"])
     [note] = read(write(table.assign(host1=table.host0), tmp_path)).notes
     assert note.startswith("times of host0, host1 are equal in all rows")
+    # If all are, the report says that they include the wait.
+    equal = table.assign(host1=table.host0, host2=table.host0)
+    assert not read(write(equal, tmp_path)).notes
 
 
 def test_files_with_their_own_steps(tmp_path):
