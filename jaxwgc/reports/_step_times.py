@@ -22,6 +22,10 @@ Gather: TypeAlias = Callable[
 _NUM_RECENT = 4
 _SLOW_KINDS = (Kind.CHRONIC, Kind.SINCE)
 _MISSING_KINDS = (Kind.MISSING, Kind.MISSING_SINCE)
+_ONE_PROCESS = (
+    "step times needs laps of several processes; got those of one. In JAX, call "
+    "jax.distributed.initialize before"
+)
 _AFTER_BARRIER = (
     "laps of all processes are equal, as if they included the wait for the slowest "
     "process, and cannot show which one is slow: stop a lap before the collective "
@@ -41,6 +45,7 @@ class SpeedChange(NamedTuple):
       worker: Name of the worker.
       kind: `Kind.SINCE` if it is slow, `Kind.UNTIL` if it has recovered or responds
         again, `Kind.MISSING_SINCE` if it does not respond.
+      before: `kind` of the change before, and `Kind.UNTIL` if there was none.
       step: First step with the new speed.
       slowdown: Its time divided by that of the median worker, in the steps since the
         last exchange. NaN without a response.
@@ -53,6 +58,7 @@ class SpeedChange(NamedTuple):
       >>> change = jaxwgc.reports.SpeedChange(
       ...     worker="host2",
       ...     kind=jaxwgc.reports.Kind.SINCE,
+      ...     before=jaxwgc.reports.Kind.UNTIL,
       ...     step=100,
       ...     slowdown=2.0,
       ...     report=jaxwgc.straggler_report(times),
@@ -63,6 +69,7 @@ class SpeedChange(NamedTuple):
 
     worker: str
     kind: Kind
+    before: Kind
     step: int
     slowdown: float
     report: StragglerReport
@@ -70,7 +77,12 @@ class SpeedChange(NamedTuple):
     def __str__(self) -> str:
         if self.kind == Kind.MISSING_SINCE:
             return f"worker {self.worker} does not respond since step {self.step}"
-        what = "is slow" if self.kind == Kind.SINCE else "has recovered"
+        if self.kind == Kind.SINCE:
+            what = "is slow"
+        elif self.before == Kind.MISSING_SINCE:
+            what = "responds again"
+        else:
+            what = "has recovered"
         return (
             f"worker {self.worker} {what} since step {self.step}: "
             f"{self.slowdown:.2f} times the median worker"
@@ -151,6 +163,8 @@ class StepTimes:
         if not callable(gather):
             validation.check_choice("gather", gather, tuple(_GATHER))
             gather = _GATHER[gather]
+        if names is not None:
+            names = _checked_names(names)
         self.latest: StragglerReport | None = None
         self._gather = gather
         self._every = validation.check_int("every", every, minimum=LEAST_RESPONSES)
@@ -238,11 +252,13 @@ class StepTimes:
         self._laps = []
         try:
             rows = self._gather(laps)
+        except ImportError:
+            raise
         except Exception as error:
             raise RuntimeError(
                 f"the exchange of step times failed after {self._num_exchanged} "
                 f"exchanged steps: {type(error).__name__}: {error}. A process may have "
-                "ended. report() has the steps before"
+                "ended, or taken other laps. report() of process 0 has the steps before"
             ) from error
         first = self._step
         self._num_exchanged += num_laps
@@ -250,11 +266,13 @@ class StepTimes:
             return
         times = self._checked(rows)[:num_laps]
         self._windows.append(times)
-        if times.shape[1] > 1 and not np.isnan(times).all() and num_laps > 1:
+        if times.shape[1] == 1:
+            self._warn_once(_ONE_PROCESS)
+        elif not np.isnan(times).all() and num_laps > 1:
             self.latest = self._report_of(times, first)
             recent = np.concatenate(self._windows[-_NUM_RECENT:])
             first_recent = first + num_laps - len(recent)
-            self._compare(self._report_of(recent, first_recent), first_recent)
+            self._compare(self._report_of(recent, first_recent))
 
     def report(self) -> StragglerReport:
         """Returns the report of all laps that were exchanged.
@@ -317,7 +335,8 @@ class StepTimes:
             if column.shape != missing.shape:
                 raise ValueError(
                     f"gather must return {self._every} laps of each process; got shape "
-                    f"{column.shape} from process {process}"
+                    f"{column.shape} from process {process}. Do all processes have "
+                    "the same `every`?"
                 )
         if self._windows and len(columns) != self._windows[0].shape[1]:
             raise ValueError(
@@ -327,18 +346,22 @@ class StepTimes:
             )
         return np.stack(columns, axis=1)
 
-    def _compare(self, recent: StragglerReport, first: int) -> None:
+    def _warn_once(self, text: str) -> None:
+        """Logs a warning about all laps."""
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning(text)
+
+    def _compare(self, recent: StragglerReport) -> None:
         """Calls `on_change` for the workers that differ from the exchange before.
 
         Args:
           recent: Report of the laps of the last exchanges.
-          first: Step of the first of these laps.
         """
         latest = self.latest
         assert latest is not None
-        if latest.after_barrier and not self._has_warned:
-            self._has_warned = True
-            log.warning(_AFTER_BARRIER)
+        if latest.after_barrier:
+            self._warn_once(_AFTER_BARRIER)
         is_slow = np.array([kind in _SLOW_KINDS for kind in recent.kinds])
         for worker, name in enumerate(latest.names.tolist()):
             before = self._speeds.get(name, Kind.UNTIL)
@@ -354,16 +377,55 @@ class StepTimes:
                 now = Kind.UNTIL
             self._speeds[name] = now
             if now != before:
-                step = int(recent.change_round[worker])
                 change = SpeedChange(
                     worker=name,
                     kind=now,
-                    step=first if step < 0 else step,
+                    before=before,
+                    step=_first_step(worker, now, before, latest, recent),
                     slowdown=slowdown,
                     report=latest,
                 )
                 self._on_change(change)
         self._suspects = set(recent.names[is_slow].tolist())
+
+
+def _checked_names(names: Sequence[str]) -> list[str]:
+    """Returns names of processes that differ."""
+    if isinstance(names, str):
+        raise TypeError(f"names must be a sequence of names; got {names!r}")
+    checked = [str(name) for name in names]
+    for name in checked:
+        if checked.count(name) > 1:
+            raise ValueError(f"names must differ; got {name!r} twice")
+    return checked
+
+
+def _first_step(
+    worker: int,
+    now: Kind,
+    before: Kind,
+    latest: StragglerReport,
+    recent: StragglerReport,
+) -> int:
+    """Returns the first step in which a worker has its new speed.
+
+    Args:
+      worker: Index of the worker.
+      now: Kind of its change.
+      before: Kind of the change before.
+      latest: Report of the laps since the last exchange.
+      recent: Report of the laps of the last exchanges.
+    """
+    is_known = recent.kinds[worker] == now and before != Kind.MISSING_SINCE
+    if is_known or now == Kind.MISSING_SINCE:
+        step = int(recent.change_round[worker])
+        return step if step >= 0 else int(recent.rounds.steps[0])
+    rounds = latest.rounds if now == Kind.UNTIL else recent.rounds
+    responds = np.isfinite(rounds.times[:, worker])
+    # After the last gap.
+    gaps = np.flatnonzero(~responds)
+    start = gaps[-1] + 1 if len(gaps) and gaps[-1] + 1 < len(responds) else 0
+    return int(rounds.steps[start])
 
 
 def _gather_in_jax(laps: np.ndarray) -> np.ndarray | None:
