@@ -261,7 +261,7 @@ def _follow(options: argparse.Namespace) -> None:
     with contextlib.suppress(KeyboardInterrupt), Live(Text("")) as live:
         while True:
             before = sizes
-            sizes = [path.stat().st_size for path in paths]
+            sizes = [path.stat().st_size if path.exists() else None for path in paths]
             if sizes != before:
                 live.update(Text(_text_so_far(options)), refresh=True)
             time.sleep(_SECONDS_BETWEEN_LOOKS)
@@ -271,7 +271,7 @@ def _text_so_far(options: argparse.Namespace) -> str:
     """Returns the report of files that grow, or why there is none yet."""
     try:
         return _report(options).text
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         return f"no report yet: {error}"
 
 

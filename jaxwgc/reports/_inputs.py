@@ -84,6 +84,12 @@ def tables_of(
     if frame is not None:
         if names is None:
             names = frame.workers
+        elif list(names) != frame.workers and set(names) == set(frame.workers):
+            raise ValueError(
+                "names must be in the order of the workers of the table, "
+                f"{', '.join(frame.workers)}, since they replace these; got "
+                f"{', '.join(names)}"
+            )
         if steps is None and frame.has_steps:
             steps = frame.steps
     return Tables(times=times, waits=waits, names=names, steps=steps)

@@ -125,6 +125,8 @@ class Workers(NamedTuple):
         num_tests = _NUM_TESTS * len(names)
         never_responds = start == 0
         is_gone = (p_end * num_tests < FALSE_ALARMS) & ~never_responds
+        # The last round may not be over.
+        is_gone &= len(steps) - start > 1
         # Rounds after a worker has gone say nothing about chance.
         num_by_chance = num_missing - np.where(is_gone, len(steps) - start, 0)
         p_values = np.minimum(_p_values_of_counts(num_by_chance), p_end)

@@ -186,13 +186,16 @@ def form_of_one_worker(
         for name in names
         if not (is_step_name(name) or name == options.step or _is_range(name, names))
     ]
-    times = [name for name in others if _is_time(name, _time_names(names, False))]
+    times = [name for name in others if _is_time(name, _TIME_NAMES)]
+    if not times:
+        times = [name for name in others if _may_be_time(name, _TIME_NAMES)]
     is_of_tensorboard = _plain(" ".join(names)) == _TENSORBOARD
     if is_of_tensorboard:
         times = [names[-1]]
     if options.seconds is not None:
         times = [options.seconds]
-    elif not times and len(others) == 1:
+    elif not times and len(others) == 1 and others[0].isdecimal():
+        # There are no names.
         times = others
     if len(times) != 1:
         raise ValueError(
@@ -243,8 +246,9 @@ def _how_to_choose(names: Sequence[str], options: FileOptions) -> str:
     """Says how to choose columns, with a pattern that fits the names."""
     if options.in_python:
         return (
-            "Pass the columns of the workers, with their names: "
-            "straggler_report(table[columns], names=columns)"
+            "For a column per worker, pass these columns with their names: "
+            "straggler_report(table[columns], names=columns). For a row per time, "
+            "rename the columns to step, worker and seconds"
         )
     pattern = fitting_pattern(names) or "PATTERN"
     return (
@@ -295,7 +299,8 @@ def _form_of_runs(
     if others or not _may_be_time(first, time_names):
         raise ValueError(
             "an export of wandb must have one metric, the time of a step; got "
-            f"{listed(sorted(metrics))}. Choose one by --workers '*{_OF_RUN}{first}'"
+            f"{listed(sorted(metrics))}. If one of them is a time, choose it by "
+            f"--workers '*{_OF_RUN}{first}'"
         )
     return wide_form(names, runs, _units_per_second(first), options.step)
 
@@ -377,9 +382,12 @@ def _numbered(names: Sequence[str], time_names: str, options: FileOptions) -> Wi
         problem = "no column is known to hold"
         if groups:
             problem = "several groups of columns may hold"
+        hint = _how_to_choose(names, options)
+        times = [name for name in names if _may_be_time(name, time_names)]
+        if len(times) == 1 and not options.in_python:
+            hint += ". If this is the file of one worker, give the files of all workers"
         raise ValueError(
-            f"{problem} times of workers; the columns are {listed(names)}. "
-            f"{_how_to_choose(names, options)}"
+            f"{problem} times of workers; the columns are {listed(names)}. {hint}"
         )
     (((rest, _), workers),) = groups.items()
     different = {_plain(worker).replace("_", "") for worker in workers.values()}

@@ -149,7 +149,12 @@ def read_table(path: Path, options: FileOptions) -> Table:
     if name.endswith(_PROFILES):
         table = Table(pandas.DataFrame(read_profile(path)))
     elif name.endswith(_PARQUET_FILES):
-        frame = pandas.read_parquet(path)
+        try:
+            frame = pandas.read_parquet(path)
+        except ImportError as error:
+            raise ImportError(
+                f"pyarrow is needed to read {path.name}: pip install pyarrow"
+            ) from error
         names = [str(name) for name in frame.columns]
         table = Table(frame.set_axis(names, axis="columns"))
     elif name.endswith(_JSON_FILES):

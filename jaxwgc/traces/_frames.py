@@ -183,6 +183,8 @@ def hardly_share_rounds(is_response: np.ndarray) -> bool:
 def in_own_order(trace: WorkerTimes) -> WorkerTimes:
     """Numbers the times of each worker from 0, for workers with their own steps.
 
+    All workers have as many times as the one with the fewest.
+
     Raises:
       ValueError: If times are (rounds, workers, parts).
     """
@@ -191,12 +193,22 @@ def in_own_order(trace: WorkerTimes) -> WorkerTimes:
             "times must have shape (rounds, workers) with --own-steps; got "
             f"{trace.times.shape}"
         )
-    num_rounds = np.isfinite(trace.times).sum(axis=0).max()
-    times = np.full((num_rounds, len(trace.workers)), np.nan)
-    for worker, column in enumerate(trace.times.T):
-        own = column[np.isfinite(column)]
-        times[: len(own), worker] = own
-    return trace._replace(times=times, steps=np.arange(num_rounds), has_steps=False)
+    num_times = np.isfinite(trace.times).sum(axis=0)
+    num_rounds = num_times.min()
+    columns = [column[np.isfinite(column)][:num_rounds] for column in trace.times.T]
+    notes = trace.notes
+    if num_times.max() > num_rounds:
+        fewest = trace.workers[num_times.argmin()]
+        notes += (
+            f"compares the first {num_rounds} times of each worker: {fewest} has no "
+            "more",
+        )
+    return trace._replace(
+        times=np.stack(columns, axis=1),
+        steps=np.arange(num_rounds),
+        has_steps=False,
+        notes=notes,
+    )
 
 
 def _in_order(frame: Any, form: WideForm) -> WorkerTimes:
@@ -263,7 +275,10 @@ def _pivot(frame: Any, form: LongForm, options: FileOptions) -> WorkerTimes:
     if len(again):
         how = "keep the rows of one run, or choose another --step or --worker"
         if options.in_python:
-            how = "keep one of them, as by table.drop_duplicates(['step', 'worker'])"
+            how = (
+                "keep one of them, as by table.drop_duplicates("
+                f"[{form.step!r}, {form.worker!r}])"
+            )
         raise ValueError(
             f"row {again.index[0]} must be of another step or worker; got step "
             f"{again['step'].iloc[0]} and worker {again['worker'].iloc[0]} again: {how}"
@@ -319,7 +334,7 @@ def _check_are_durations(times: np.ndarray) -> None:
     if share == 1 and len(times) > MIN_INCREASES:
         raise ValueError(
             "times must be durations; these increase in each step, as times since the "
-            "start. Take differences, with pandas by table.diff()"
+            "start. Take the differences of successive times"
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 # Lines of Megatron-LM: of an iteration, of a timer, and of the time of a rank.
 _ELAPSED_WORDS = "elapsed time per iteration (ms):"
-_ITERATION = re.compile(rf"\biteration +(\d+)/.*{re.escape(_ELAPSED_WORDS)} ([\d.]+)")
+_ITERATION = re.compile(r"\biteration +(\d+)/")
 _TIMER = re.compile(r"\s+([\w-]+):\s*")
 _OF_RANK = re.compile(r"\s+rank +(\d+): ([\d.]+)\s*")
 # Timers of the work of a rank alone, or else the one that includes the most of it.
@@ -31,10 +31,12 @@ def read_megatron(lines: Iterable[str]) -> list[dict[str, Any]] | None:
       lines: Lines of the log.
 
     Returns:
-      Rows with `step`, `rank` and `seconds` if the log has the times of all ranks
-      (`--timing-log-option all`), and otherwise with `step` and `seconds`.
+      Rows with `step`, `rank` and `seconds`.
+
+    Raises:
+      ValueError: If the log does not have the times of all ranks.
     """
-    of_all: list[dict[str, Any]] = []
+    steps: list[int] = []
     of_ranks: list[dict[str, Any]] = []
     step = 0
     timer = ""
@@ -43,13 +45,11 @@ def read_megatron(lines: Iterable[str]) -> list[dict[str, Any]] | None:
             iteration = _ITERATION.search(line)
             if iteration is not None:
                 step = int(iteration[1])
-                if of_all and step <= of_all[-1]["step"]:
+                if steps and step <= steps[-1]:
                     # Training that starts again from a checkpoint repeats steps.
-                    of_all = [row for row in of_all if row["step"] < step]
                     of_ranks = [row for row in of_ranks if row["step"] < step]
-                seconds = _MILLISECONDS * float(iteration[2])
-                of_all.append({"step": step, "seconds": seconds})
-        elif not of_all:
+                steps.append(step)
+        elif not steps:
             continue
         elif timer_line := _TIMER.fullmatch(line):
             timer = timer_line[1]
@@ -57,9 +57,15 @@ def read_megatron(lines: Iterable[str]) -> list[dict[str, Any]] | None:
             if timer in (*_OWN_TIMERS, _WHOLE_TIMER):
                 row = {"step": step, "rank": int(of_rank[1]), "timer": timer}
                 of_ranks.append(row | {"seconds": _MILLISECONDS * float(of_rank[2])})
-    if not of_all:
+    if not steps:
         return None
-    return _summed(of_ranks) or of_all
+    if not of_ranks:
+        raise ValueError(
+            "a log of Megatron must have the times of all ranks: train with "
+            "--timing-log-option all --timing-log-level 2. The elapsed time of an "
+            "iteration includes the wait for the slowest rank"
+        )
+    return _summed(of_ranks)
 
 
 def _summed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

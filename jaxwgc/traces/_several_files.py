@@ -18,6 +18,10 @@ from jaxwgc.traces._frames import (
 
 # Name of a file that TensorBoard exports.
 _OF_TENSORBOARD = re.compile(r"run-(.+)-tag-.+")
+# Number of rows, and share of all rows, by which a file may be behind others because it
+# is written later. If more are missing, the worker has stopped.
+_LARGEST_LAG = 10
+_LAG_SHARE = 0.05
 
 
 def read_workers(paths: Sequence[str | Path], options: FileOptions) -> WorkerTimes:
@@ -46,13 +50,14 @@ def _together(paths: Sequence[Path], options: FileOptions) -> WorkerTimes:
     import pandas
 
     columns: dict[str, Any] = {}
+    # Each once, although several files have it.
     notes: list[str] = []
     have_steps = set()
     for worker, path in zip(_names_of(paths), paths, strict=True):
         trace = _read_one(worker, path, options)
         columns[worker] = pandas.Series(trace.times[:, 0], index=trace.steps)
         have_steps.add(trace.has_steps and not options.own_steps)
-        notes += [f"{path}: {note}" for note in trace.notes]
+        notes += trace.notes
     if len(have_steps) > 1:
         raise ValueError(
             "all files must have a column of steps, or none of them; choose it by "
@@ -62,13 +67,29 @@ def _together(paths: Sequence[Path], options: FileOptions) -> WorkerTimes:
     if not has_steps:
         notes.append("without a column of steps, rows of equal number are compared")
     table = pandas.DataFrame(columns).sort_index()
+    last_steps = pandas.Series({name: own.index.max() for name, own in columns.items()})
+    is_common = table.index <= last_steps.min()
+    num_more = np.count_nonzero(~is_common)
+    is_behind = 0 < num_more <= _largest_lag(len(table))
+    if is_behind and not options.own_steps:
+        # The files are of one training: some are written later than others.
+        table = table[is_common]
+        notes.append(
+            f"left out the last {num_more} rows, which {last_steps.idxmin()} does not "
+            "have yet"
+        )
     return WorkerTimes(
         times=table.to_numpy(dtype=np.float64),
         workers=list(columns),
         steps=table.index.to_numpy(),
         has_steps=has_steps,
-        notes=tuple(notes),
+        notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _largest_lag(num_rows: int) -> int:
+    """Returns the number of rows by which a file may be behind others."""
+    return max(_LARGEST_LAG, int(_LAG_SHARE * num_rows))
 
 
 def _read_one(worker: str, path: Path, options: FileOptions) -> WorkerTimes:
@@ -76,7 +97,7 @@ def _read_one(worker: str, path: Path, options: FileOptions) -> WorkerTimes:
 
     Raises:
       ValueError: If the file cannot be read, or has a step several times. The text
-        begins with the path.
+        begins with the name of the file.
     """
     try:
         table = read_table(path, options)
@@ -91,7 +112,10 @@ def _read_one(worker: str, path: Path, options: FileOptions) -> WorkerTimes:
                 "the rows from 0"
             )
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        text = str(error)
+        raise ValueError(
+            text if text.startswith(path.name) else f"{path.name}: {text}"
+        ) from error
     steps = trace.steps
     if options.own_steps or not trace.has_steps:
         steps = np.arange(len(trace.times))
@@ -100,8 +124,17 @@ def _read_one(worker: str, path: Path, options: FileOptions) -> WorkerTimes:
 
 def _names_of(paths: Sequence[Path]) -> list[str]:
     """Returns the names of workers: those of their files, or else of their folders."""
+    absolute = [path.absolute() for path in paths]
+    if len(set(absolute)) < len(absolute):
+        raise ValueError("files must differ; got a file twice")
     stems = [_stem(path.name) for path in paths]
-    folders = [path.absolute().parent.name for path in paths]
+    places = [path.with_name(stem) for path, stem in zip(absolute, stems)]
+    for place in places:
+        if places.count(place) > 1:
+            raise ValueError(
+                f"files must be of different workers; got several of {place.name}"
+            )
+    folders = [path.parent.name for path in absolute]
     both = [f"{folder}/{stem}" for folder, stem in zip(folders, stems)]
     for names in (stems, folders, both):
         if len(set(names)) == len(names):

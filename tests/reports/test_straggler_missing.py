@@ -37,6 +37,14 @@ def test_one_lost_response_names_no_worker():
     assert jaxwgc.straggler_report(times).advice.startswith("Nothing to gain")
 
 
+def test_the_last_round_may_not_be_over():
+    times = trace(0)
+    times[-1, 2] = np.nan
+    report = jaxwgc.straggler_report(times)
+    assert report.kinds[2] == "steady"
+    assert report.missing[2] == 1
+
+
 def test_a_worker_that_stopped_responding_is_named_with_the_first_round():
     times = trace(0, num_rounds=1000)
     times[952:, 2] = np.nan

@@ -105,7 +105,7 @@ def test_other_json_is_no_profile(text, message, tmp_path):
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        read([path, path])
+        read([path, EXPORTS / "rank0.pt.trace.json.gz"])
 
 
 def wandb(steps, metric="train/step_time"):
@@ -203,9 +203,25 @@ def test_files_are_compared_at_equal_steps(tmp_path):
         return table
 
     trace = read(write_files(tmp_path, ["a.csv", "b.csv", "c.csv"], table_of, to_csv))
-    assert trace.steps.tolist() == [-1, *range(NUM_STEPS), 99]
-    np.testing.assert_allclose(trace.times[1:-1], SECONDS)
+    assert trace.steps.tolist() == [-1, *range(NUM_STEPS)]
+    np.testing.assert_allclose(trace.times[1:], SECONDS)
     assert np.isnan(trace.times[0]).tolist() == [True, False, True]
+    assert trace.notes[-1] == "left out the last 1 rows, which a does not have yet"
+
+
+@pytest.mark.parametrize(("num_rows", "is_gone"), [(25, False), (12, True)])
+def test_a_file_that_is_behind_is_not_that_of_a_lost_worker(
+    num_rows, is_gone, tmp_path
+):
+    """One worker writes later than others, or has stopped."""
+
+    def table_of(worker):
+        return of_worker(worker)[: num_rows if worker == 1 else None]
+
+    trace = read(write_files(tmp_path, ["a.csv", "b.csv", "c.csv"], table_of, to_csv))
+    report = jaxwgc.straggler_report(trace.times, names=trace.workers)
+    assert (report.kinds[1] == Kind.MISSING_SINCE) == is_gone
+    assert report.kinds[2] == Kind.CHRONIC
 
 
 def test_files_without_steps_are_compared_row_by_row(tmp_path):
@@ -234,7 +250,7 @@ def test_files_without_steps_are_compared_row_by_row(tmp_path):
             r"c\.csv: each step must occur o",
         ),
         (lambda table: table.assign(step=table.step + 100), "60 rows do"),
-        (lambda table: table[:0], r"c\.csv: c\.csv must have rows of times"),
+        (lambda table: table[:0], r"^c\.csv must have rows of times"),
     ],
 )
 def test_files_of_workers_that_are_rejected(change, message, tmp_path):
@@ -251,7 +267,32 @@ def test_files_of_workers_that_are_rejected(change, message, tmp_path):
         read(paths)
 
 
+@pytest.mark.parametrize("name", ["samples_per_sec", "loss", "gpu_util"])
+def test_a_single_column_of_another_quantity_is_no_time(name, tmp_path):
+    def table_of(worker):
+        return of_worker(worker)[["step", "step_time"]].set_axis(["step", name], axis=1)
+
+    paths = write_files(tmp_path, ["a.csv", "b.csv", "c.csv"], table_of, to_csv)
+    with pytest.raises(ValueError, match="a.csv: a file of one worker must have one"):
+        read(paths)
+    check_report(read(paths, seconds=name), ["a", "b", "c"])
+
+
+def test_the_same_file_or_worker_twice_is_rejected(tmp_path):
+    path = EXPORTS / "run-rank0-tag-perf_step_time.csv"
+    with pytest.raises(ValueError, match="files must differ; got a file twice"):
+        read([path, path])
+    tags = [tmp_path / f"run-rank0-tag-{tag}_time.csv" for tag in "ab"]
+    for tag in tags:
+        tag.write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match="different workers; got several of rank0"):
+        read(tags)
+
+
 def test_one_file_of_one_worker_is_told(tmp_path):
+    to_csv(of_worker(0), tmp_path / "a.csv")
+    with pytest.raises(ValueError, match="If this is the file of one worker, give"):
+        read([tmp_path / "a.csv"])
     path = EXPORTS / "run-rank0-tag-perf_step_time.csv"
     with pytest.raises(ValueError, match="has times of one worker: give the files of"):
         read([path])
@@ -305,13 +346,13 @@ def test_timers_of_all_ranks_of_megatron(timers, tmp_path):
     assert trace.steps.tolist() == list(range(1, NUM_STEPS + 1))
 
 
-def test_iterations_of_megatron_are_those_of_one_worker(tmp_path):
+def test_iterations_of_megatron_include_the_wait(tmp_path):
     paths = [tmp_path / "node0.txt", tmp_path / "node1.txt"]
     for path in paths:
         path.write_text(megatron({}))
-    trace = read(paths)
-    np.testing.assert_allclose(trace.times[:, 0], SECONDS.max(1), atol=1e-4)
-    assert jaxwgc.straggler_report(trace.times).after_barrier
+    for some in (paths, paths[:1]):
+        with pytest.raises(ValueError, match="train with --timing-log-option all"):
+            read(some)
 
 
 def test_a_last_line_that_is_not_finished_is_left_out(tmp_path):
@@ -375,7 +416,7 @@ def test_host_names_get_the_pattern_that_fits(names, pattern, tmp_path):
 
 def test_times_since_the_start_are_rejected(tmp_path):
     table = pandas.DataFrame(SECONDS.cumsum(0), columns=["host0", "host1", "host2"])
-    with pytest.raises(ValueError, match="as times since the start. Take differences"):
+    with pytest.raises(ValueError, match="as times since the start. Take the diff"):
         read(write(table, tmp_path))
 
 
@@ -399,6 +440,10 @@ def test_files_with_their_own_steps(tmp_path):
 
     paths = write_files(tmp_path, ["a.csv", "b.csv", "c.csv"], table_of, to_csv)
     check_report(read(paths, own_steps=True), ["a", "b", "c"])
+    to_csv(of_worker(1)[:20], paths[1])
+    trace = read(paths, own_steps=True)
+    np.testing.assert_allclose(trace.times, SECONDS[:20])
+    assert trace.notes[-1].startswith("compares the first 20 times of each worker: b ")
     np.save(tmp_path / "a.npy", SECONDS[:, :, None])
     with pytest.raises(ValueError, match=r"with --own-steps; got \(30, 3, 1\)"):
         read([tmp_path / "a.npy"], own_steps=True)

@@ -548,6 +548,9 @@ def test_timedelta64_in_a_data_frame_is_rejected_with_what_to_do():
 def test_names_of_a_data_frame_can_be_replaced():
     report = jaxwgc.straggler_report(FRAMES["wide"], names=["a", "b", "c"])
     assert report.names.tolist() == ["a", "b", "c"]
+    # Names in another order would accuse another worker.
+    with pytest.raises(ValueError, match="names must be in the order of the workers"):
+        jaxwgc.straggler_report(FRAMES["wide"], names=["rank9", "rank2", "rank10"])
 
 
 def test_steps_of_a_data_frame_are_in_order():
@@ -605,7 +608,7 @@ def test_a_data_frame_warns_of_skipped_columns():
 
 def test_a_data_frame_with_unknown_columns_is_rejected():
     frame = pandas.DataFrame(TIMES, columns=["a", "b", "c"])
-    with pytest.raises(ValueError, match="Pass the columns .* names=columns"):
+    with pytest.raises(ValueError, match="pass these columns .* names=columns"):
         jaxwgc.straggler_report(frame)
     report = jaxwgc.straggler_report(frame.rename_axis(columns="worker"))
     assert report.names.tolist() == ["a", "b", "c"]
