@@ -2,7 +2,10 @@
 
 import argparse
 import contextlib
+import hashlib
 import json
+import os
+import platform
 import sys
 import time
 from collections.abc import Callable
@@ -424,5 +427,27 @@ def _stacked(measured: list[_Measured]) -> np.ndarray:
     return np.stack(tables)
 
 
+def keep_programs() -> None:
+    """Lets JAX keep compiled programs in the user's cache folder, for the next plan.
+
+    There is a folder per kind of processor, since home folders may be shared. Variables
+    of JAX that the user has set stay.
+    """
+    parent = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(parent) / "jaxwgc" / _kind_of_processor()
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+
+def _kind_of_processor() -> str:
+    """Returns an identifier of the processor's instructions."""
+    words = [platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        words += [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()[:16]
+
+
 if __name__ == "__main__":
+    keep_programs()
     main()

@@ -1,6 +1,8 @@
 """`python -m jaxwgc report FILE` and `python -m jaxwgc plan FILE`."""
 
 import json
+import os
+import pathlib
 import subprocess
 import sys
 import types
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc.__main__ import main
+from jaxwgc.__main__ import keep_programs, main
 
 TIMES = np.array([[1.0, 2.0, 8.0], [1.5, 2.0, 9.0], [1.0, np.nan, 7.0]])
 TEXT = "Step,lr,host0,host1,host2\n1,0,1,2,8\n2,0,1.5,2,9\n3,0,1,,7\n"
@@ -481,3 +483,19 @@ def test_live_follows_a_growing_file(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         shown(capsys, path, "--live", "--json")
     assert "leave out --json" in capsys.readouterr().err
+
+
+def test_compiled_programs_are_kept_in_the_cache_folder(tmp_path, monkeypatch):
+    """Of the user, who may have chosen another one; no JAX is imported."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # What is set first is restored at the end.
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "other")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
+    keep_programs()
+    folder = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    assert folder.parent == tmp_path / "jaxwgc"
+    assert os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "7"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    keep_programs()
+    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(folder)
