@@ -12,6 +12,7 @@ from jaxwgc._common import validation
 from jaxwgc._common.arrays import array_module, is_kind, promoted
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
+from jaxwgc.decoders import OneCopy
 from jaxwgc.simulation._masks import decode_packed, distinct_rows
 from jaxwgc.simulation._program_arguments import (
     QUICKLY_COMPILED,
@@ -192,9 +193,10 @@ def end_rounds(
 ) -> Rounds:
     """Applies a waiting rule to drawn times.
 
-    The host finds the ends of rounds of `until_decodable` by a search over distinct
-    masks, if rounds are independent and workers send one message. Otherwise a compiled
-    program returns the rounds without waiting for their values.
+    The host finds the ends of rounds of `until_decodable` if rounds are independent: by
+    a search over distinct masks if workers send one message, and by sorting if messages
+    are copies of parts. Otherwise a compiled program returns the rounds without waiting
+    for their values.
 
     One program is for one value of `late`, one kind of rule and one shape of the times.
     It is also for one shape and decoder of the code, if the ends of rounds depend on
@@ -213,9 +215,14 @@ def end_rounds(
     rule_argument = as_argument(rule)
     decoder = None
     if isinstance(rule, UntilDecodable):
+        on_host = None
         if late == "cancelled" and rule.code.messages_per_worker == 1:
+            on_host = _searched_rounds
+        elif late == "cancelled" and _are_copies(rule, code):
+            on_host = _covered_rounds
+        if on_host is not None:
             times = np.asarray(drawn.times)[:num_clusters]
-            return _searched_rounds(rule, drawn._replace(times=times))
+            return on_host(rule, drawn._replace(times=times))
         rule_argument = dataclasses.replace(rule, code=None, decoder=None)
         decoder = rule.decoder
     if code_argument is not None:
@@ -310,6 +317,52 @@ def _searched_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
         work=work,
         num_late=np.zeros(len(times)),
         masks=np.packbits(received, axis=1),
+    )
+
+
+def _are_copies(rule: UntilDecodable, code: GradientCode) -> bool:
+    """Returns whether each message is a copy of a part, of the code of the rule."""
+    decoder = rule.code.choose_decoder(rule.decoder)
+    return rule.code is code and isinstance(decoder, OneCopy)
+
+
+def _covered_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
+    """Returns the rounds of `until_decodable` for copies of parts, on the host.
+
+    A part has arrived with the first of its copies. The round ends once the squared
+    weights of the missing parts are within the tolerance.
+    """
+    code = rule.code
+    decoder = code.choose_decoder(rule.decoder)
+    assert isinstance(decoder, OneCopy)
+    loads = np.asarray(drawn.loads)
+    part_times = np.asarray(drawn.times)
+    part_times = part_times.reshape(-1, *part_times.shape[2:])
+    required = np.asarray(code.required_parts)
+    last_parts = np.clip(required - 1, 0, part_times.shape[2] - 1)
+    times = np.take_along_axis(part_times, last_parts[None], axis=2)
+    # A message without required parts arrives at once, even from a lost worker.
+    times = np.where(required > 0, times, 0).reshape(len(part_times), -1)
+    arrived_at = times[:, np.asarray(decoder.copies)].min(axis=2)
+    order = np.argsort(arrived_at, axis=1)
+    target = np.asarray(code.target, np.float64)
+    sizes = (target / np.abs(target).max()) ** 2
+    missing = sizes.sum() - np.cumsum(sizes[order], axis=1)
+    place = np.argmax(missing <= rule.tolerance**2 * sizes.sum(), axis=1)
+    rounds = np.arange(len(times))
+    elapsed = arrived_at[rounds, order[rounds, place]]
+    # A round that never decodes ends when all messages have arrived.
+    elapsed = np.where(np.isfinite(elapsed), elapsed, times.max(axis=1))
+    has_arrived = (times <= elapsed[:, None]) & np.isfinite(times)
+    num_parts = np.asarray(code.parts_per_worker)
+    is_done = (part_times <= elapsed[:, None, None]) & np.isfinite(part_times)
+    is_own = np.arange(part_times.shape[2]) < num_parts[:, None]
+    finished = np.sum(is_done & is_own, axis=2)
+    return Rounds(
+        time=elapsed,
+        work=finished / np.maximum(num_parts, 1) @ loads / len(loads),
+        num_late=np.zeros(len(times)),
+        masks=np.packbits(has_arrived, axis=1),
     )
 
 

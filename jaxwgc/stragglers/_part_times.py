@@ -35,7 +35,8 @@ def finished_parts(
     latest = elapsed * (1 + _ROUNDINGS * epsilon)
     if part_times is not None:
         _check_are_of_parts(part_times, parts)
-        count = (part_times <= latest[..., None]).sum(axis=-1)
+        is_finished = (part_times <= latest[..., None]) & jnp.isfinite(part_times)
+        count = is_finished.sum(axis=-1)
         return jnp.minimum(count, jnp.asarray(parts)).astype(jnp.int32)
     # Fraction of the work that is done. It is 1 if the time is zero, and 0 if it is
     # infinite.

@@ -159,3 +159,16 @@ def test_wrong_times_of_parts_are_named(delay, words, study):
             jaxwgc.plan(delay, 3, key, candidates=candidates)
         else:
             jaxwgc.compare([CODE], [delay], [stragglers.until_decodable(CODE)], key, 99)
+
+
+def test_lost_workers_have_finished_no_more_parts_in_a_round_that_never_ends():
+    """It lasts until infinity, which is also the time of the lost parts."""
+    code = codes.replicated(3, num_parts=12, copies=1)
+    part_times = jnp.array(
+        [[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, jnp.inf, jnp.inf], 4 * [jnp.inf]]
+    )
+    wait = stragglers.until_decodable(code)
+    arrivals = wait.arrivals(jax.random.key(0), part_times[:, -1], part_times)
+    assert np.isinf(arrivals.elapsed)
+    assert arrivals.finished(code.parts_per_worker).tolist() == [4, 2, 0]
+    np.testing.assert_allclose(jaxwgc.decoding(code, arrivals).share, 0.5, rtol=1e-6)
