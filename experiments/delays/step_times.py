@@ -26,7 +26,8 @@ START = 100
 SLOWDOWN = 1.5
 NUM_WORKERS = (2, 8)
 # Shortest and longest seconds of a lap of a real process that is not delayed.
-LAP_SECONDS = (0.001, 0.0012)
+SHORTEST_LAP = 0.001
+LONGEST_LAP = 0.0012
 # Processes that exchange laps, and the numbers of laps and exchanges that are timed.
 NUM_PROCESSES = (2, 8)
 NUM_LAPS = 100_000
@@ -180,8 +181,8 @@ def processes(runs: int, seed: int) -> Study:
     """Two processes of JAX on this machine."""
 
     def rows() -> Iterator[dict[str, Any]]:
-        found = run_processes(2, loop_of_process, runs, seed)
-        yield {"workers": 2, "runs": runs} | summary(*found)
+        of_steady, of_delayed = run_processes(2, loop_of_process, runs, seed)
+        yield {"workers": 2, "runs": runs} | summary(of_steady, of_delayed)
 
     return study_of(rows, TITLE, COLUMNS)
 
@@ -233,7 +234,9 @@ def loop_of_process(
             )
             for step in range(num_steps):
                 is_delayed = of_runs is results[1] and rank == DELAYED and step >= START
-                seconds = draw.uniform(*LAP_SECONDS) * (SLOWDOWN if is_delayed else 1)
+                seconds = draw.uniform(SHORTEST_LAP, LONGEST_LAP) * (
+                    SLOWDOWN if is_delayed else 1
+                )
                 with own:
                     time.sleep(seconds)
             of_runs.append(changes)

@@ -48,10 +48,13 @@ def compare_with_one_process(
       key: Key of the cluster; None if the contribution takes none.
       has_aux: Whether the contribution returns a pair with aux.
     """
-    arguments = (contribution, code.num_parts, params, parts, key, has_aux)
-    terms = _terms(*arguments)
+
+    def compute():
+        return _terms(contribution, code.num_parts, params, parts, key, has_aux)
+
+    terms = compute()
     with _anew():
-        terms_again = _terms(*arguments)
+        terms_again = compute()
     rows = flat_by_part(terms, code.num_parts)
     rows_again = flat_by_part(terms_again, code.num_parts)
     target = np.asarray(code.target, np.float64)

@@ -82,7 +82,8 @@ def test_seconds_of_late_responses_are_told_in_the_round_in_which_they_come():
 
 def test_seconds_of_own_parts():
     """On request, finished parts stand for those that a worker left to others."""
-    nan, inf = np.nan, np.inf
+    nan = np.nan
+    inf = np.inf
     held = np.array([2, 3, 2, 2])
     rows = [
         np.array([[1.0, nan, nan], [1.0, 2.0, 3.0], [nan, nan, nan], [inf, inf, nan]]),
