@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import hashlib
+import io
 import json
 import os
 import platform
@@ -76,10 +77,10 @@ def main(arguments: list[str] | None = None) -> None:
         ),
     )
     _add_arguments_of_plan(plan)
-    plan.set_defaults(run=_plan)
+    plan.set_defaults(run=_plan, live=False, own_steps=False)
     options = parser.parse_args(arguments)
     try:
-        if getattr(options, "live", False):
+        if options.live:
             _follow(options)
             return
         result: _Result = options.run(options)
@@ -210,7 +211,7 @@ def _file_options(options: argparse.Namespace, *, waits: bool = False) -> FileOp
         decimal=options.decimal,
         skip_bad_rows=options.skip_bad_rows,
         waits=waits,
-        own_steps=getattr(options, "own_steps", False),
+        own_steps=options.own_steps,
     )
 
 
@@ -227,7 +228,9 @@ def _report(options: argparse.Namespace) -> _Result:
     if options.waits and options.plot:
         raise ValueError("--plot is for times, and --waits are not drawn")
     trace = read_workers(options.files, _file_options(options, waits=options.waits))
-    _print_notes(" ".join(options.files), trace)
+    num_files = len(options.files)
+    source = options.files[0] if num_files == 1 else f"{num_files} files"
+    _print_notes(source, trace)
     draw = None
     if options.waits:
         report = jaxwgc.straggler_report(waits=trace.times, names=trace.workers)
@@ -273,7 +276,10 @@ def _follow(options: argparse.Namespace) -> None:
 def _text_so_far(options: argparse.Namespace) -> str:
     """Returns the report of files that grow, or why there is none yet."""
     try:
-        return _report(options).text
+        # Notes are part of what is shown.
+        with contextlib.redirect_stderr(io.StringIO()) as notes:
+            text = _report(options).text
+        return f"{notes.getvalue()}{text}"
     except (OSError, ValueError) as error:
         return f"no report yet: {error}"
 

@@ -23,7 +23,7 @@ _NUM_RECENT = 4
 _SLOW_KINDS = (Kind.CHRONIC, Kind.SINCE)
 _MISSING_KINDS = (Kind.MISSING, Kind.MISSING_SINCE)
 _ONE_PROCESS = (
-    "step times needs laps of several processes; got those of one. In JAX, call "
+    "StepTimes needs laps of several processes; got those of one. In JAX, call "
     "jax.distributed.initialize before"
 )
 _AFTER_BARRIER = (
@@ -130,6 +130,7 @@ class StepTimes:
       clock: Function that returns seconds.
 
     Raises:
+      ImportError: If the library of `gather` is not installed.
       ValueError: If `every` is less than 8, `first_step` is negative, or `gather` is
         another name.
       TypeError: If an argument has the wrong type.
@@ -162,7 +163,7 @@ class StepTimes:
     ):
         if not callable(gather):
             validation.check_choice("gather", gather, tuple(_GATHER))
-            gather = _GATHER[gather]
+            gather = _GATHER[gather]()
         if names is not None:
             names = _checked_names(names)
         self.latest: StragglerReport | None = None
@@ -252,8 +253,6 @@ class StepTimes:
         self._laps = []
         try:
             rows = self._gather(laps)
-        except ImportError:
-            raise
         except Exception as error:
             raise RuntimeError(
                 f"the exchange of step times failed after {self._num_exchanged} "
@@ -341,8 +340,8 @@ class StepTimes:
         if self._windows and len(columns) != self._windows[0].shape[1]:
             raise ValueError(
                 "gather must return laps of as many processes as before, "
-                f"{self._windows[0].shape[1]}; got {len(columns)}. Make another one "
-                "if processes join or leave"
+                f"{self._windows[0].shape[1]}; got {len(columns)}. If processes join "
+                "or leave, make another StepTimes"
             )
         return np.stack(columns, axis=1)
 
@@ -428,21 +427,31 @@ def _first_step(
     return int(rounds.steps[start])
 
 
-def _gather_in_jax(laps: np.ndarray) -> np.ndarray | None:
-    """Returns the laps of all processes of JAX, on process 0."""
+def _gather_of_jax() -> Gather:
+    """Returns the function that gathers laps on process 0 of JAX."""
     import jax
     from jax.experimental import multihost_utils
 
-    rows: Any = multihost_utils.process_allgather(laps)
-    return rows if jax.process_index() == 0 else None
+    def gather(laps):
+        rows: Any = multihost_utils.process_allgather(laps)
+        return rows if jax.process_index() == 0 else None
+
+    return gather
 
 
-def _gather_in_torch(laps: np.ndarray) -> list[np.ndarray] | None:
-    """Returns the laps of all processes of PyTorch's default group, on rank 0."""
+def _gather_of_torch() -> Gather:
+    """Returns the function that gathers laps on rank 0 of PyTorch's default group."""
     group = importlib.import_module("torch.distributed")
-    rows: list[Any] = [None] * group.get_world_size()
-    group.all_gather_object(rows, laps)
-    return rows if group.get_rank() == 0 else None
+
+    def gather(laps):
+        rows: list[Any] = [None] * group.get_world_size()
+        group.all_gather_object(rows, laps)
+        return rows if group.get_rank() == 0 else None
+
+    return gather
 
 
-_GATHER: dict[str, Gather] = {"jax": _gather_in_jax, "torch": _gather_in_torch}
+_GATHER: dict[str, Callable[[], Gather]] = {
+    "jax": _gather_of_jax,
+    "torch": _gather_of_torch,
+}

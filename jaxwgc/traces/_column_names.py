@@ -189,8 +189,7 @@ def form_of_one_worker(
     times = [name for name in others if _is_time(name, _TIME_NAMES)]
     if not times:
         times = [name for name in others if _may_be_time(name, _TIME_NAMES)]
-    is_of_tensorboard = _plain(" ".join(names)) == _TENSORBOARD
-    if is_of_tensorboard:
+    if is_of_tensorboard(names):
         times = [names[-1]]
     if options.seconds is not None:
         times = [options.seconds]
@@ -204,7 +203,12 @@ def form_of_one_worker(
         )
     (seconds,) = times
     form = wide_form(names, {seconds: worker}, _units_per_second(seconds), options.step)
-    return form._replace(skipped=()) if is_of_tensorboard else form
+    return form._replace(skipped=()) if is_of_tensorboard(names) else form
+
+
+def is_of_tensorboard(names: Sequence[str]) -> bool:
+    """Returns whether columns are those of an export of TensorBoard, of one worker."""
+    return _plain(" ".join(names)) == _TENSORBOARD
 
 
 def holds_numbered_worker(name: str) -> bool:
@@ -250,14 +254,14 @@ def _how_to_choose(names: Sequence[str], options: FileOptions) -> str:
             "straggler_report(table[columns], names=columns). For a row per time, "
             "rename the columns to step, worker and seconds"
         )
-    pattern = fitting_pattern(names) or "PATTERN"
+    pattern = _fitting_pattern(names) or "PATTERN"
     return (
         f"Choose columns by --workers {pattern} (a column per worker), or by --step, "
         "--worker and --seconds COLUMN (a row per time)"
     )
 
 
-def fitting_pattern(names: Sequence[str]) -> str | None:
+def _fitting_pattern(names: Sequence[str]) -> str | None:
     """Returns the pattern of most names that differ in a number; None if none do.
 
     It is quoted for a shell, such as "'gpu*'".

@@ -15,6 +15,7 @@ import numpy as np
 from jaxwgc.traces._column_names import (
     FileOptions,
     form_of,
+    is_of_tensorboard,
     is_step_name,
     is_worker_name,
 )
@@ -95,7 +96,7 @@ def read_traces(
         )
         return {None: trace}
     table = read_table(path, options)
-    if is_of_one_worker(table.frame):
+    if _is_of_one_worker(table.frame):
         raise ValueError(
             f"{path.name} has times of one worker: give the files of all workers, e.g. "
             "python -m jaxwgc report rank0.csv rank1.csv"
@@ -166,13 +167,10 @@ def read_table(path: Path, options: FileOptions) -> Table:
     return table
 
 
-def is_of_one_worker(frame: Any) -> bool:
-    """Returns whether columns are those of the log of one worker.
-
-    These are step and seconds, or the columns of an export of TensorBoard.
-    """
-    names = {name.lower() for name in frame.columns}
-    return names in ({"step", "seconds"}, {"wall time", "step", "value"})
+def _is_of_one_worker(frame: Any) -> bool:
+    """Returns whether columns are those of one worker: of a profile or TensorBoard."""
+    names = list(frame.columns)
+    return is_of_tensorboard(names) or names == ["step", "seconds"]
 
 
 def _tables_by_load(frame: Any) -> dict[float | None, Any]:

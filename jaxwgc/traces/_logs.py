@@ -20,6 +20,8 @@ _WHOLE_TIMER = "forward-backward"
 # Names of events in traces of PyTorch's profiler.
 _STEP = re.compile(r"ProfilerStep#(\d+)")
 _COLLECTIVE = re.compile(r"nccl|gloo|c10d::|all_?reduce|all_?gather|reduce_?scatter")
+# Category of the events of steps that repeat those of the host.
+_ON_GPU = "gpu_user_annotation"
 _MICROSECONDS = 1e-6
 _MILLISECONDS = 1e-3
 
@@ -121,12 +123,8 @@ def read_profile(path: Path) -> list[dict[str, Any]]:
         )
     kernels = [event for event in whole if event.get("cat") == "kernel"]
     work = kernels or [event for event in whole if event.get("cat") == "cpu_op"]
-    collectives = [
-        event for event in whole if _COLLECTIVE.search(event["name"].lower())
-    ]
-    others = [event for event in work if not _COLLECTIVE.search(event["name"].lower())]
-    in_collectives = _intervals(collectives)
-    in_others = _intervals(others)
+    in_collectives = _intervals([event for event in whole if _is_collective(event)])
+    in_others = _intervals([event for event in work if not _is_collective(event)])
     rows = []
     for step, event in sorted(steps, key=lambda item: item[0]):
         ends = np.array([[event["ts"], event["ts"] + event["dur"]]])
@@ -136,8 +134,9 @@ def read_profile(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-# Category of the events of steps that repeat those of the host.
-_ON_GPU = "gpu_user_annotation"
+def _is_collective(event: dict[str, Any]) -> bool:
+    """Returns whether an event is that of a collective operation."""
+    return _COLLECTIVE.search(event["name"].lower()) is not None
 
 
 def _intervals(events: Sequence[dict[str, Any]]) -> np.ndarray:

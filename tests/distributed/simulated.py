@@ -9,7 +9,7 @@ from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray import _events
 from jaxwgc.distributed.ray._fleet import Fleet
-from jaxwgc.distributed.ray._messages import Answer, Layout, Report
+from jaxwgc.distributed.ray._messages import Answer, Layout, Report, Round
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._request_round import RequestRound
 from jaxwgc.distributed.ray._rounds import MessageRound, RoundStart, StartUp
@@ -60,6 +60,22 @@ def request_fleet(**timeouts):
     """Two copies of eight parts on four workers."""
     rules = Rules(until_decodable(decodes), decodes, False, CODE.num_stragglers)
     return Fleet(4, Timeouts(**timeouts), rules)
+
+
+def round_of_messages(messages, received, losses, **others):
+    """Round in which all workers respond after as many seconds as their losses."""
+    return Round(
+        messages=messages,
+        received=received,
+        times=losses,
+        seconds=losses,
+        elapsed=1.0,
+        known=received,
+        losses=losses,
+        aux=None,
+        timings={},
+        **others,
+    )
 
 
 class Verifier:

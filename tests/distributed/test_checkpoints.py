@@ -12,15 +12,16 @@ import pytest
 
 import jaxwgc
 from jaxwgc import codes
-from jaxwgc.distributed import Round
 from jaxwgc.distributed.ray import _training
 from jaxwgc.distributed.ray._callbacks import TrainingState
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
+from tests.distributed.simulated import round_of_messages
 
 # Threads of Orbax that fail may say so after its event loop was closed.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
+
 CODE = codes.uncoded(2)
 KEY = jax.random.key(0)
 # Arrays of this length are in files of their own, which Orbax does not check.
@@ -41,17 +42,7 @@ def train(num_steps, folder, params=PARAMS, code=CODE, key=KEY, **options):
         messages = np.random.default_rng(step).normal(size=(num_workers, size))
         losses = np.ones(num_workers)
         received = np.ones(num_workers, bool)
-        return Round(
-            messages=np.float32(messages),
-            received=received,
-            times=losses,
-            seconds=losses,
-            elapsed=1.0,
-            known=received,
-            losses=losses,
-            aux=None,
-            timings={},
-        )
+        return round_of_messages(np.float32(messages), received, losses)
 
     chain = optax.chain(jaxwgc.decode_aggregate(code), optax.adam(0.1))
     return _training.train(

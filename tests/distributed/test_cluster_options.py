@@ -309,3 +309,10 @@ def test_trained_params_are_decoded_with_the_weights_of_a_code(open_cluster):
     driver.respond = lambda: this_round._replace(messages=messages)
     state = cluster.train(DESCENT, PARAMS, 1)
     np.testing.assert_allclose(state.params, -(PARTS[0] + 3 * PARTS[1]), rtol=1e-6)
+
+
+def test_there_is_no_report_before_the_first_rounds():
+    cluster = RayCluster(loss, codes.uncoded(2), PARTS)
+    assert cluster.trace().shape == cluster.trace(stand_ins=True).shape == (0, 2)
+    with pytest.raises(ValueError, match="with at least 2 rounds; got"):
+        cluster.report()

@@ -90,9 +90,9 @@ def test_seconds_of_own_parts():
         np.array([[2.0, 4.0, nan], [nan, nan, 3.0], [inf, 1.0, nan], [nan, nan, nan]]),
     ]
     expected = [[2.0, 6.0, nan, inf], [6.0, 9.0, 2.0, nan]]
-    np.testing.assert_array_equal(seconds_of_loads(rows, held), expected)
+    np.testing.assert_array_equal(seconds_of_loads(np.array(rows), held), expected)
     messages = [np.array([1.0, nan]), np.array([inf, 2.0])]
-    found = seconds_of_loads(messages, np.array([2, 3]))
+    found = seconds_of_loads(np.array(messages), np.array([2, 3]))
     np.testing.assert_array_equal(found, messages)
 
 

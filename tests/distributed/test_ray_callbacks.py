@@ -21,6 +21,7 @@ from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from jaxwgc.reports import straggler_report
 from jaxwgc.traces._column_names import FileOptions
 from jaxwgc.traces._files import read_trace
+from tests.distributed.simulated import round_of_messages
 
 CODE = codes.uncoded(2)
 PARAMS = jnp.zeros(2)
@@ -273,18 +274,7 @@ def test_memory_is_checkpointed(tmp_path):
         received = np.array([True, True, step == 0])
         late = np.array([False, False, step == 2])
         losses = np.zeros(3)
-        return Round(
-            messages=messages(step),
-            received=received,
-            times=losses,
-            seconds=losses,
-            elapsed=1.0,
-            known=received,
-            losses=losses,
-            aux=None,
-            timings={},
-            late=late,
-        )
+        return round_of_messages(messages(step), received, losses, late=late)
 
     def train(code, *arguments):
         aggregate = jaxwgc.decode_aggregate(code, memory=True)

@@ -264,7 +264,7 @@ def test_a_failed_exchange_is_named_and_the_report_stays():
             r"must return 8 laps of each process; got shape \(3,\) from pro",
         ),
         (np.ones((8, 2)), r"shape \(2,\) from process 0. .* the same `every`"),
-        (np.ones((3, 8)), "as many processes as before, 2; got 3. Make another one"),
+        (np.ones((3, 8)), "as many processes as before, 2; got 3. If processes"),
     ],
 )
 def test_gather_returns_a_row_per_process(rows, message):

@@ -496,7 +496,7 @@ class RayCluster:
           ValueError: If there are fewer than 2 rounds or workers.
         """
         num_held = np.count_nonzero(np.asarray(self.code.assignment), axis=1)
-        times = seconds_of_loads(self._fleet.rows, num_held)
+        times = seconds_of_loads(self.trace(), num_held)
         return straggler_report(times, before_collective=True)
 
     def resume(self, step: int, key: jax.Array | None = None) -> None:

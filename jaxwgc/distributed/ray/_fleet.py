@@ -346,26 +346,25 @@ def mark_lost(rows: Sequence[np.ndarray], worker: int) -> None:
             break
 
 
-def seconds_of_loads(rows: Sequence[np.ndarray], num_held: np.ndarray) -> np.ndarray:
+def seconds_of_loads(trace: np.ndarray, num_held: np.ndarray) -> np.ndarray:
     """Returns the seconds that workers took for their own parts, (rounds, workers).
 
     On request, the parts that a worker finished stand for those that it left to others.
 
     Args:
-      rows: Rows of the trace, one per round.
+      trace: Seconds (rounds, workers), or of parts (rounds, workers, turns).
       num_held: Number of parts of each worker, int (workers,).
 
     Returns:
       NaN if a worker did not respond, and infinity if it was lost before.
     """
-    table = np.array(rows)
-    if table.ndim == 2:
-        return table
-    is_finished = np.isfinite(table)
+    if trace.ndim == 2:
+        return trace
+    is_finished = np.isfinite(trace)
     num_finished = is_finished.sum(axis=2)
-    total = np.sum(table, axis=2, where=is_finished)
+    total = np.sum(trace, axis=2, where=is_finished)
     seconds_of_part = total / np.maximum(num_finished, 1)
-    silent = np.where(np.isinf(table).any(axis=2), np.inf, np.nan)
+    silent = np.where(np.isinf(trace).any(axis=2), np.inf, np.nan)
     return np.where(num_finished > 0, seconds_of_part * num_held, silent)
 
 

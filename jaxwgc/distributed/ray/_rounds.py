@@ -227,7 +227,7 @@ class RoundEngine(Engine[Round]):
             if wrong is None or not wrong[worker]
         )
         row = self._fleet.rows[self.number]
-        (seconds,) = seconds_of_loads([row], self._layout.num_held)
+        (seconds,) = seconds_of_loads(row[None], self._layout.num_held)
         self.result = Round(
             messages=self.messages,
             received=received,
