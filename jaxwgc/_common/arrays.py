@@ -1,8 +1,10 @@
 """Helpers for arrays: dtypes, products, powers of two, shardings."""
 
+import functools
 import sys
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from jax.typing import ArrayLike
 
 Array: TypeAlias = jax.Array | np.ndarray
 A = TypeVar("A", bound=jax.Array | np.ndarray)
+F = TypeVar("F", bound=Callable[..., Any])
 
 # Allowed dtypes, by the name of their kind in error messages.
 KINDS = {
@@ -100,23 +103,60 @@ def array_module(array: object) -> ModuleType:
     return jnp if isinstance(array, jax.Array) else np
 
 
-def product(left: jax.Array | np.ndarray, right: jax.Array | np.ndarray) -> jax.Array:
-    """Computes a matrix product in full precision.
+def on_host_or_compiled(function: F) -> F:
+    """Compiles a function of arrays, unless all arguments are on the host.
+
+    Then it runs on the host, without compilation. The function takes its operations
+    from `array_module`.
+    """
+    compiled = jax.jit(function)
+
+    @functools.wraps(function)
+    def run(*arguments: ArrayLike) -> Any:
+        is_on_device = any(isinstance(array, jax.Array) for array in arguments)
+        return compiled(*arguments) if is_on_device else function(*arguments)
+
+    return cast("F", run)
+
+
+def with_entries(array: Any, places: Any, entries: Any) -> Any:
+    """Returns an array with other entries at some places of its last axis."""
+    if isinstance(array, jax.Array):
+        return array.at[..., places].set(entries)
+    changed = array.copy()
+    changed[..., places] = entries
+    return changed
+
+
+def with_minima(array: Any, places: Any, entries: Any) -> Any:
+    """Returns an array with the minima of its entries and others at some places."""
+    if isinstance(array, jax.Array):
+        return array.at[..., places].min(entries)
+    changed = array.copy()
+    np.minimum.at(changed, (..., places), entries)
+    return changed
+
+
+def product(left: Any, right: Any) -> Any:
+    """Computes a matrix product in full precision; of NumPy arrays on the host.
 
     By default GPUs and TPUs round float32 operands to TF32 or bfloat16. Decoding would
     amplify that error.
     """
+    if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
+        return np.matmul(left, right)
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
-def scale_of(numbers: Array) -> jax.Array:
+def scale_of(numbers: Any) -> Any:
     """Returns the largest absolute entry, or 1 if all entries are zero.
 
     Arrays are divided by this scale before they are squared, because squares of tiny
     entries would underflow.
     """
-    largest = jnp.max(jnp.abs(numbers))
-    return jnp.where(largest > 0, largest, 1)
+    xp = array_module(numbers)
+    largest = xp.max(xp.abs(numbers))
+    return xp.where(largest > 0, largest, 1)
 
 
 def varying_with(condition: jax.Array, value: ArrayLike) -> jax.Array:
@@ -133,7 +173,7 @@ def varying_with(condition: jax.Array, value: ArrayLike) -> jax.Array:
     return jnp.where(condition, value, value)
 
 
-def squares(numbers: jax.Array) -> jax.Array:
+def squares(numbers: Any) -> Any:
     """Returns squared absolute values.
 
     The imaginary part of a real array is skipped: JAX would compute zeros in a separate

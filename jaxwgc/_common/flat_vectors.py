@@ -77,11 +77,12 @@ def blocks(flat: jax.Array, count: int) -> jax.Array:
     return flat.reshape(*flat.shape[:-1], count, length)
 
 
-def real_form(matrix: jax.Array) -> jax.Array:
+def real_form(matrix: Any) -> Any:
     """Returns the real form (..., n, 2, k, 2) of a complex matrix, acting on pairs.
 
     On the CPU real products are several times faster than complex ones.
     """
-    first = jnp.stack([matrix.real, -matrix.imag], axis=-1)
-    second = jnp.stack([matrix.imag, matrix.real], axis=-1)
-    return jnp.stack([first, second], axis=-3)
+    xp = arrays.array_module(matrix)
+    first = xp.stack([matrix.real, -matrix.imag], axis=-1)
+    second = xp.stack([matrix.imag, matrix.real], axis=-1)
+    return xp.stack([first, second], axis=-3)

@@ -17,16 +17,17 @@ from jaxwgc.asynchronous._results import Race, place_of
 from jaxwgc.asynchronous._rule import AsynchronousRule
 from jaxwgc.asynchronous._synchronous import SynchronousCluster, synchronous
 from jaxwgc.asynchronous._training import AsynchronousCluster, drawn_times
-from jaxwgc.simulation._program_arguments import as_argument, from_argument
+from jaxwgc.simulation._program_arguments import (
+    LIGHTLY_OPTIMIZED,
+    as_argument,
+    from_argument,
+)
 from jaxwgc.stragglers import DelayModel
 
 # Computations of each worker whose times are drawn, if it does not wait.
 _NUM_TIMES = 1024
 # Seeds on which step sizes are chosen, for each step size.
 _NUM_SEEDS_OF_CHOICE = 3
-# Compilation takes most of the first race. This level of optimization saves a third of
-# it, and the programs are as fast.
-_QUICKLY_COMPILED = {"xla_backend_optimization_level": 1}
 
 
 class _Runs(NamedTuple):
@@ -204,7 +205,7 @@ def race(
     )
 
 
-@functools.partial(jax.jit, compiler_options=_QUICKLY_COMPILED)
+@functools.partial(jax.jit, compiler_options=LIGHTLY_OPTIMIZED)
 def _run(
     method: Any,
     make_optimizer: Any,

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 
 from jaxwgc._common import flat_vectors
 from jaxwgc._common.arrays import (
     Array,
+    array_module,
     inverse_power_of_two,
     one_norm,
     product,
@@ -44,10 +46,11 @@ _LEAKS_OF_FEW = 24
 _ROUNDED_MESSAGES = 2
 
 
-def unmixed(weights: jax.Array, num_blocks: int) -> jax.Array:
+def unmixed(weights: Any, num_blocks: int) -> Any:
     """Returns block weights that are equal in all blocks, and zero between them."""
-    is_own_block = jnp.eye(num_blocks, dtype=bool)[:, None, :]
-    return jnp.where(is_own_block, weights[..., None, :, None], 0)
+    xp = array_module(weights)
+    is_own_block = np.eye(num_blocks, dtype=bool)[:, None, :]
+    return xp.where(is_own_block, weights[..., None, :, None], 0)
 
 
 class Leaks(NamedTuple):

@@ -1,14 +1,24 @@
 """Decoding weights of a round, and quantities derived from them."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._common import array_validation, flat_vectors
-from jaxwgc._common.arrays import product, promoted, scale_of, squares, working
+from jaxwgc._common.arrays import (
+    Array,
+    array_module,
+    on_host_or_compiled,
+    product,
+    promoted,
+    scale_of,
+    squares,
+    working,
+    working_constant,
+)
 from jaxwgc._common.pytrees import register
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._decoded_gradients import (
@@ -102,13 +112,13 @@ class Decoding:
                 "weights must have shape (..., num_segments, num_messages) = "
                 f"(..., {num_segments}, {num_messages}); got {np.shape(self.weights)}"
             )
-        measured = _measure(
+        measured = measures_of(
             self.weights,
             self.mask,
             working(self.code.encoding_matrix),
             working(self.code.target),
         )
-        for name, value in measured.items():
+        for name, value in measured._asdict().items():
             object.__setattr__(self, name, value)
 
     @property
@@ -238,11 +248,20 @@ class Decoding:
         )
 
 
-@jax.jit
-def _measure(
-    weights: jax.Array, mask: jax.Array, matrix: jax.Array, target: jax.Array
-) -> dict[str, jax.Array]:
-    """Computes the attributes of `Decoding` that follow from the weights.
+class Measures(NamedTuple):
+    """Attributes of `Decoding` that follow from the weights, described there."""
+
+    block_weights: Array
+    effective_weights: Array
+    error: Array
+    residual: Array
+    relative_residual: Array
+    share: Array
+
+
+@on_host_or_compiled
+def measures_of(weights: Array, mask: Array, matrix: Array, target: Array) -> Measures:
+    """Computes what follows from decoding weights; of NumPy arrays on the host.
 
     Args:
       weights: Decoding weights a, (..., num_segments, num_messages).
@@ -250,32 +269,33 @@ def _measure(
       matrix: B, (num_messages, num_parts * num_segments).
       target: (num_parts,).
     """
-    mixed = product(jnp.where(mask[..., None, :], weights, 0), matrix)
+    xp = array_module(weights)
+    mixed = product(xp.where(mask[..., None, :], weights, 0), matrix)
     *batch, num_blocks, num_columns = mixed.shape
     num_parts = num_columns // num_blocks
-    if jnp.iscomplexobj(mixed):
+    if xp.iscomplexobj(mixed):
         mixed = flat_vectors.real_form(mixed)
         num_blocks = 2 * num_blocks
     blocks = mixed.reshape(*batch, num_blocks, num_parts, num_blocks)
-    is_own_block = jnp.eye(num_blocks, dtype=bool)[:, None, :]
-    effective = jnp.where(is_own_block, blocks, 0).sum(axis=(-3, -1)) / num_blocks
+    is_own_block = np.eye(num_blocks, dtype=bool)[:, None, :]
+    effective = xp.where(is_own_block, blocks, 0).sum(axis=(-3, -1)) / num_blocks
     difference = blocks - unmixed(target, num_blocks)
     # The scale keeps squares of tiny entries from underflow.
-    scale = jax.lax.stop_gradient(scale_of(target))
-    squared_norm = jnp.sum(squares(target / scale))
-    squared_norm = jnp.where(squared_norm > 0, squared_norm, 1)
-    squared = jnp.sum(squares(difference / scale), axis=(-3, -2, -1)) / num_blocks
+    scale = working_constant(scale_of(target))
+    squared_norm = xp.sum(squares(target / scale))
+    squared_norm = xp.where(squared_norm > 0, squared_norm, 1)
+    squared = xp.sum(squares(difference / scale), axis=(-3, -2, -1)) / num_blocks
     # The square root has an infinite derivative at zero.
-    root = jnp.sqrt(jnp.where(squared > 0, squared, 1))
-    distance = jnp.where(squared > 0, root, squared)
-    return {
-        "block_weights": blocks,
-        "effective_weights": effective,
-        "error": jnp.sum(squares(difference), axis=(-3, -2, -1)) / num_blocks,
-        "residual": distance * scale,
-        "relative_residual": distance / jnp.sqrt(squared_norm),
-        "share": product(effective / scale, target / scale) / squared_norm,
-    }
+    root = xp.sqrt(xp.where(squared > 0, squared, 1))
+    distance = xp.where(squared > 0, root, squared)
+    return Measures(
+        block_weights=blocks,
+        effective_weights=effective,
+        error=xp.sum(squares(difference), axis=(-3, -2, -1)) / num_blocks,
+        residual=distance * scale,
+        relative_residual=distance / xp.sqrt(squared_norm),
+        share=product(effective / scale, target / scale) / squared_norm,
+    )
 
 
 def check_messages_of(

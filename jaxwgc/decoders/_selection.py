@@ -1,13 +1,23 @@
 """Decoders with equal weights for all responses, or for a selection of them."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, validation
-from jaxwgc._common.arrays import product, scale_of, working
+from jaxwgc._common.arrays import (
+    A,
+    array_module,
+    on_host_or_compiled,
+    product,
+    scale_of,
+    with_entries,
+    with_minima,
+    working,
+)
 from jaxwgc._common.pytrees import Static
 from jaxwgc.decoders._decoder import Array, Decoder
 
@@ -92,21 +102,25 @@ class Group(Decoder):
             num_workers=len(matrix),
         )
 
-    def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
+    def weights(self, matrix: Array, target: Array, mask: A) -> A:
         return _first_responses(mask, working(self.groups), matrix, target)
 
+    def decoding_time(
+        self, matrix: Array, target: Array, times: A, tolerance: ArrayLike
+    ) -> A:
+        return _time_of_groups(times, tolerance, self.groups, matrix, target)
 
-@jax.jit
-def _first_responses(
-    mask: jax.Array, groups: jax.Array, matrix: jax.Array, target: jax.Array
-) -> jax.Array:
+
+@on_host_or_compiled
+def _first_responses(mask: A, groups: Array, matrix: Array, target: Array) -> A:
     """Returns weights of 1 for the first response of each group of the best family."""
+    xp: Any = array_module(mask)
     num_workers = mask.shape[-1]
     dtype = jnp.result_type(float)
     member = groups >= 0
     is_equal = groups[:, :, None] == groups[:, None, :]
     same = (is_equal & member[:, :, None]).any(axis=0)
-    order = jnp.arange(num_workers)
+    order = np.arange(num_workers)
     earlier = same & (order[:, None] < order)
     responses = mask.astype(dtype)
     first = mask & (product(responses, earlier.astype(dtype)) == 0)
@@ -114,12 +128,61 @@ def _first_responses(
     # family. The covered part would be a rounded sum.
     silent = product(responses, same.astype(dtype)) == 0
     leader = ~earlier.any(axis=0)
-    sizes = jnp.abs(target[0]) / scale_of(target)
-    worth = product((matrix != 0).astype(dtype), sizes**2)
-    worth_of_silent = jnp.where(silent & leader, worth, 0)
+    worth = _worth_of_messages(matrix, target)
+    worth_of_silent = xp.where(silent & leader, worth, 0)
     lost = product(worth_of_silent, member.T.astype(dtype))
-    chosen = member[jnp.argmin(lost, axis=-1)]
-    return jnp.where(first & chosen, 1, 0).astype(dtype)[..., None, :]
+    chosen = member[xp.argmin(lost, axis=-1)]
+    return xp.where(first & chosen, 1, 0).astype(dtype)[..., None, :]
+
+
+@on_host_or_compiled
+def _time_of_groups(
+    times: A, tolerance: ArrayLike, groups: Array, matrix: Array, target: Array
+) -> A:
+    """Returns when enough groups of a family have a response."""
+    xp: Any = array_module(times)
+    num_workers = times.shape[-1]
+    never = xp.full((*times.shape[:-1], num_workers + 1), np.inf, times.dtype)
+    nothing = xp.zeros(num_workers + 1, times.dtype)
+    worth = _worth_of_messages(matrix, target)
+    ends = []
+    for groups_of_family in groups:
+        # The last place is for workers of other families.
+        is_member = groups_of_family >= 0
+        places = xp.where(is_member, groups_of_family, num_workers)
+        first_times = with_minima(never, places, times)[..., :-1]
+        sizes = with_entries(nothing, places, worth)[:-1]
+        ends.append(_time_until_covered(first_times, sizes, tolerance))
+    return xp.stack(ends).min(axis=0)
+
+
+def _worth_of_messages(matrix: Array, target: Array) -> Array:
+    """Returns the sum of the squared weights of the parts in each message, (n,)."""
+    sizes = array_module(target).abs(target[0]) / scale_of(target)
+    return product((matrix != 0).astype(sizes.dtype), sizes**2)
+
+
+def _time_until_covered(times: Any, sizes: Array, tolerance: ArrayLike) -> Any:
+    """Returns when the sizes of what is missing are at most tolerance² of their sum.
+
+    Args:
+      times: When each of several things arrives, (..., number).
+      sizes: Their sizes, of a shape that broadcasts with times.
+      tolerance: Bound of the relative residual.
+
+    Returns:
+      (...), infinity if never.
+    """
+    xp: Any = array_module(times)
+    times, sizes = xp.broadcast_arrays(times, sizes)
+    order = xp.argsort(times, axis=-1)
+    in_order = xp.take_along_axis(times, order, axis=-1)
+    sizes_in_order = xp.take_along_axis(sizes, order, axis=-1)
+    # Sums begin at the end, so that nothing is missing exactly when all have arrived.
+    from_here = xp.flip(xp.cumsum(xp.flip(sizes_in_order, -1), axis=-1), -1)
+    missing = xp.concatenate([from_here[..., 1:], 0 * from_here[..., :1]], axis=-1)
+    is_enough = missing <= tolerance**2 * from_here[..., :1]
+    return xp.where(is_enough, in_order, np.inf).min(axis=-1)
 
 
 class OneCopy(Decoder):
@@ -163,8 +226,13 @@ class OneCopy(Decoder):
             num_copies="any",
         )
 
-    def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        return _first_copies(mask, jnp.asarray(self.copies))
+    def weights(self, matrix: Array, target: Array, mask: A) -> A:
+        return _first_copies(mask, self.copies)
+
+    def decoding_time(
+        self, matrix: Array, target: Array, times: A, tolerance: ArrayLike
+    ) -> A:
+        return _time_of_copies(times, tolerance, self.copies, target)
 
     def decodes(
         self, matrix: Array, target: Array, mask: jax.Array, tolerance: ArrayLike
@@ -174,10 +242,20 @@ class OneCopy(Decoder):
         return product(lost.astype(sizes.dtype), sizes) <= tolerance**2 * sizes.sum()
 
 
-@jax.jit
-def _first_copies(mask: jax.Array, copies: jax.Array) -> jax.Array:
+@on_host_or_compiled
+def _first_copies(mask: A, copies: Array) -> A:
     """Returns weights of 1 for the first copy of each part that has arrived."""
-    is_there = mask[..., copies]
-    is_first = is_there & (is_there.cumsum(axis=-1) == 1)
-    zeros = jnp.where(mask, jnp.zeros((), jnp.result_type(float)), 0)
-    return zeros.at[..., copies].set(is_first)[..., None, :]
+    xp: Any = array_module(mask)
+    # Parts are the last axis, so that the few copies are added as long vectors.
+    in_turn = copies.T
+    is_there = mask[..., in_turn]
+    is_first = is_there & (is_there.cumsum(axis=-2, dtype=xp.int32) == 1)
+    zeros = xp.where(mask, xp.zeros((), jnp.result_type(float)), 0)
+    return with_entries(zeros, in_turn, is_first)[..., None, :]
+
+
+@on_host_or_compiled
+def _time_of_copies(times: A, tolerance: ArrayLike, copies: Array, target: Array) -> A:
+    """Returns when enough parts have a copy that has arrived."""
+    sizes = (target[0] / scale_of(target)) ** 2
+    return _time_until_covered(times[..., copies.T].min(axis=-2), sizes, tolerance)

@@ -146,8 +146,13 @@ class Candidates:
         compared = [baseline]
         copies = self.copies(num_workers)
         if self.codes is None:
+            of_equal_work = [*standard_codes(num_workers, copies)]
+            # One program draws the times of all of them.
+            clusters.draw([named.code for named in (baseline, *of_equal_work)])
             speeds = speeds_of(clusters.times(baseline.code), clusters.num_measured)
-            compared += standard_codes(num_workers, copies, speeds)
+            if speeds is not None:
+                compared += codes_by_speed(speeds, with_copies=max(copies) > 1)
+            compared += of_equal_work
         else:
             for name, code in self.codes.items():
                 check_code(name, code, num_workers)
@@ -246,21 +251,13 @@ class NamedCode(NamedTuple):
 
 
 def standard_codes(
-    num_workers: int, replications: Sequence[int], speeds: np.ndarray | None
+    num_workers: int, replications: Sequence[int]
 ) -> Iterator[NamedCode]:
-    """Yields the codes that a plan compares by default, besides uncoded workers.
+    """Yields the codes of equal work that a plan compares, besides uncoded workers.
 
-    They have as many parts as workers, except for codes with requests and codes for
-    workers of unequal speeds.
+    They have as many parts as workers, except for codes with requests.
     """
-    parts_of_worker = 1
-    for number in _PARTS_OF_WORKER:
-        if number * num_workers <= _MOST_PARTS:
-            parts_of_worker = number
-            break
-    num_parts = num_workers * parts_of_worker
-    if speeds is not None:
-        yield from _codes_by_speed(num_parts, speeds, max(replications) > 1)
+    num_parts = _num_small_parts(num_workers)
     for copies in replications:
         if copies == 1:
             continue
@@ -277,11 +274,10 @@ def standard_codes(
             yield NamedCode("reed_solomon", code)
 
 
-def _codes_by_speed(
-    num_parts: int, speeds: np.ndarray, with_copies: bool
-) -> Iterator[NamedCode]:
+def codes_by_speed(speeds: np.ndarray, with_copies: bool) -> Iterator[NamedCode]:
     """Yields codes with loads in proportion to the speeds of the workers."""
     num_workers = len(speeds)
+    num_parts = _num_small_parts(num_workers)
     code = codes.uncoded(num_workers, num_parts, speeds)
     yield NamedCode("uncoded by speed", code, by_speed=True)
     if with_copies:
@@ -290,6 +286,14 @@ def _codes_by_speed(
         placement = codes.proportional_placement(speeds, num_parts, 2)
         code = codes.any_placement(jax.random.key(0), placement, 1)
         yield NamedCode("any_placement by speed", code, by_speed=True)
+
+
+def _num_small_parts(num_workers: int) -> int:
+    """Returns the number of parts of codes with several parts per worker."""
+    for number in _PARTS_OF_WORKER:
+        if number * num_workers <= _MOST_PARTS:
+            return number * num_workers
+    return num_workers
 
 
 def speeds_of(times: np.ndarray, num_measured: float) -> np.ndarray | None:

@@ -11,6 +11,7 @@ from jaxwgc._common.tolerances import APPROXIMATES, DECODES
 from jaxwgc.aggregate import DecodingOptions
 from jaxwgc.codes import GradientCode
 from jaxwgc.planning._convergence import StaleDescent, Weights
+from jaxwgc.simulation._masks import decode_packed
 
 CANCELLED = "cancelled"
 BUSY = "busy"
@@ -92,7 +93,9 @@ class Candidate:
             waits_long_enough = tolerance is not None and tolerance <= DECODES
         if not waits_long_enough or num_stragglers > 0:
             return waits_long_enough
-        return bool(self.code.decodes(np.ones(self.code.num_messages, bool), DECODES))
+        everything = np.ones((1, self.code.num_messages), bool)
+        decoded = decode_packed(self.code, np.packbits(everything, axis=1))
+        return bool(decoded.residual[0] <= DECODES)
 
     @property
     def is_baseline(self) -> bool:

@@ -13,6 +13,7 @@ from jaxwgc import stragglers
 from jaxwgc.codes import GradientCode
 from jaxwgc.planning._choice import Candidate
 from jaxwgc.simulation._masks import DecodedMasks, decode_packed, distinct_rows
+from jaxwgc.simulation._program_arguments import QUICKLY_COMPILED
 from jaxwgc.simulation._rounds import Drawn, Loads, draw_rounds, end_rounds
 
 # Longest times that rounds may be simulated with, in float32.
@@ -21,6 +22,7 @@ _UNIT_RANGE = (1e-15, 1e15)
 _TIME_ROUNDING = 1e-6
 # Number of simulated times up to which quick compilation saves time.
 _FEW_TIMES = 100_000
+_split = jax.jit(jax.random.split, static_argnums=1, compiler_options=QUICKLY_COMPILED)
 
 
 class _Times(NamedTuple):
@@ -80,31 +82,47 @@ class Clusters:
         return self._times_for(code).drawn
 
     def _times_for(self, code: GradientCode) -> _Times:
-        """Draws times for the loads of a code, once for all codes with equal loads."""
-        loads = Loads.of(code, np.float32)
-        if loads.identity in self._times:
-            return self._times[loads.identity]
+        self.draw([code])
+        return self._times[Loads.of(code, np.float32).identity]
+
+    def draw(self, codes: Sequence[GradientCode]) -> None:
+        """Draws times for the loads of codes by one program, unless they are drawn."""
+        loads_of_codes = [Loads.of(code, np.float32) for code in codes]
+        missing = {
+            loads.identity: loads
+            for loads in loads_of_codes
+            if loads.identity not in self._times
+        }
+        # Times of parts end with the times of whole loads, which are not drawn again.
+        for loads in [*missing.values()]:
+            if not loads.is_whole:
+                missing.pop(loads.whole.identity, None)
+        if not missing:
+            return
+        all_loads = [*missing.values()]
+        num_workers = codes[0].num_workers
         shape = (self.num_clusters, self.num_rounds)
-        drawn = draw_rounds(
+        all_drawn = draw_rounds(
             self.delay,
-            jax.random.split(self.key, shape),
-            loads.with_overhead(self.overhead),
-            is_few=self.is_few(code.num_workers),
+            _split(self.key, shape),
+            [loads.with_overhead(self.overhead) for loads in all_loads],
+            is_few=self.is_few(num_workers),
         )
-        part_times = np.asarray(drawn.times)
-        finish = part_times[..., -1]
-        _check_times(finish)
-        changes = np.random.default_rng(0).random(finish.shape, np.float32)
-        factors = 1 - np.float32(_TIME_ROUNDING) * changes
-        different_times = part_times * factors[..., None]
-        times = _Times(
-            finish=finish,
-            drawn=drawn._replace(
-                times=jnp.asarray(different_times, jnp.result_type(float))
-            ),
-        )
-        self._times[loads.identity] = times
-        return times
+        for loads, drawn in zip(all_loads, all_drawn, strict=True):
+            part_times = np.asarray(drawn.times)
+            finish = part_times[..., -1]
+            _check_times(finish)
+            changes = np.random.default_rng(0).random(finish.shape, np.float32)
+            factors = 1 - np.float32(_TIME_ROUNDING) * changes
+            different_times = part_times * factors[..., None]
+            for kind, times in [
+                (loads, different_times),
+                (loads.whole, different_times[..., -1:]),
+            ]:
+                on_device = jnp.asarray(times, jnp.result_type(float))
+                self._times[kind.identity] = _Times(
+                    finish=finish, drawn=drawn._replace(times=on_device)
+                )
 
 
 def _check_times(times: np.ndarray) -> None:
@@ -147,6 +165,7 @@ def simulate(
     """Simulates the rounds of candidates."""
     # All programs are started before the host waits for the first.
     started = []
+    clusters.draw([candidate.code for candidate in candidates])
     for candidate in candidates:
         drawn = clusters.drawn(candidate.code)
         started.append(
@@ -182,7 +201,7 @@ def simulate(
         packed = np.concatenate([ended[place].masks for place in places])
         distinct, masks = distinct_rows(packed)
         is_few = clusters.is_few(code.num_workers)
-        decoded = decode_packed(code, distinct, with_weights=True, is_few=is_few)
+        decoded = decode_packed(code, distinct, is_few=is_few)
         for place, own_masks in zip(places, np.split(masks, len(places)), strict=True):
             simulated[place] = simulated[place]._replace(
                 decoded=decoded, masks=own_masks

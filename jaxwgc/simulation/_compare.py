@@ -364,9 +364,10 @@ def _draw(
     """Draws times of trials; errors have the name of the delay model."""
     keys, delay_keys = _keys_of(key, numbers)
     try:
-        return draw_rounds(delay, keys, loads, delay_keys=delay_keys)
+        [drawn] = draw_rounds(delay, keys, [loads], delay_keys=delay_keys)
     except (TypeError, ValueError) as error:
         raise ValueError(f"delays[{name!r}] cannot be drawn: {error}") from error
+    return drawn
 
 
 def _check_times(name: str, times: np.ndarray) -> None:

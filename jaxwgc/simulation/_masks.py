@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._common.arrays import squares
+from jaxwgc._common.arrays import squares, working
 from jaxwgc._common.tolerances import ROUNDING
 from jaxwgc.codes import GradientCode
-from jaxwgc.coding import Arrived
+from jaxwgc.coding._decoding import measures_of
+from jaxwgc.decoders import Group, OneCopy
 from jaxwgc.simulation._program_arguments import QUICKLY_COMPILED, with_one_decoder
 
 # Number of masks in each call, so that studies of all sizes share compiled programs.
@@ -25,15 +26,14 @@ class DecodedMasks(NamedTuple):
       share: Share of the gradient recovered; 1 if the residual is rounding.
       noise: Squared noise over the squared norm of the target, if the noise of a
         message is proportional to its size.
-      weights: Weights of the parts in the gradient, (masks, num_parts); None unless
-        they were asked for.
+      weights: Weights of the parts in the gradient, (masks, num_parts).
     """
 
     residual: np.ndarray
     error: np.ndarray
     share: np.ndarray
     noise: np.ndarray
-    weights: np.ndarray | None
+    weights: np.ndarray
 
 
 def decode_packed(
@@ -41,63 +41,73 @@ def decode_packed(
     packed: np.ndarray,
     *,
     batch_size: int = _BATCH,
-    with_weights: bool = False,
     is_few: bool = False,
 ) -> DecodedMasks:
-    """Decodes masks by the default decoder of a code, in batches.
+    """Decodes masks by the default decoder of a code.
 
-    Codes of equal shapes with equal decoders share compiled programs.
+    Decoders of groups and of copies compute their weights on the host, others by a
+    compiled program in batches. Codes of equal shapes with equal decoders share it.
 
     Args:
       code: Gradient code.
       packed: Masks of messages as packed bits, uint8 (masks, bytes).
-      batch_size: Number of masks in each call.
-      with_weights: Whether the result has the weights of the parts.
+      batch_size: Number of masks in each call of a compiled program.
       is_few: Whether to compile quickly, for few masks of many codes.
     """
+    mask = np.unpackbits(packed, axis=1, count=code.num_messages).astype(bool)
+    matrix = working(np.asarray(code.encoding_matrix))
+    target = working(np.asarray(code.target))
+    decoder = code.choose_decoder()
+    if isinstance(decoder, Group | OneCopy):
+        weights = decoder.weights(matrix, working(code.segment_targets), mask)
+    else:
+        weights = _compiled_weights(code, packed, batch_size, is_few)
+    measures = measures_of(weights, mask, matrix, target)
+    residual = np.asarray(measures.relative_residual)
+    is_rounding = residual <= ROUNDING[jnp.finfo(residual.dtype).bits]
+    residual = residual.astype(np.float64)
+    sizes = np.sum(squares(matrix), axis=1)
+    target_size = code.num_segments * np.sum(target**2)
+    noise = np.sum(squares(weights) * sizes, axis=(-2, -1))
+    return DecodedMasks(
+        residual=residual,
+        error=np.where(is_rounding, 0, residual**2),
+        share=np.where(is_rounding, 1, measures.share),
+        noise=noise / (target_size if target_size > 0 else 1),
+        weights=np.asarray(measures.effective_weights, np.float64),
+    )
+
+
+def _compiled_weights(
+    code: GradientCode, packed: np.ndarray, batch_size: int, is_few: bool
+) -> np.ndarray:
+    """Returns decoding weights (masks, num_segments, num_messages)."""
     code = with_one_decoder(code)
     num_masks = len(packed)
     # The padding has masks of all messages.
     padding = [(0, -num_masks % batch_size), (0, 0)]
     padded = np.pad(packed, padding, constant_values=255)
-    decode = _DECODE_FEW if is_few else _DECODE_MANY
+    decode = _WEIGHTS_OF_FEW if is_few else _WEIGHTS_OF_MANY
     # Results are concrete, even if this runs while a function is traced.
     with jax.ensure_compile_time_eval():
-        batches = []
-        for batch in padded.reshape(-1, batch_size, packed.shape[1]):
-            decoded = decode(code, batch)
-            batches.append(decoded if with_weights else decoded[:-1])
-        batches = jax.device_get(batches)
-    is_rounding_below = ROUNDING[jnp.finfo(batches[0][0].dtype).bits]
-    residual, share, noise, *weights = (
-        np.concatenate(arrays, dtype=np.float64)[:num_masks]
-        for arrays in zip(*batches, strict=True)
-    )
-    is_rounding = residual <= is_rounding_below
-    return DecodedMasks(
-        residual=residual,
-        error=np.where(is_rounding, 0, residual**2),
-        share=np.where(is_rounding, 1, share),
-        noise=noise,
-        weights=weights[0] if with_weights else None,
-    )
+        batches = [
+            decode(code, batch)
+            for batch in padded.reshape(-1, batch_size, packed.shape[1])
+        ]
+        return np.concatenate(jax.device_get(batches))[:num_masks]
 
 
-def _decode(
-    code: GradientCode, packed: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Returns residual, share, noise and weights of masks; see `DecodedMasks`."""
+def _weights(code: GradientCode, packed: jax.Array) -> jax.Array:
+    """Returns decoding weights of packed masks."""
     bits = jnp.unpackbits(packed, axis=-1, count=code.num_messages)
-    decoded = Arrived(bits.astype(bool)).decode(code, code.choose_decoder())
-    sizes = jnp.sum(squares(jnp.asarray(code.encoding_matrix)), axis=1)
-    noise = jnp.sum(squares(decoded.weights) * sizes, axis=(-2, -1))
-    target_size = code.num_segments * jnp.sum(jnp.asarray(code.target) ** 2)
-    noise = noise / jnp.where(target_size > 0, target_size, 1)
-    return decoded.relative_residual, decoded.share, noise, decoded.effective_weights
+    decoder = code.choose_decoder()
+    return decoder.checked_weights(
+        code.encoding_matrix, code.segment_targets, bits.astype(bool)
+    )
 
 
-_DECODE_MANY = jax.jit(_decode)
-_DECODE_FEW = jax.jit(_decode, compiler_options=QUICKLY_COMPILED)
+_WEIGHTS_OF_MANY = jax.jit(_weights)
+_WEIGHTS_OF_FEW = jax.jit(_weights, compiler_options=QUICKLY_COMPILED)
 
 
 def distinct_rows(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """Drawn times of rounds, and waiting rules that end the rounds."""
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -12,17 +12,19 @@ from jaxwgc._common import validation
 from jaxwgc._common.arrays import array_module, is_kind, promoted
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
-from jaxwgc.decoders import OneCopy
+from jaxwgc.decoders import Group, OneCopy
 from jaxwgc.simulation._masks import decode_packed, distinct_rows
 from jaxwgc.simulation._program_arguments import (
+    LIGHTLY_OPTIMIZED,
     QUICKLY_COMPILED,
     as_argument,
     from_argument,
     with_one_decoder,
 )
 from jaxwgc.stragglers import DelayModel, WaitingRule, delayed
+from jaxwgc.stragglers._models import DelayOfParts
 from jaxwgc.stragglers._part_times import check_part_times
-from jaxwgc.stragglers._until_decodable import UntilDecodable
+from jaxwgc.stragglers._until_decodable import UntilDecodable, message_times
 
 # NumPy arrays on the host, JAX arrays in compiled programs.
 Array: TypeAlias = jax.Array | np.ndarray
@@ -55,6 +57,16 @@ class Loads(NamedTuple):
         parts = share + (1 - share) * self.loads[:, None] * self.shares
         whole = np.where(loads > 0, loads, 1)[:, None]
         return Loads(loads=loads, shares=np.where(loads[:, None] > 0, parts / whole, 1))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether each worker has one part, its whole load."""
+        return self.shares.shape[1] == 1
+
+    @property
+    def whole(self) -> "Loads":
+        """The same loads without parts."""
+        return self._replace(shares=np.ones_like(self.shares[:, :1]))
 
     @property
     def identity(self) -> Hashable:
@@ -96,19 +108,24 @@ class Rounds(NamedTuple):
 def draw_rounds(
     delay: DelayModel,
     keys: jax.Array,
-    loads: Loads,
+    all_loads: Sequence[Loads],
     *,
     delay_keys: jax.Array | None = None,
     is_few: bool = False,
-) -> Drawn:
-    """Draws the times of parts of consecutive rounds.
+) -> list[Drawn]:
+    """Draws the times of parts of consecutive rounds, for several loads together.
+
+    The times of all loads are drawn with the same keys, by one program.
 
     Args:
       delay: Delay model.
       keys: PRNG key of each round, (clusters, rounds).
-      loads: Loads and parts of the workers.
+      all_loads: Loads and parts of the workers, one or several times.
       delay_keys: PRNG keys by which the times are drawn; by default `keys`.
       is_few: Whether to compile quickly, for few rounds.
+
+    Returns:
+      The drawn times for each of the loads.
 
     Raises:
       TypeError: If the delay model does not return times of all workers and a state
@@ -117,41 +134,75 @@ def draw_rounds(
     """
     draw = _DRAW_FEW if is_few else _DRAW_MANY
     delay_keys = keys if delay_keys is None else delay_keys
-    times, part_times = draw(as_argument(delay), delay_keys, loads)
+    most_parts = max(loads.shares.shape[1] for loads in all_loads)
+    stacked = Loads(
+        loads=np.stack([loads.loads for loads in all_loads]),
+        shares=np.stack([_padded(loads.shares, most_parts) for loads in all_loads]),
+    )
+    drawn_times = draw(as_argument(delay), delay_keys, stacked)
+    all_times, all_part_times = jax.device_get(drawn_times)
     name = type(delay).__name__
-    check_part_times(name, np.asarray(part_times), np.asarray(times))
-    return Drawn(keys=keys, times=part_times, loads=loads.loads)
+    drawn = []
+    for loads, times, padded in zip(all_loads, all_times, all_part_times, strict=True):
+        num_parts = loads.shares.shape[1]
+        part_times = padded[..., :num_parts]
+        check_part_times(name, part_times, times)
+        drawn.append(Drawn(keys=keys, times=part_times, loads=loads.loads))
+    return drawn
 
 
-def _draw(delay: Any, keys: jax.Array, loads: Loads) -> tuple[jax.Array, jax.Array]:
-    """Returns finish times (clusters, rounds, num_workers), and times of parts."""
+def _padded(shares: np.ndarray, num_parts: int) -> np.ndarray:
+    """Pads shares of the load to a number of parts; added parts take no time."""
+    padding = [(0, 0), (0, num_parts - shares.shape[1])]
+    return np.pad(shares, padding, constant_values=1)
+
+
+def _draw(delay: Any, keys: jax.Array, all_loads: Loads) -> tuple[jax.Array, jax.Array]:
+    """Draws times for several loads.
+
+    Args:
+      delay: Delay model, from `as_argument`.
+      keys: PRNG key of each round, (clusters, rounds).
+      all_loads: Loads (number, num_workers) and shares (number, num_workers, parts).
+
+    Returns:
+      Finish times (number, clusters, rounds, num_workers), and times of parts with one
+      more axis.
+    """
     delay = from_argument(delay)
-    num_workers, num_parts = loads.shares.shape
 
-    def run(keys):
+    def run(loads, keys):
+        num_workers, num_parts = loads.shares.shape
+
         def step(state, key):
-            drawn = delay.sample(key, state, loads.loads)
-            _check_drawn(drawn, num_workers)
-            times, next_state = drawn
-            part_times = times[:, None]
-            if num_parts > 1:
-                part_times, _ = delay.part_times(key, state, *loads)
-                validation.check_shape(
-                    f"part_times of {type(delay).__name__}",
-                    part_times,
-                    "(num_workers, parts)",
-                    loads.shares.shape,
-                )
+            if isinstance(delay, DelayOfParts):
+                # Its finish times are the times of the last parts.
+                part_times, next_state = delay.part_times(key, state, *loads)
+                times = part_times[:, -1]
+            else:
+                drawn = delay.sample(key, state, loads.loads)
+                _check_drawn(drawn, num_workers)
+                times, next_state = drawn
+                part_times = times[:, None]
+                if num_parts > 1:
+                    part_times, _ = delay.part_times(key, state, *loads)
+            validation.check_shape(
+                f"part_times of {type(delay).__name__}",
+                part_times,
+                "(num_workers, parts)",
+                loads.shares.shape,
+            )
             return next_state, (promoted(times), promoted(part_times))
 
         _, times = jax.lax.scan(step, delay.init(num_workers), keys)
         return times
 
-    return jax.vmap(run)(keys)
+    of_clusters = jax.vmap(run, in_axes=(None, 0))
+    return jax.vmap(of_clusters, in_axes=(0, None))(all_loads, keys)
 
 
 _DRAW_MANY = jax.jit(_draw)
-_DRAW_FEW = jax.jit(_draw, compiler_options=QUICKLY_COMPILED)
+_DRAW_FEW = jax.jit(_draw, compiler_options=LIGHTLY_OPTIMIZED)
 
 
 def _check_drawn(drawn: Any, num_workers: int) -> None:
@@ -194,9 +245,9 @@ def end_rounds(
     """Applies a waiting rule to drawn times.
 
     The host finds the ends of rounds of `until_decodable` if rounds are independent: by
-    a search over distinct masks if workers send one message, and by sorting if messages
-    are copies of parts. Otherwise a compiled program returns the rounds without waiting
-    for their values.
+    sorting if messages are sums of groups or copies of parts, and by a search over
+    distinct masks if workers send one other message. Otherwise a compiled program
+    returns the rounds without waiting for their values.
 
     One program is for one value of `late`, one kind of rule and one shape of the times.
     It is also for one shape and decoder of the code, if the ends of rounds depend on
@@ -215,14 +266,15 @@ def end_rounds(
     rule_argument = as_argument(rule)
     decoder = None
     if isinstance(rule, UntilDecodable):
-        on_host = None
-        if late == "cancelled" and rule.code.messages_per_worker == 1:
-            on_host = _searched_rounds
-        elif late == "cancelled" and _are_copies(rule, code):
-            on_host = _covered_rounds
-        if on_host is not None:
-            times = np.asarray(drawn.times)[:num_clusters]
-            return on_host(rule, drawn._replace(times=times))
+        if late == "cancelled":
+            on_host = None
+            if isinstance(rule.code.choose_decoder(rule.decoder), Group | OneCopy):
+                on_host = _covered_rounds
+            elif rule.code.messages_per_worker == 1:
+                on_host = _searched_rounds
+            if on_host is not None:
+                times = np.asarray(drawn.times)[:num_clusters]
+                return on_host(rule, drawn._replace(times=times))
         rule_argument = dataclasses.replace(rule, code=None, decoder=None)
         decoder = rule.decoder
     if code_argument is not None:
@@ -309,58 +361,42 @@ def _searched_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
     times = np.asarray(drawn.times).reshape(-1, len(loads))
     elapsed = _searched_ends(rule, times)
     received = (times <= elapsed[:, None]) & np.isfinite(times)
-    # The share of work of a lost worker is NaN before it is replaced below.
-    with np.errstate(invalid="ignore"):
-        work = _work(elapsed[:, None], None, times, loads)
     return Rounds(
         time=elapsed,
-        work=work,
+        work=_work(elapsed[:, None], None, times, loads),
         num_late=np.zeros(len(times)),
         masks=np.packbits(received, axis=1),
     )
 
 
-def _are_copies(rule: UntilDecodable, code: GradientCode) -> bool:
-    """Returns whether each message is a copy of a part, of the code of the rule."""
-    decoder = rule.code.choose_decoder(rule.decoder)
-    return rule.code is code and isinstance(decoder, OneCopy)
-
-
 def _covered_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
-    """Returns the rounds of `until_decodable` for copies of parts, on the host.
-
-    A part has arrived with the first of its copies. The round ends once the squared
-    weights of the missing parts are within the tolerance.
-    """
+    """Returns the rounds of `until_decodable` for groups or copies, on the host."""
     code = rule.code
     decoder = code.choose_decoder(rule.decoder)
-    assert isinstance(decoder, OneCopy)
     loads = np.asarray(drawn.loads)
     part_times = np.asarray(drawn.times)
     part_times = part_times.reshape(-1, *part_times.shape[2:])
-    required = np.asarray(code.required_parts)
-    last_parts = np.clip(required - 1, 0, part_times.shape[2] - 1)
-    times = np.take_along_axis(part_times, last_parts[None], axis=2)
-    # A message without required parts arrives at once, even from a lost worker.
-    times = np.where(required > 0, times, 0).reshape(len(part_times), -1)
-    arrived_at = times[:, np.asarray(decoder.copies)].min(axis=2)
-    order = np.argsort(arrived_at, axis=1)
-    target = np.asarray(code.target, np.float64)
-    sizes = (target / np.abs(target).max()) ** 2
-    missing = sizes.sum() - np.cumsum(sizes[order], axis=1)
-    place = np.argmax(missing <= rule.tolerance**2 * sizes.sum(), axis=1)
-    rounds = np.arange(len(times))
-    elapsed = arrived_at[rounds, order[rounds, place]]
+    times = message_times(code, part_times)
+    elapsed = decoder.decoding_time(
+        np.asarray(code.encoding_matrix),
+        np.asarray(code.segment_targets),
+        times,
+        rule.tolerance,
+    )
     # A round that never decodes ends when all messages have arrived.
     elapsed = np.where(np.isfinite(elapsed), elapsed, times.max(axis=1))
     has_arrived = (times <= elapsed[:, None]) & np.isfinite(times)
-    num_parts = np.asarray(code.parts_per_worker)
-    is_done = (part_times <= elapsed[:, None, None]) & np.isfinite(part_times)
-    is_own = np.arange(part_times.shape[2]) < num_parts[:, None]
-    finished = np.sum(is_done & is_own, axis=2)
+    if code.messages_per_worker > 1:
+        num_parts = np.asarray(code.parts_per_worker)
+        is_done = (part_times <= elapsed[:, None, None]) & np.isfinite(part_times)
+        is_own = np.arange(part_times.shape[2]) < num_parts[:, None]
+        finished = np.sum(is_done & is_own, axis=2)
+        work = finished / np.maximum(num_parts, 1) @ loads / len(loads)
+    else:
+        work = _work(elapsed[:, None], None, times, loads)
     return Rounds(
         time=elapsed,
-        work=finished / np.maximum(num_parts, 1) @ loads / len(loads),
+        work=work,
         num_late=np.zeros(len(times)),
         masks=np.packbits(has_arrived, axis=1),
     )
@@ -426,10 +462,12 @@ def _work(elapsed: Array, joined: Array | None, times: Array, loads: Array) -> A
     xp = array_module(times)
     if joined is None:
         is_positive = times > 0
-        share = xp.where(is_positive, elapsed / xp.where(is_positive, times, 1), 1)
-        share = xp.minimum(share, 1)
+        # The share of a lost worker is NaN in a round that never ends.
+        with np.errstate(invalid="ignore"):
+            share = elapsed / xp.where(is_positive, times, 1)
+        share = xp.minimum(xp.where(is_positive, share, 1), 1)
     else:
         share = joined
-    # A lost worker does no work. Its share above is NaN.
+    # A lost worker does no work.
     share = xp.where(xp.isfinite(times), share, 0)
     return (loads * share).sum(axis=-1) / len(loads)

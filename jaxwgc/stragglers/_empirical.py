@@ -271,7 +271,7 @@ class _Empirical(DelayOfParts):
         is_finite = np.isfinite(self.table)
         longest = np.max(self.table, axis=(0, 1), where=is_finite, initial=0)
         stall = tail * longest
-        num_times = is_finite[..., -1].sum()
+        num_times = int(is_finite[..., -1].sum())
         probability = min(_RULE_OF_THREE / max(num_times, 1), 1.0)
         if self.begins_anew:
             time_at_load_1 = stall[-1] / self.known[-1]
@@ -311,7 +311,7 @@ def _share(count: jax.Array, seconds: jax.Array) -> jax.Array:
 
 def _between(known: jax.Array, seconds: jax.Array, loads: jax.Array) -> jax.Array:
     """Interpolates times linearly between measured loads, at (num_workers, parts)."""
-    place = jnp.searchsorted(known, loads, side="right") - 1
+    place = (known <= loads[..., None]).sum(axis=-1) - 1
     place = jnp.clip(place, 0, len(known) - 2)
     low = jnp.take_along_axis(seconds, place, axis=1)
     high = jnp.take_along_axis(seconds, place + 1, axis=1)

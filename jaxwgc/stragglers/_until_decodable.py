@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation
+from jaxwgc._common.arrays import array_module
 from jaxwgc._common.pytrees import register
 from jaxwgc._common.tolerances import DECODES
 from jaxwgc.codes import GradientCode
@@ -152,14 +153,13 @@ class UntilDecodable(WaitingRule):
         self._check_one_per_worker(times)
         if self.code.required_parts is None:
             part_times = None
-            message_times = times
+            elapsed = jnp.asarray(self.ends(times))
         else:
             if part_times is None:
                 shares = jnp.asarray(self.code.part_shares, times.dtype)
                 part_times = at_constant_speed(times, shares)
             part_times = jnp.asarray(part_times)
-            message_times = self._message_times(part_times)
-        elapsed = jnp.asarray(self.ends(message_times))
+            elapsed = jnp.asarray(self.ends(message_times(self.code, part_times)))
         received = (times <= elapsed) & jnp.isfinite(times)
         return Arrivals(
             received=received, times=times, elapsed=elapsed, part_times=part_times
@@ -171,14 +171,6 @@ class UntilDecodable(WaitingRule):
             return "decodable", "until the responses decode"
         error = f"{self.tolerance**2:.0%}"
         return f"error {error}", f"until the decoding error is at most {error}"
-
-    def _message_times(self, part_times):
-        """Returns the arrival time of each message, (num_messages,)."""
-        required = jnp.asarray(self.code.required_parts)
-        last_parts = jnp.clip(required - 1, 0, part_times.shape[1] - 1)
-        message_times = jnp.take_along_axis(part_times, last_parts, axis=1)
-        # A message without required parts arrives at once, even from a lost worker.
-        return jnp.where(required > 0, message_times, 0).ravel()
 
     def _end(self, times):
         times = self._by_message(times_of(times))
@@ -206,3 +198,24 @@ class UntilDecodable(WaitingRule):
                 f"workers of the code of the waiting rule; got {np.shape(times)}. Give "
                 "until_decodable or coverage the code of these workers"
             )
+
+
+def message_times(code: GradientCode, part_times: Any) -> Any:
+    """Returns the arrival time of each message, (..., num_messages).
+
+    Args:
+      code: Gradient code.
+      part_times: When each worker has finished each of its parts, (..., num_workers,
+        parts).
+    """
+    if code.required_parts is None:
+        return part_times[..., -1]
+    xp: Any = array_module(part_times)
+    required = xp.asarray(code.required_parts)
+    last_parts = xp.clip(required - 1, 0, part_times.shape[-1] - 1)
+    new_axes = (1,) * (part_times.ndim - required.ndim)
+    last_parts = last_parts.reshape(*new_axes, *required.shape)
+    times = xp.take_along_axis(part_times, last_parts, axis=-1)
+    # A message without required parts arrives at once, even from a lost worker.
+    times = xp.where(required > 0, times, 0)
+    return times.reshape(*part_times.shape[:-2], code.num_messages)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxwgc.planning import Candidates
-from jaxwgc.planning._candidates import speeds_of, standard_codes
+from jaxwgc.planning._candidates import codes_by_speed, speeds_of, standard_codes
 
 
 @pytest.mark.parametrize(
@@ -14,18 +14,17 @@ from jaxwgc.planning._candidates import speeds_of, standard_codes
 def test_workers_have_up_to_eight_parts_while_all_are_at_most_512(
     num_workers, num_parts
 ):
-    replicated = next(standard_codes(num_workers, replications=[2], speeds=None))
+    replicated = next(standard_codes(num_workers, replications=[2]))
     assert replicated.name == "replicated"
     assert replicated.code.num_parts == num_parts
 
 
-@pytest.mark.parametrize("replications", [[1], [1, 2]])
-def test_workers_of_unequal_speed_have_copies_only_if_they_are_compared(replications):
+@pytest.mark.parametrize("with_copies", [False, True])
+def test_workers_of_unequal_speed_have_copies_only_if_they_are_compared(with_copies):
     speeds = np.array([1.0, 1.0, 0.5, 0.5])
-    names = [code.name for code in standard_codes(4, replications, speeds)]
+    names = [code.name for code in codes_by_speed(speeds, with_copies)]
     assert "uncoded by speed" in names
-    has_copies = "replicated by speed" in names
-    assert has_copies == (2 in replications)
+    assert ("replicated by speed" in names) == with_copies
 
 
 def test_parts_have_one_copy_or_more_by_default():

@@ -17,7 +17,7 @@ def test_masks_of_padding_are_not_decoded(monkeypatch):
 
     monkeypatch.setattr(_rounds, "decode_packed", decode)
     jaxwgc.compare(
-        codes=[codes.fractional_repetition(6, num_stragglers=2)],
+        codes=[codes.cyclic_mds(6, num_stragglers=2)],
         delays=[stragglers.bernoulli_slowdown(probability=0.3, slowdown=4.0)],
         waiting=[stragglers.until_decodable],
         key=jax.random.key(7),
