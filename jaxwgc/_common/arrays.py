@@ -133,7 +133,8 @@ def with_minima(array: Any, places: Any, entries: Any) -> Any:
     if isinstance(array, jax.Array):
         return array.at[..., places].min(entries)
     changed = array.copy()
-    np.minimum.at(changed, (..., places), entries)
+    index: Any = (..., places)
+    np.minimum.at(changed, index, entries)
     return changed
 
 
