@@ -174,7 +174,9 @@ def _time_until_covered(times: Any, sizes: Array, tolerance: ArrayLike) -> Any:
       (...), infinity if never.
     """
     xp: Any = array_module(times)
-    times, sizes = xp.broadcast_arrays(times, sizes)
+    # Sizes vary with the mesh axes of times, as in `varying_with`.
+    sizes = xp.where(times >= 0, sizes, sizes)
+    times = xp.broadcast_to(times, sizes.shape)
     order = xp.argsort(times, axis=-1)
     in_order = xp.take_along_axis(times, order, axis=-1)
     sizes_in_order = xp.take_along_axis(sizes, order, axis=-1)

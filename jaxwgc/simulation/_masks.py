@@ -89,7 +89,7 @@ def _compiled_weights(
     padded = np.pad(packed, padding, constant_values=255)
     decode = _WEIGHTS_OF_FEW if is_few else _WEIGHTS_OF_MANY
     # Results are concrete, even if this runs while a function is traced.
-    with jax.ensure_compile_time_eval():
+    with jax.core.eval_context():
         batches = [
             decode(code, batch)
             for batch in padded.reshape(-1, batch_size, packed.shape[1])

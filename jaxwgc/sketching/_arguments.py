@@ -74,7 +74,7 @@ def _check_finite(name: str, value: Any, dtype: np.dtype) -> None:
     else:
         # The check runs on the device of the array. It runs at once even inside a
         # traced function, in which other computations would be traced.
-        with jax.ensure_compile_time_eval():
+        with jax.core.eval_context():
             array = jnp.asarray(value, dtype)
             is_finite = array.size == 0 or bool(_is_finite(array))
     if not is_finite:

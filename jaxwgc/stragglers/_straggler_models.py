@@ -173,7 +173,7 @@ class delayed(StragglerModel):
         orders = np.tile(in_order, (_NUM_ORDERS, 1))
         times = np.random.default_rng(0).permuted(orders, axis=1)
         # The test needs concrete values, even if it runs while a function is traced.
-        with jax.ensure_compile_time_eval():
+        with jax.core.eval_context():
             keys = jax.random.split(jax.random.key(0), _NUM_ORDERS)
             received = jax.vmap(wait.arrivals)(keys, jnp.asarray(times)).received
             num_decoded = int(code.decodes(received, DECODES, decoder).sum())
