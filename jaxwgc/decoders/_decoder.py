@@ -51,7 +51,9 @@ class Decoder(abc.ABC):
     Attributes:
       needs: Kind of code that it decodes, for the error message if a code does not fit.
       is_optimal: Whether its residual is minimal; the search for worst patterns relies
-        on this. False by default for a subclass that defines `weights`.
+        on this. False by default for a subclass that replaces `weights`.
+      runs_on_host: Whether `weights` and `decoding_time` also take NumPy arrays, and
+        then return NumPy arrays, so that studies compile nothing.
       is_exact: Whether it decodes exactly if the messages suffice. False for a decoder
         that is inexact on purpose, e.g. a regularised one.
 
@@ -77,13 +79,17 @@ class Decoder(abc.ABC):
 
     needs: ClassVar[str] = "that has it among its decoders"
     is_optimal: ClassVar[bool] = False
+    runs_on_host: ClassVar[bool] = False
     is_exact: ClassVar[bool] = True
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        # A subclass that defines `weights` may no longer be optimal.
-        if "weights" in vars(cls) and "is_optimal" not in vars(cls):
-            cls.is_optimal = False
+        parents: Any = super(cls, cls)
+        if "weights" in vars(cls) and parents.weights is not Decoder.weights:
+            # What parents say of their own weights may not hold for these.
+            for name in ("is_optimal", "runs_on_host", "decodes", "decoding_time"):
+                if name not in vars(cls):
+                    setattr(cls, name, getattr(Decoder, name))
         register(dataclasses.dataclass(frozen=True)(cls))
 
     @abc.abstractmethod

@@ -91,6 +91,7 @@ class Group(Decoder):
     needs: ClassVar[str] = (
         "of groups of workers with equal messages, such as codes.fractional_repetition"
     )
+    runs_on_host: ClassVar[bool] = True
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
@@ -158,8 +159,13 @@ def _time_of_groups(
 
 def _worth_of_messages(matrix: Array, target: Array) -> Array:
     """Returns the sum of the squared weights of the parts in each message, (n,)."""
-    sizes = array_module(target).abs(target[0]) / scale_of(target)
-    return product((matrix != 0).astype(sizes.dtype), sizes**2)
+    sizes = _sizes_of_parts(target)
+    return product((matrix != 0).astype(sizes.dtype), sizes)
+
+
+def _sizes_of_parts(target: Array) -> Array:
+    """Returns the squared weights of the parts, relative to the largest, (k,)."""
+    return (target[0] / scale_of(target)) ** 2
 
 
 def _time_until_covered(times: Any, sizes: Array, tolerance: ArrayLike) -> Any:
@@ -217,6 +223,7 @@ class OneCopy(Decoder):
 
     needs: ClassVar[str] = "with one part per message, such as codes.replicated"
     is_optimal: ClassVar[bool] = True
+    runs_on_host: ClassVar[bool] = True
 
     def check(self, matrix: Array, target: Array) -> None:
         self.check_one_segment(target)
@@ -240,7 +247,7 @@ class OneCopy(Decoder):
         self, matrix: Array, target: Array, mask: jax.Array, tolerance: ArrayLike
     ) -> jax.Array:
         lost = ~mask[..., self.copies].any(-1)
-        sizes = (jnp.asarray(target[0]) / scale_of(target)) ** 2
+        sizes = _sizes_of_parts(target)
         return product(lost.astype(sizes.dtype), sizes) <= tolerance**2 * sizes.sum()
 
 
@@ -259,5 +266,5 @@ def _first_copies(mask: A, copies: Array) -> A:
 @on_host_or_compiled
 def _time_of_copies(times: A, tolerance: ArrayLike, copies: Array, target: Array) -> A:
     """Returns when enough parts have a copy that has arrived."""
-    sizes = (target[0] / scale_of(target)) ** 2
+    sizes = _sizes_of_parts(target)
     return _time_until_covered(times[..., copies.T].min(axis=-2), sizes, tolerance)

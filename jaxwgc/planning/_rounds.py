@@ -108,19 +108,20 @@ class Clusters:
             [loads.with_overhead(self.overhead) for loads in all_loads],
             is_few=self.is_few(num_workers),
         )
+        changes = np.random.default_rng(0).random((*shape, num_workers), np.float32)
+        factors = 1 - np.float32(_TIME_ROUNDING) * changes
         for loads, drawn in zip(all_loads, all_drawn, strict=True):
             part_times = np.asarray(drawn.times)
             finish = part_times[..., -1]
             _check_times(finish)
-            changes = np.random.default_rng(0).random(finish.shape, np.float32)
-            factors = 1 - np.float32(_TIME_ROUNDING) * changes
             different_times = part_times * factors[..., None]
-            for kind, times in [
-                (loads, different_times),
-                (loads.whole, different_times[..., -1:]),
-            ]:
+            times_of_loads = {
+                loads.identity: different_times,
+                loads.whole.identity: different_times[..., -1:],
+            }
+            for identity, times in times_of_loads.items():
                 on_device = jnp.asarray(times, jnp.result_type(float))
-                self._times[kind.identity] = _Times(
+                self._times[identity] = _Times(
                     finish=finish, drawn=drawn._replace(times=on_device)
                 )
 

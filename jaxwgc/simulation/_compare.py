@@ -367,7 +367,8 @@ def _draw(
         [drawn] = draw_rounds(delay, keys, [loads], delay_keys=delay_keys)
     except (TypeError, ValueError) as error:
         raise ValueError(f"delays[{name!r}] cannot be drawn: {error}") from error
-    return drawn
+    # All rules read the times from the device.
+    return drawn._replace(times=jnp.asarray(drawn.times))
 
 
 def _check_times(name: str, times: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """Distinct masks of the messages that arrived, and their decoding."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
@@ -11,7 +11,6 @@ from jaxwgc._common.arrays import squares, working
 from jaxwgc._common.tolerances import ROUNDING
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._decoding import measures_of
-from jaxwgc.decoders import Group, OneCopy
 from jaxwgc.simulation._program_arguments import QUICKLY_COMPILED, with_one_decoder
 
 # Number of masks in each call, so that studies of all sizes share compiled programs.
@@ -46,8 +45,8 @@ def decode_packed(
 ) -> DecodedMasks:
     """Decodes masks by the default decoder of a code.
 
-    Decoders of groups and of copies compute their weights on the host, others by a
-    compiled program in batches. Codes of equal shapes with equal decoders share it.
+    Some decoders compute weights on the host, others by a compiled program in batches.
+    Codes of equal shapes with equal decoders share the program.
 
     Args:
       code: Gradient code.
@@ -55,11 +54,12 @@ def decode_packed(
       batch_size: Number of masks in each call of a compiled program.
       is_few: Whether to compile quickly, for few masks of many codes.
     """
-    mask = np.unpackbits(packed, axis=1, count=code.num_messages).astype(bool)
+    bits = np.unpackbits(packed, axis=1, count=code.num_messages)
+    mask: Any = bits.astype(bool)
     matrix = working(np.asarray(code.encoding_matrix))
     target = working(np.asarray(code.target))
     decoder = code.choose_decoder()
-    if isinstance(decoder, Group | OneCopy):
+    if decoder.runs_on_host:
         weights = decoder.weights(matrix, working(code.segment_targets), mask)
     else:
         weights = _compiled_weights(code, packed, batch_size, is_few)

@@ -16,8 +16,8 @@ from jaxwgc.decoders._decoder import DecoderLike
 # Compiler options for programs that run for milliseconds. Compilation takes half of the
 # time.
 QUICKLY_COMPILED = {"xla_backend_optimization_level": 0}
-# Compiler options for programs that run for tenths of a second. Compilation takes two
-# thirds of the time.
+# Compiler options for programs that run for tenths of a second. They save a third of
+# the compilation, and the programs are as fast.
 LIGHTLY_OPTIMIZED = {"xla_backend_optimization_level": 1}
 
 

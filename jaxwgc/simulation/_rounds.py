@@ -1,7 +1,7 @@
 """Drawn times of rounds, and waiting rules that end the rounds."""
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -12,7 +12,6 @@ from jaxwgc._common import validation
 from jaxwgc._common.arrays import array_module, is_kind, promoted
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
-from jaxwgc.decoders import Group, OneCopy
 from jaxwgc.simulation._masks import decode_packed, distinct_rows
 from jaxwgc.simulation._program_arguments import (
     LIGHTLY_OPTIMIZED,
@@ -245,9 +244,9 @@ def end_rounds(
     """Applies a waiting rule to drawn times.
 
     The host finds the ends of rounds of `until_decodable` if rounds are independent: by
-    sorting if messages are sums of groups or copies of parts, and by a search over
-    distinct masks if workers send one other message. Otherwise a compiled program
-    returns the rounds without waiting for their values.
+    `decoding_time` if the decoder runs on the host, otherwise by a search over distinct
+    masks if workers send one message. In all other cases a compiled program returns the
+    rounds without waiting for their values.
 
     One program is for one value of `late`, one kind of rule and one shape of the times.
     It is also for one shape and decoder of the code, if the ends of rounds depend on
@@ -266,15 +265,10 @@ def end_rounds(
     rule_argument = as_argument(rule)
     decoder = None
     if isinstance(rule, UntilDecodable):
-        if late == "cancelled":
-            on_host = None
-            if isinstance(rule.code.choose_decoder(rule.decoder), Group | OneCopy):
-                on_host = _covered_rounds
-            elif rule.code.messages_per_worker == 1:
-                on_host = _searched_rounds
-            if on_host is not None:
-                times = np.asarray(drawn.times)[:num_clusters]
-                return on_host(rule, drawn._replace(times=times))
+        on_host = _rounds_on_host(rule) if late == "cancelled" else None
+        if on_host is not None:
+            times = np.asarray(drawn.times)[:num_clusters]
+            return on_host(rule, drawn._replace(times=times))
         rule_argument = dataclasses.replace(rule, code=None, decoder=None)
         decoder = rule.decoder
     if code_argument is not None:
@@ -355,6 +349,17 @@ _END_MANY = jax.jit(_ends, static_argnums=0)
 _END_FEW = jax.jit(_ends, static_argnums=0, compiler_options=QUICKLY_COMPILED)
 
 
+def _rounds_on_host(
+    rule: UntilDecodable,
+) -> Callable[[UntilDecodable, Drawn], Rounds] | None:
+    """Returns the function that ends independent rounds on the host, or None."""
+    if rule.code.choose_decoder(rule.decoder).runs_on_host:
+        return _timed_rounds
+    if rule.code.messages_per_worker == 1:
+        return _searched_rounds
+    return None
+
+
 def _searched_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
     """Returns the rounds of `until_decodable` on the host."""
     loads = np.asarray(drawn.loads)
@@ -369,8 +374,8 @@ def _searched_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
     )
 
 
-def _covered_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
-    """Returns the rounds of `until_decodable` for groups or copies, on the host."""
+def _timed_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
+    """Returns the rounds of `until_decodable` if the decoder tells their ends."""
     code = rule.code
     decoder = code.choose_decoder(rule.decoder)
     loads = np.asarray(drawn.loads)

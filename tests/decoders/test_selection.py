@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 import jaxwgc
-from jaxwgc import codes
-from jaxwgc.decoders import Decoder
+from jaxwgc import codes, decoders, stragglers
 
 CODES = {
     "one family of groups": codes.fractional_repetition(6, num_stragglers=2),
@@ -21,6 +20,13 @@ CODES = {
     ),
     "unequal numbers of copies": codes.replicated(3, 6, copies=1, loads=[1, 2, 3]),
 }
+
+
+class Halved(decoders.Group):
+    """Never decodes, though it inherits from a decoder that tells when it does."""
+
+    def weights(self, matrix, target, mask):
+        return super().weights(matrix, target, mask) / 2
 
 
 def arrays_of(code):
@@ -44,6 +50,7 @@ def test_weights_on_the_host_are_those_of_the_compiled_program(name):
 @pytest.mark.parametrize("name", CODES)
 def test_decoding_times_are_those_of_bisection(name, tolerance):
     decoder, matrix, target = arrays_of(CODES[name])
+    by_bisection = decoders.Decoder.decoding_time
     draw = np.random.default_rng(0)
     times = draw.permuted(np.tile(np.arange(1.0, 1 + len(matrix)), (50, 1)), axis=1)
     times[draw.random(times.shape) < 0.1] = np.inf
@@ -55,9 +62,20 @@ def test_decoding_times_are_those_of_bisection(name, tolerance):
     @jax.vmap
     def compiled(times):
         own = decoder.decoding_time(matrix, target, times, tolerance)
-        bisected = Decoder.decoding_time(decoder, matrix, target, times, tolerance)
+        bisected = by_bisection(decoder, matrix, target, times, tolerance)
         return own, bisected
 
     own, bisected = compiled(jnp.asarray(times))
     np.testing.assert_array_equal(own, bisected)
     np.testing.assert_array_equal(on_host, bisected)
+
+
+def test_decoding_times_of_other_weights_are_not_inherited():
+    code = CODES["one family of groups"]
+    times = np.arange(1.0, 7.0)
+    ends = []
+    for decoder in (code.decoders[0], Halved(code.decoders[0].groups)):
+        wait = stragglers.until_decodable(code, decoder=decoder)
+        ends.append(float(wait.arrivals(jax.random.key(0), times).elapsed))
+    assert ends == [2.0, 6.0]
+    assert not Halved.runs_on_host
