@@ -247,7 +247,7 @@ class OneCopy(Decoder):
         self, matrix: Array, target: Array, mask: jax.Array, tolerance: ArrayLike
     ) -> jax.Array:
         lost = ~mask[..., self.copies].any(-1)
-        sizes = _sizes_of_parts(target)
+        sizes = working(_sizes_of_parts(target))
         return product(lost.astype(sizes.dtype), sizes) <= tolerance**2 * sizes.sum()
 
 

@@ -9,9 +9,9 @@ from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray import _events
 from jaxwgc.distributed.ray._fleet import Fleet
-from jaxwgc.distributed.ray._messages import Answer, Layout, Report, Round
+from jaxwgc.distributed.ray._messages import Answer, Layout, Progress, Report, Round
 from jaxwgc.distributed.ray._request_plan import RequestPlan
-from jaxwgc.distributed.ray._request_round import RequestRound
+from jaxwgc.distributed.ray._request_round import ExpectedSums, RequestRound
 from jaxwgc.distributed.ray._rounds import MessageRound, RoundStart, StartUp
 from jaxwgc.distributed.ray._rules import Rules, decodes_of
 
@@ -21,6 +21,8 @@ LAYOUT = Layout.of(CODE, jax.ShapeDtypeStruct((LENGTH,), np.float32), None)
 # Sums of powers of two tell which parts are in them.
 GRADIENTS = np.stack([np.arange(8.0) + 1, 2.0 ** np.arange(8)], 1).astype(np.float32)
 PLAN = RequestPlan.of(CODE, LAYOUT, CODE.choose_decoder())
+USUAL = PLAN.requests(np.ones((4, 4), bool))
+UNEXPECTED = np.zeros((4, 4))
 decodes = decodes_of(CODE, CODE.choose_decoder(), 1e-3)
 NUM_WORKERS = 5
 NUM_STRAGGLERS = 3
@@ -97,21 +99,39 @@ class Worker:
         self.number = -1
         self.done = []
         self.reports = []
+        self.expected = np.zeros(4)
 
     def begin(self, action):
-        _, _, seen = action.arguments
+        _, _, seen, self.expected = action.arguments
         self.reports = self.reports[seen:]
         self.number = action.number
         self.done = []
+
+    def expected_sum(self, worker, is_finite):
+        """The sum that the coordinator expects, once its parts are finished."""
+        turns = np.flatnonzero(self.expected).tolist()
+        if not turns or not {*turns} <= {*self.done}:
+            return None
+        expected = self.expected
+        self.expected = np.zeros(4)
+        return sum_of(worker, expected, is_finite)
+
+
+def sum_of(worker, weights, is_finite):
+    """A sum as it is sent."""
+    vector = weights @ GRADIENTS[LAYOUT.held[worker]]
+    vector = vector if is_finite else np.full(LENGTH, np.nan)
+    return vector[None].astype(np.float32)
 
 
 class World:
     """Performs the actions of engines, and makes events; the clock is `now`.
 
-    `log` has all actions. Those that no engine may return fail.
+    `log` has all actions. Those that no engine may return fail. `usual` is that of
+    `ExpectedSums`.
     """
 
-    def __init__(self, fleet, on_request=False):
+    def __init__(self, fleet, on_request=False, usual=UNEXPECTED):
         self.fleet = fleet
         self.on_request = on_request
         self.now = 0.0
@@ -121,6 +141,7 @@ class World:
         self.calls = [None] * len(fleet.slots)
         self.log = []
         self.due = {}
+        self.expected = ExpectedSums(usual)
         self.engine = StartUp(fleet, self.now)
         self.poll()
         for worker in range(len(fleet.slots)):
@@ -131,11 +152,13 @@ class World:
     def begin(self, step=0, owner=None, verifier=None):
         """Starts a round."""
         self.verifier = verifier
+        if isinstance(self.engine, RequestRound):
+            self.expected.note(self.engine.requests)
         num_workers = len(self.workers)
         memory = np.full((num_workers, LENGTH), np.nan, np.float32)
         start = RoundStart(step, self.now, memory, is_verified=verifier is not None)
         if self.on_request:
-            self.engine = RequestRound(self.fleet, PLAN, start)
+            self.engine = RequestRound(self.fleet, PLAN, start, self.expected.weights)
         else:
             layout = message_layout(num_workers)
             self.engine = MessageRound(self.fleet, layout, start, owner)
@@ -206,17 +229,17 @@ class World:
             answer = Answer(message, np.ones(1), None, seconds)
             self.handle(_events.Response(worker, action.call, answer, seconds))
         elif is_call(action, "answer"):
-            vector = action.arguments[0] @ GRADIENTS[LAYOUT.held[worker]]
-            vector = vector if is_finite else np.full(LENGTH, np.nan)
-            vector = vector[None].astype(np.float32)
+            vector = sum_of(worker, action.arguments[0], is_finite)
             self.handle(_events.Response(worker, action.call, vector, seconds))
         elif is_call(action, "stop"):
-            self.handle(_events.Response(worker, action.call, [], seconds))
+            self.handle(_events.Response(worker, action.call, Progress(), seconds))
         else:
             self.compute(worker, seconds, num_parts, is_finite)
             seen = action.arguments[0] if is_call(action, "report") else 0
-            new = self.workers[worker].reports[seen:]
-            self.handle(_events.Response(worker, action.call, new, seconds))
+            process = self.workers[worker]
+            expected_sum = process.expected_sum(worker, is_finite)
+            progress = Progress(process.reports[seen:], expected_sum)
+            self.handle(_events.Response(worker, action.call, progress, seconds))
 
     def run(self, seconds, step=0, owner=None, verifier=None):
         """Returns a round whose calls take `seconds(worker, action)`, or never end."""

@@ -62,11 +62,18 @@ def test_both_kinds_of_workers_send_sums_of_contributions():
     worker.prepare([*ROWS[HELD]])
     worker.start_thread()
     taken = np.zeros(2, np.int8)
-    reports = worker.compute(ORDER, 0, taken, 0)
+    progress = worker.compute(ORDER, 0, taken, 0, np.ones(2))
+    reports = [*progress.reports]
     while len(reports) < 2:
-        reports += worker.report(0, len(reports), taken)
+        assert progress.expected_sum is None
+        progress = worker.report(0, len(reports), taken)
+        reports += progress.reports
     aux = np.concatenate([report.aux for report in reports])
     np.testing.assert_allclose(aux, losses, rtol=1e-5)
+    np.testing.assert_allclose(progress.expected_sum, [expected], rtol=1e-5)
+    # It is sent once.
+    worker.stop(0)
+    assert worker.report(0, 0, taken).expected_sum is None
     [total] = worker.answer(0, np.ones(2))
     np.testing.assert_allclose(total, expected, rtol=1e-5)
 
@@ -167,14 +174,16 @@ def test_parts_that_are_not_finite_or_raise_are_named(kind):
         return
     worker.start_thread()
     taken = np.zeros(3, np.int8)
-    reports = worker.compute(order(tasks.NOT_FINITE), 0, taken, 0)
+    expected = np.zeros(3)
+    progress = worker.compute(order(tasks.NOT_FINITE), 0, taken, 0, expected)
+    reports = [*progress.reports]
     while len(reports) < 3:
-        reports += worker.report(0, len(reports), taken)
+        reports += worker.report(0, len(reports), taken).reports
     assert [report.is_finite for report in reports] == [True, False, True]
     with pytest.raises(WorkerError, match=r"as told \(in part 2\)"):
-        seen = worker.compute(order(tasks.RAISES), 1, taken, 3)
+        seen = [*worker.compute(order(tasks.RAISES), 1, taken, 3, expected).reports]
         while True:
-            seen += worker.report(1, len(seen), taken)
+            seen += worker.report(1, len(seen), taken).reports
 
 
 class Workers:

@@ -326,9 +326,10 @@ def test_workers_send_gradients_and_digests_of_their_batches():
     while len(reports) < 2:
         taken = np.zeros(2, np.int8)
         if not reports:
-            reports += part_worker.compute(order, 0, taken, 0)
+            progress = part_worker.compute(order, 0, taken, 0, np.zeros(2))
         else:
-            reports += part_worker.report(0, len(reports), taken)
+            progress = part_worker.report(0, len(reports), taken)
+        reports += progress.reports
     assert [report.digest for report in reports] == expected
     sum_of_parts = part_worker.answer(0, np.ones(2, np.float32))
     np.testing.assert_allclose(sum_of_parts[0], gradient, rtol=1e-5)
@@ -398,11 +399,11 @@ def test_thread_of_parts_survives_an_error_of_batches():
     for number_of_round in range(2):
         with pytest.raises(WorkerError, match="BatchError: .* no disk") as info:
             order = jax.tree.leaves(PARAMS), sent(KEY), 1
-            worker.compute(order, number_of_round, taken, 0)
+            worker.compute(order, number_of_round, taken, 0, np.zeros(1))
         assert pickle.loads(pickle.dumps(info.value)).ends_training
     failing_steps.clear()
     order = jax.tree.leaves(PARAMS), sent(KEY), 2
-    assert len(worker.compute(order, 2, taken, 0)) == 1
+    assert len(worker.compute(order, 2, taken, 0, np.zeros(1)).reports) == 1
 
 
 @pytest.mark.parametrize("kind", [Worker, PartWorker])

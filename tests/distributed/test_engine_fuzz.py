@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from jaxwgc.distributed.ray._events import Response
-from jaxwgc.distributed.ray._messages import Answer, Report
+from jaxwgc.distributed.ray._messages import Answer, Progress, Report
 from jaxwgc.distributed.ray._part_states import FINISHED, PartStatus
 from tests.distributed import simulated
 
@@ -26,7 +26,9 @@ class RoundMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.world = simulated.World(self.make_fleet(), self.on_request)
+        self.world = simulated.World(
+            self.make_fleet(), self.on_request, simulated.USUAL
+        )
         self.step = -1
         self.owner = object()
         # Time of the first loss of each worker since its last good response.
@@ -78,7 +80,7 @@ class RoundMachine(RuleBasedStateMachine):
                 Report(self.world.engine.number, turn, np.nan, None, True, 0.1)
                 for turn in range(4)
             ]
-            self.world.handle(Response(worker, call, reports, 0.1))
+            self.world.handle(Response(worker, call, Progress(reports), 0.1))
 
     @rule(seconds=SECONDS)
     def let_time_pass(self, seconds):
@@ -115,7 +117,8 @@ class RoundMachine(RuleBasedStateMachine):
                 assert process.number == engine.number
                 assert {*finished.tolist()} <= {*process.done}
             if engine.requests is None and states.have_open[worker]:
-                assert slot.state == "computing"
+                is_resting = engine._rest_until[worker] > self.world.now
+                assert slot.state == "computing" or is_resting
         claims = states.are([PartStatus.COMPUTING]).sum(1)
         assert claims.max() <= max(2, simulated.PLAN.report_size)
 

@@ -254,12 +254,12 @@ def test_parts_finished_between_rounds_are_reported(monkeypatch):
     worker.start_thread()
     order = (jax.tree.leaves(PARAMS), sent(KEY), 0)
     taken = np.zeros(2, np.int8)
-    worker.compute(order, 0, taken, 0)
+    worker.compute(order, 0, taken, 0, np.zeros(2))
     with worker._changed:
         reports = worker._step.reports
         assert worker._changed.wait_for(lambda: len(reports) == 2, 300)
     sleep(5)
-    report = worker.compute(order, 1, taken, 1)[0]
+    report = worker.compute(order, 1, taken, 1, np.zeros(2)).reports[0]
     assert (report.number, report.turn, report.seconds) == (0, 1, 0.125)
 
 

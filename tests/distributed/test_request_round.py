@@ -8,13 +8,20 @@ from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray._events import Response
 from jaxwgc.distributed.ray._fleet import Fleet
-from jaxwgc.distributed.ray._messages import Layout, Report, Taken
+from jaxwgc.distributed.ray._messages import Layout, Progress, Report, Taken
 from jaxwgc.distributed.ray._part_states import PartEvent, PartStates, PartStatus
 from jaxwgc.distributed.ray._part_worker import turns_left
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._request_round import RequestRound, WorkSharing
 from jaxwgc.distributed.ray._rounds import RoundStart
-from tests.distributed.simulated import PLAN, Verifier, World, is_call, request_fleet
+from tests.distributed.simulated import (
+    PLAN,
+    USUAL,
+    Verifier,
+    World,
+    is_call,
+    request_fleet,
+)
 
 
 def by_worker(*seconds):
@@ -58,6 +65,63 @@ def test_a_helper_does_one_part_of_a_slow_worker():
     ]
 
 
+def requested(world):
+    """Workers from which a sum was requested."""
+    return [action.worker for action in world.log if is_call(action, "answer")]
+
+
+def test_sums_of_own_parts_come_without_a_request():
+    world = World(request_fleet(), on_request=True, usual=USUAL)
+    result = world.run(by_worker(1.0, 1.0, 1.0, 1.0))
+    check(result)
+    assert result.elapsed == 2.0
+    methods = [getattr(action, "method", "") for action in world.log]
+    assert [methods.count(method) for method in ("answer", "stop")] == [0, 0]
+
+
+def test_sums_that_two_rounds_requested_are_expected():
+    """Worker 1 is slow in all rounds, and worker 0 does its second part."""
+    world = World(request_fleet(), on_request=True, usual=USUAL)
+    seconds = by_worker(1.0, 2.5, 1.0, 1.0)
+    check(world.run(seconds))
+    assert requested(world) == [0, 1]
+    check(world.run(seconds, 1))
+    assert requested(world) == [0, 1, 0, 1]
+    check(world.run(seconds, 2))
+    assert requested(world) == [0, 1, 0, 1]
+
+
+def test_a_sum_that_is_not_finite_needs_other_workers():
+    """The parts of worker 1 are finite, but not their sum, which is requested again."""
+    world = World(request_fleet(), on_request=True, usual=USUAL)
+    world.begin()
+    world.respond(1)
+    world.compute(1)
+    world.respond(1, num_parts=0, is_finite=False)
+    for worker in (0, 2, 3):
+        world.respond(worker, num_parts=2)
+    assert requested(world) == [1]
+    world.respond(1, is_finite=False)
+    result = world.finish()
+    check(result)
+    assert not result.received[1]
+
+
+def test_a_worker_rests_after_its_expected_sum():
+    """Others may be half as fast: it is called again after the same time."""
+    world = World(request_fleet(), on_request=True, usual=USUAL)
+    world.begin()
+    world.now += 0.01
+    for worker in (0, 2, 3):
+        world.respond(worker, num_parts=2)
+    world.poll(0.009)
+    assert world.calls[0] is None
+    assert world.engine.poll_at == pytest.approx(0.02)
+    world.poll(0.002)
+    assert is_call(world.calls[0], "report")
+    assert world.calls[0].arguments[1].tolist()[2:] == [Taken.FREE] * 2
+
+
 def test_two_helpers_share_the_work_of_a_slow_worker():
     """There are three copies and four parts per worker; the first finishes none."""
     code = codes.replicated(4, num_parts=16, copies=3)
@@ -70,22 +134,24 @@ def test_two_helpers_share_the_work_of_a_slow_worker():
     for slot in fleet.slots:
         slot.state = "idle"
     start = RoundStart(step=0, now=0.0, messages=np.zeros((4, 2), np.float32))
-    engine = RequestRound(fleet, plan, start)
+    engine = RequestRound(fleet, plan, start, np.zeros(plan.support.shape[:2]))
     newest = {send.worker: send.call for send in fleet.actions()}
 
-    def report(worker, turns):
+    def report(worker, turns, now):
         """Returns the part that the worker does next."""
-        reports = [Report(0, turn, 1.0, None, True, 0.1) for turn in turns]
-        event = Response(worker, newest[worker], reports, 0.1)
-        [listen] = engine.handle(event, 1.0)
-        done = np.isin(np.arange(12), turns)
+        reports = [Report(0, turn, 1.0, None, True, now / 4) for turn in turns]
+        event = Response(worker, newest[worker], Progress(reports), now)
+        [listen] = engine.handle(event, now)
+        newest[worker] = listen.call
+        done = np.arange(12) <= max(turns, default=-1)
         return layout.held[worker][turns_left(listen.arguments[1], done)[0]]
 
-    # Both hold parts 3, 2, 1 and 0 of the first: one does two of them, the other two.
-    report(1, range(4))
-    assert [report(worker, range(4)) for worker in (3, 2)] == [3, 1]
+    # The first may still be half as fast, so its parts 3, 2, 1 and 0 are left to it.
+    assert [report(worker, range(4), 1.0) for worker in (1, 3, 2)] == [11, 3, 3]
+    # Now it is slow. Two others hold its parts: one does 2 and 1, the other 0.
+    assert [report(worker, [4], 3.0) for worker in (3, 2)] == [2, 0]
     # Its own part comes before all that it could help with, and is left to it.
-    assert report(0, []) == 0
+    assert report(0, [], 3.0) == 0
 
 
 def test_a_second_report_of_a_part_with_another_batch_is_an_error():
@@ -97,12 +163,12 @@ def test_a_second_report_of_a_part_with_another_batch_is_an_error():
     for slot in fleet.slots:
         slot.state = "idle"
     start = RoundStart(step=0, now=0.0, messages=np.zeros((4, 2), np.float32))
-    engine = RequestRound(fleet, plan, start)
+    engine = RequestRound(fleet, plan, start, np.zeros(plan.support.shape[:2]))
     call = next(send.call for send in fleet.actions() if send.worker == 1)
 
     def report(batch_digest):
         taken = Report(0, 0, 1.0, None, True, 0.1, batch_digest)
-        return engine.handle(Response(1, call, [taken], 0.1), 1.0)
+        return engine.handle(Response(1, call, Progress([taken]), 0.1), 1.0)
 
     [listen] = report(b"digest a")
     call = listen.call
@@ -272,11 +338,11 @@ def test_parts_are_not_left_to_a_suspected_helper(is_suspected):
     """Worker 1 computes its own parts, which worker 0 would compute after its own."""
     fleet = request_fleet()
     parts = PartStates(PLAN.parts, PLAN.code.num_parts)
-    sharing = WorkSharing(PLAN, parts, fleet)
+    sharing = WorkSharing(PLAN, parts, fleet, np.full((4, 4), np.inf))
     for worker in (0, 1):
         parts.apply_to_worker(PartEvent.SEND, worker)
-    sharing.update(1, has_begun=False)
+    sharing.update(1, 0.0, has_begun=False)
     fleet.slots[1].is_suspected = is_suspected
-    sharing.update(0, has_begun=False)
+    sharing.update(0, 0.0, has_begun=False)
     of_others = Taken.FREE if is_suspected else Taken.COMPUTING
     assert parts.taken(0).tolist() == [Taken.FREE] * 2 + [of_others] * 2

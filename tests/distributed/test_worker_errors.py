@@ -222,7 +222,8 @@ def test_errors_in_the_thread_of_parts_are_reported(error):
     worker.prepare([*PARTS])
     worker.start_thread()
     with pytest.raises(WorkerError) as info:
-        worker.compute(([PARAMS], sent(KEY), 0), 0, np.zeros(2, np.int8), 0)
+        order = [PARAMS], sent(KEY), 0
+        worker.compute(order, 0, np.zeros(2, np.int8), 0, np.zeros(1))
     assert info.value.reason.startswith(f"{type(error).__name__}: ")
 
 

@@ -14,7 +14,7 @@ from jaxwgc.distributed.ray._interrupts import check_interrupt
 from jaxwgc.distributed.ray._launcher import Launcher
 from jaxwgc.distributed.ray._messages import ArrayPool, Layout, Round, SentKey
 from jaxwgc.distributed.ray._request_plan import RequestPlan
-from jaxwgc.distributed.ray._request_round import RequestRound
+from jaxwgc.distributed.ray._request_round import ExpectedSums, RequestRound
 from jaxwgc.distributed.ray._rounds import Engine, MessageRound, RoundStart, StartUp
 from jaxwgc.distributed.ray._session import check_connected, find_ray
 from jaxwgc.distributed.ray._verification import Verifier
@@ -67,6 +67,7 @@ class Driver:
         self.actors = Actors(launcher, len(fleet.slots), self._check_open)
         self.verifier: Verifier | None = None
         self._memory = ArrayPool(layout.shape, layout.dtype)
+        self._expected: ExpectedSums | None = None
         # End of the last round, and total seconds during which the clock of the engines
         # stood still.
         self._ended = time.monotonic()
@@ -96,7 +97,7 @@ class Driver:
         else:
             mask = np.ones(self._plan.support.shape[:2], bool)
             self.fleet.rules.decodes(mask.ravel())
-            self._plan.requests(mask)
+            self._expected = ExpectedSums(self._plan.requests(mask))
 
     def run(
         self, step: int, leaves: list[np.ndarray], key: SentKey, owner: object = None
@@ -126,7 +127,9 @@ class Driver:
         if self._plan is None:
             engine = MessageRound(self.fleet, self._layout, start, owner)
         else:
-            engine = RequestRound(self.fleet, self._plan, start)
+            assert self._expected is not None
+            expected = self._expected.weights
+            engine = RequestRound(self.fleet, self._plan, start, expected)
         self.actors.perform(self.fleet.actions())
         broadcast = time.monotonic() - begin
         seconds = self._run(engine)
@@ -135,6 +138,9 @@ class Driver:
             timings["examination"] = seconds.examination
         elapsed = self._ended - begin
         assert engine.result is not None
+        if isinstance(engine, RequestRound):
+            assert self._expected is not None and engine.requests is not None
+            self._expected.note(engine.requests)
         return engine.result._replace(timings=timings, elapsed=elapsed)
 
     def end(self) -> None:

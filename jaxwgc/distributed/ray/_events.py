@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxwgc.distributed.ray._messages import Answer, Report
+from jaxwgc.distributed.ray._messages import Answer, Progress
 
 
 class Ready(NamedTuple):
@@ -39,14 +39,14 @@ class Response(NamedTuple):
     Attributes:
       worker: Index of the worker.
       call: Identifier of the call.
-      result: What the method returned: an `Answer`, a list of `Report`, or a sum, which
-        is None if the worker has gone on to another round.
+      result: What the method returned: an `Answer`, a `Progress`, or a sum, which is
+        None if the worker has gone on to another round.
       seconds: Response time.
     """
 
     worker: int
     call: int
-    result: Answer | list[Report] | np.ndarray | None
+    result: Answer | Progress | np.ndarray | None
     seconds: float
 
 

@@ -78,6 +78,20 @@ class Report(NamedTuple):
     digest: bytes | None = None
 
 
+class Progress(NamedTuple):
+    """What a worker returns before its sum is requested, on request.
+
+    Attributes:
+      reports: Reports of finished parts.
+      expected_sum: Sum of its messages with the weights that the coordinator expects to
+        request, as `pack` returns it. None until its parts are finished, and once it
+        has been returned.
+    """
+
+    reports: Sequence[Report] = ()
+    expected_sum: np.ndarray | None = None
+
+
 class LateTime(NamedTuple):
     """Seconds of a response to an earlier round.
 

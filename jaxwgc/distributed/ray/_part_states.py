@@ -189,6 +189,11 @@ class PartStates:
         """Number of parts that each worker has finished, int (num_workers,)."""
         return self.are(FINISHED).sum(1)
 
+    @property
+    def num_claimed(self) -> np.ndarray:
+        """Number of parts that each worker has claimed, int (num_workers,)."""
+        return self.are([PartStatus.COMPUTING]).sum(1)
+
     def reported_parts(self) -> np.ndarray:
         """Returns which parts some worker has reported, bool (num_parts,)."""
         return self._parts_among(self.is_reported)

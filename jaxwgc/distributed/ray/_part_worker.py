@@ -13,7 +13,14 @@ from jaxwgc._common.flat_vectors import ravel
 from jaxwgc.distributed.ray._digests import digest
 from jaxwgc.distributed.ray._errors import BatchError, WorkerError, naming_parts
 from jaxwgc.distributed.ray._events import Ready
-from jaxwgc.distributed.ray._messages import HOLD_SECONDS, Report, SentKey, Taken, pack
+from jaxwgc.distributed.ray._messages import (
+    HOLD_SECONDS,
+    Progress,
+    Report,
+    SentKey,
+    Taken,
+    pack,
+)
 from jaxwgc.distributed.ray._task import Assignment, Order, Task, read_order
 from jaxwgc.distributed.ray._worker import WorkerBase
 
@@ -34,10 +41,13 @@ class _Step:
       key: Key of the round as it travels.
       step: Step of the round.
       taken: `Taken` of each part of the worker, int8 (num_held,).
+      expected: Weights of the terms in the sum that the coordinator expects to request,
+        (num_held,). Zeros if it expects none, or has the sum.
       terms: Finished terms by turn.
       reports: Reports in the order in which parts were finished.
       num_quiet: Number of the first reports that are sent only together with a further
         one.
+      begin: Time of the order.
       is_stopped: Whether the worker computes no further part.
       error: Error of the user's `batches`, which ends this round only.
     """
@@ -47,9 +57,11 @@ class _Step:
     key: SentKey | None
     step: int
     taken: np.ndarray
+    expected: np.ndarray
     terms: dict[int, jax.Array] = dataclasses.field(default_factory=dict)
     reports: list[Report] = dataclasses.field(default_factory=list)
     num_quiet: int = 0
+    begin: float = dataclasses.field(default_factory=time.monotonic)
     is_stopped: bool = False
     error: WorkerError | None = None
 
@@ -59,6 +71,12 @@ class _Step:
         is_done = np.full(len(self.taken), self.is_stopped)
         is_done[list(self.terms)] = True
         return turns_left(self.taken, is_done)
+
+    @property
+    def has_expected_sum(self) -> bool:
+        """True if all terms of the expected sum are finished."""
+        turns = np.flatnonzero(self.expected).tolist()
+        return len(turns) > 0 and self.terms.keys() >= {*turns}
 
     @property
     def has_free_part(self) -> bool:
@@ -121,7 +139,12 @@ class PartWorker(WorkerBase):
         # Lock of the state below, which all threads share.
         self._changed = threading.Condition()
         self._step = _Step(
-            number=-1, leaves=[], key=None, step=0, taken=np.zeros(0, np.int8)
+            number=-1,
+            leaves=[],
+            key=None,
+            step=0,
+            taken=np.zeros(0, np.int8),
+            expected=np.zeros(0),
         )
         self._num_calls = 0
         self._error: WorkerError | None = None
@@ -141,8 +164,13 @@ class PartWorker(WorkerBase):
     # Calls of the coordinator.
 
     def compute(
-        self, order: Order | bytes, number: int, taken: np.ndarray, seen: int
-    ) -> list[Report]:
+        self,
+        order: Order | bytes,
+        number: int,
+        taken: np.ndarray,
+        seen: int,
+        expected: np.ndarray,
+    ) -> Progress:
         """Starts another round after the current part, and returns the first reports.
 
         The first are those of the last round that the coordinator has not seen. They
@@ -153,6 +181,8 @@ class PartWorker(WorkerBase):
           number: Number of the round. Numbers grow, and of two rounds the later counts.
           taken: int (num_held,), `Taken` of each of its parts.
           seen: Number of reports of the last round that the coordinator has seen.
+          expected: Weights of the messages in the sum that the coordinator expects to
+            request, (num_messages,); zeros if it expects none.
         """
         leaves, key, step = read_order(order)
         with self._changed:
@@ -164,21 +194,24 @@ class PartWorker(WorkerBase):
                     key=key,
                     step=step,
                     taken=taken,
+                    expected=expected @ self.rows,
                     reports=unseen,
                     num_quiet=len(unseen) if seen else 0,
                 )
         return self.report(number, 0, taken)
 
-    def report(self, number: int, seen: int, taken: np.ndarray) -> list[Report]:
+    def report(self, number: int, seen: int, taken: np.ndarray) -> Progress:
         """Waits for a report after the first `seen` ones, and returns the new reports.
 
         They may include reports of an earlier round, in which the worker was late. The
-        list is empty if another call takes over.
+        expected sum comes with the reports of its last parts, and the worker then stops
+        until the next call for reports. There are no reports if another call takes
+        over.
         """
         with self._changed:
             step = self._step
             if step.number != number:
-                return []
+                return Progress()
             step.taken = taken
             step.is_stopped = False
             self._num_calls += 1
@@ -203,7 +236,13 @@ class PartWorker(WorkerBase):
             error = self._error or step.error
             if error is not None:
                 raise error
-            return step.reports[seen:]
+            reports = step.reports[seen:]
+            if this_call != self._num_calls or not step.has_expected_sum:
+                return Progress(reports)
+            weights = step.expected
+            step.expected = np.zeros_like(weights)
+            step.is_stopped = True
+        return Progress(reports, self._sum_of_step(step, weights))
 
     def answer(self, number: int, request: np.ndarray) -> np.ndarray | None:
         """Returns the sum of the worker's messages, weighted by a request.
@@ -217,8 +256,7 @@ class PartWorker(WorkerBase):
             step = self._step
         if step.number != number:
             return None
-        wire = self._sum(step.terms, request @ self.rows)
-        return self._corrupted(step.step, np.asarray(wire))
+        return self._sum_of_step(step, request @ self.rows)
 
     def project(
         self, order: Order | bytes, parts: np.ndarray, key: SentKey, number: int
@@ -240,13 +278,13 @@ class PartWorker(WorkerBase):
         wire = self._corrupted(step, np.asarray(self._pack(term)))
         return self._projection(wire, key)
 
-    def stop(self, number: int) -> list[Report]:
+    def stop(self, number: int) -> Progress:
         """Ends a round after the current part."""
         with self._changed:
             if self._step.number == number:
                 self._step.is_stopped = True
             self._changed.notify_all()
-        return []
+        return Progress()
 
     # The thread that computes.
 
@@ -267,8 +305,10 @@ class PartWorker(WorkerBase):
         with self._changed:
             self._changed.wait_for(lambda: len(self._step.turns) > 0)
             # Other workers should finish the parts that they have or compute. This
-            # worker computes these parts only after a while.
-            hold = max(_PARTS_HELD * self._part_seconds, HOLD_SECONDS)
+            # worker computes these parts only after a while, in which a worker of half
+            # the speed finishes its own.
+            own_seconds = time.monotonic() - self._step.begin
+            hold = max(_PARTS_HELD * self._part_seconds, min(own_seconds, HOLD_SECONDS))
             self._changed.wait_for(lambda: self._step.has_free_part, hold)
             step = self._step
             turns = step.turns.tolist()
@@ -360,6 +400,11 @@ class PartWorker(WorkerBase):
             aux=term.aux,
             is_finite=jnp.isfinite(vector).all(),
         )
+
+    def _sum_of_step(self, step: _Step, weights: np.ndarray) -> np.ndarray:
+        """Returns the weighted sum of finished terms, maybe corrupted: see `_sum`."""
+        wire = self._sum(step.terms, weights)
+        return self._corrupted(step.step, np.asarray(wire))
 
     def _sum(self, terms: dict[int, jax.Array], weights: np.ndarray) -> jax.Array:
         """Returns the weighted sum of terms, in the form in which it is sent."""

@@ -3,6 +3,9 @@
 A round has two phases. Workers first compute parts and report them, until the waiting
 rule ends this phase. The coordinator then collects one weighted sum from each worker
 that the decoding needs. If a sum does not come, the first phase continues.
+
+A worker sends the sum that the coordinator expects to request with the last report of
+its parts. If the decoding needs just this sum, the sum is not requested.
 """
 
 import dataclasses
@@ -16,6 +19,7 @@ from jaxwgc.distributed.ray._fleet import Fleet, log
 from jaxwgc.distributed.ray._messages import (
     HOLD_SECONDS,
     PartValues,
+    Progress,
     Report,
     is_finite,
     unpack,
@@ -29,6 +33,9 @@ from jaxwgc.distributed.ray._part_states import (
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._rounds import RoundEngine, RoundStart
 
+# Shortest seconds of a part in ratios.
+_SHORTEST_SECONDS = 1e-6
+
 
 class WorkSharing:
     """Claims parts for workers, and marks the parts that they leave to others.
@@ -41,18 +48,24 @@ class WorkSharing:
       plan: `RequestPlan` of the code.
       parts: Statuses of the parts of the round, which are changed.
       fleet: Workers.
+      times: Seconds from the start of the round to each report, (num_workers,
+        num_turns), which the round changes; infinity if there is none.
     """
 
-    def __init__(self, plan: RequestPlan, parts: PartStates, fleet: Fleet):
+    def __init__(
+        self, plan: RequestPlan, parts: PartStates, fleet: Fleet, times: np.ndarray
+    ):
         self._plan = plan
         self._parts = parts
         self._fleet = fleet
+        self._times = times
 
-    def update(self, worker: int, *, has_begun: bool) -> None:
+    def update(self, worker: int, elapsed: float, *, has_begun: bool) -> None:
         """Updates the open parts of a worker, before it is told of others.
 
         Args:
           worker: Index of the worker.
+          elapsed: Seconds since the start of the round.
           has_begun: Whether the worker is computing. It then keeps the part that it has
             begun: the first part that no other worker had when it was told last.
         """
@@ -69,7 +82,7 @@ class WorkSharing:
             parts.apply(PartEvent.CLAIM, worker, np.intersect1d(begun, free))
             num_claims -= len(begun)
         if self._plan.may_skip:
-            computed = parts.parts_computed_by(self._helpers(worker))
+            computed = parts.parts_computed_by(self._helpers(worker, elapsed))
             parts.apply(PartEvent.TAKE, worker, self._held_among(worker, computed))
         free = parts.turns(worker, [PartStatus.HELD])
         parts.apply(PartEvent.CLAIM, worker, free[:num_claims])
@@ -79,20 +92,30 @@ class WorkSharing:
         turns = self._parts.turns(worker, [PartStatus.HELD])
         return turns[is_included[self._plan.parts[worker, turns]]]
 
-    def _helpers(self, worker: int) -> np.ndarray:
-        """Returns the helpers of a worker, bool (num_workers,)."""
-        num_finished = self._parts.num_finished
-        is_fast_enough = 2 * num_finished >= num_finished[worker]
+    def _helpers(self, worker: int, elapsed: float) -> np.ndarray:
+        """Returns the helpers of a worker, bool (num_workers,).
+
+        The parts that a helper has claimed count as finished, since it reports several
+        parts together.
+        """
+        num_expected = self._parts.num_finished + self._parts.num_claimed
+        is_fast_enough = 2 * num_expected >= self._rate(worker) * elapsed
         is_helper = is_fast_enough & ~self._fleet.are_suspected
         is_helper[worker] = False
         return is_helper
+
+    def _rate(self, worker: int) -> float:
+        """Returns the parts per second of a worker, without its waits for others."""
+        times = np.sort(self._times[worker])
+        num_reported = np.arange(len(times)) + 1
+        return float(np.max(num_reported / np.maximum(times, _SHORTEST_SECONDS)))
 
     def _num_claims(self, worker: int) -> int:
         """Returns how many parts a worker is expected to compute between reports.
 
         At least two: the part that it has begun, and another.
         """
-        seconds = max(self._fleet.limit.median(worker), 1e-6)
+        seconds = max(self._fleet.limit.median(worker), _SHORTEST_SECONDS)
         return int(np.clip(HOLD_SECONDS / seconds, 2, self._plan.report_size))
 
 
@@ -106,7 +129,7 @@ _POLL_SECONDS = 0.1
 
 @dataclasses.dataclass(eq=False)
 class _RequestedSum:
-    """Sum that was requested from one worker.
+    """Sum that was requested or expected from one worker.
 
     Attributes:
       weights: Weights of the request, (messages_per_worker,).
@@ -117,6 +140,32 @@ class _RequestedSum:
     has_arrived: bool = False
 
 
+class ExpectedSums:
+    """Weights of the sums that the next round will probably request.
+
+    They are those of the last two rounds if both requested the same of a worker, such
+    as the parts of a slow worker. Otherwise they are those of a round in which all
+    messages are finished.
+
+    Args:
+      usual: Requests of such a round, (num_workers, messages_per_worker).
+
+    Attributes:
+      weights: Expected requests, (num_workers, messages_per_worker).
+    """
+
+    def __init__(self, usual: np.ndarray):
+        self._usual = usual
+        self._newest = usual
+        self.weights = usual
+
+    def note(self, requests: np.ndarray) -> None:
+        """Records the requests of a round."""
+        is_same = (requests == self._newest).all(axis=1, keepdims=True)
+        self.weights = np.where(is_same, requests, self._usual)
+        self._newest = requests
+
+
 class RequestRound(RoundEngine):
     """Round engine for codes with several messages per worker.
 
@@ -124,21 +173,30 @@ class RequestRound(RoundEngine):
       fleet: Workers.
       plan: `RequestPlan` of the code.
       start: `RoundStart` of the round; its memory is for the sums.
+      expected: `ExpectedSums.weights`.
 
     Attributes:
       requests: Weights of the requested sums, (num_workers, messages_per_worker); None
         while workers compute.
     """
 
-    def __init__(self, fleet: Fleet, plan: RequestPlan, start: RoundStart):
+    def __init__(
+        self, fleet: Fleet, plan: RequestPlan, start: RoundStart, expected: np.ndarray
+    ):
         super().__init__(fleet, plan.layout, start, plan.parts.shape)
         self._plan = plan
+        self._expected = expected
         self._parts = PartStates(plan.parts, plan.code.num_parts)
-        self._sharing = WorkSharing(plan, self._parts, fleet)
+        self._sharing = WorkSharing(plan, self._parts, fleet, self.times)
         num_workers, messages_per_worker, _ = plan.support.shape
-        # Newest request to each worker, unless the worker was withdrawn before its sum.
+        # Newest request to each worker, or its expected sum, unless the worker was
+        # withdrawn before its sum.
         self._sums: dict[int, _RequestedSum] = {}
         self.requests: np.ndarray | None = None
+        # Times until which workers rest that have sent their expected sums, and have
+        # left all other parts to others. A worker of half the speed has sent its own
+        # by then.
+        self._rest_until = np.full(num_workers, -np.inf)
         # Messages that were finished when the waiting rule ended the first phase. They
         # can be requested.
         self._mask = np.zeros((num_workers, messages_per_worker), bool)
@@ -150,7 +208,7 @@ class RequestRound(RoundEngine):
         # worker all claims.
         for worker in workers:
             self._parts.apply_to_worker(PartEvent.SEND, worker)
-            self._sharing.update(worker, has_begun=False)
+            self._sharing.update(worker, elapsed=0.0, has_begun=False)
         for worker in workers:
             self._call_compute(worker, start.now)
 
@@ -191,30 +249,40 @@ class RequestRound(RoundEngine):
         """Sends the parameters to a worker, if it can compute any parts."""
         if not self._parts.have_open[worker]:
             return
-        self._sharing.update(worker, has_begun=False)
+        self._sharing.update(worker, now - self._begin, has_begun=False)
         slot = self._fleet.slots[worker]
         call = events.Call(
             worker=worker,
             method="compute",
             number=self.number,
-            arguments=(self.number, self._parts.taken(worker), slot.num_seen),
+            arguments=(
+                self.number,
+                self._parts.taken(worker),
+                slot.num_seen,
+                self._expected[worker],
+            ),
         )
         slot.num_seen = 0
         self._fleet.call(call, now)
 
     def _request_reports(self, now: float) -> None:
         """Requests the next reports of idle workers that have parts left."""
-        have_open = self._parts.have_open
-        for slot in self._fleet.slots:
-            if slot.state == "idle" and have_open[slot.index]:
-                self._sharing.update(slot.index, has_begun=True)
-                call = events.Call(
-                    worker=slot.index,
-                    method="report",
-                    number=self.number,
-                    arguments=(slot.num_seen, self._parts.taken(slot.index)),
-                )
-                self._fleet.call(call, now)
+        are_due = self._have_no_call & (self._rest_until <= now)
+        for worker in np.flatnonzero(are_due).tolist():
+            self._sharing.update(worker, now - self._begin, has_begun=True)
+            num_seen = self._fleet.slots[worker].num_seen
+            call = events.Call(
+                worker=worker,
+                method="report",
+                number=self.number,
+                arguments=(num_seen, self._parts.taken(worker)),
+            )
+            self._fleet.call(call, now)
+
+    @property
+    def _have_no_call(self) -> np.ndarray:
+        """Workers with parts left that are not called, bool (num_workers,)."""
+        return self._fleet.are("idle") & self._parts.have_open
 
     def _end_first_phase(self, now: float) -> None:
         """Computes the requests of sums, if the round need not wait for parts."""
@@ -222,6 +290,11 @@ class RequestRound(RoundEngine):
         if self._ends is None:
             self._ends = self._end_time(is_reported)
         self.poll_at = self._ends
+        resting = self._have_no_call
+        if self._ends > now and resting.any():
+            # Workers that rest can go on.
+            self.poll_at = min(self._ends, self._rest_until[resting].min())
+            return
         self._mask = self._plan.mask(is_reported)
         given_up = self._replaced | self._parts.is_excluded
         self._reason = self._reason_to_stop(self._mask.ravel(), given_up, now)
@@ -320,18 +393,25 @@ class RequestRound(RoundEngine):
     # Responses and losses, which come in both phases.
 
     def _take(self, event: events.Response, now: float) -> None:
-        if isinstance(event.result, list):
-            self._fleet.slots[event.worker].num_seen += len(event.result)
-            for report in event.result:
-                self._take_report(event.worker, report, now)
-        else:
-            self._take_sum(event, now)
+        worker = event.worker
+        match event.result:
+            case Progress():
+                reports = event.result.reports
+                self._fleet.slots[worker].num_seen += len(reports)
+                seconds = [report.seconds for report in reports]
+                self._fleet.limit.note(worker, *seconds)
+                for report in reports:
+                    self._take_report(worker, report, now)
+                if event.result.expected_sum is not None and self.requests is None:
+                    self._take_expected_sum(worker, event.result.expected_sum, now)
+            case np.ndarray():
+                self._fleet.limit.note(worker, event.seconds)
+                self._take_sum(worker, event.result, now)
 
     def _take_report(self, worker: int, report: Report, now: float) -> None:
         """Records a finished part; of a part of an earlier round only the seconds."""
         turn = report.turn
         self._fleet.rows[report.number][worker, turn] = report.seconds
-        self._fleet.limit.note(worker, report.seconds)
         if report.number != self.number:
             return
         if report.digest is not None:
@@ -356,15 +436,24 @@ class RequestRound(RoundEngine):
         if slot.away_since is not None and not self._replaced[worker]:
             self._fleet.recover(slot)
 
-    def _take_sum(self, event: events.Response, now: float) -> None:
-        """Copies a sum, so that nothing refers to Ray's memory."""
-        worker = event.worker
-        slot = self._fleet.slots[worker]
-        assert isinstance(event.result, np.ndarray)
-        self._check(event.result)
-        self._fleet.limit.note(worker, event.seconds)
+    def _take_expected_sum(self, worker: int, wire: np.ndarray, now: float) -> None:
+        """Copies a sum that has not been requested, unless it is not finite."""
+        self._check(wire)
         message = self.messages[worker : worker + 1]
-        unpack(event.result, message)
+        unpack(wire, message)
+        if is_finite(message):
+            self._sums[worker] = _RequestedSum(self._expected[worker], has_arrived=True)
+        elapsed = now - self._begin
+        self._sharing.update(worker, elapsed, has_begun=False)
+        if not self._parts.num_claimed[worker]:
+            self._rest_until[worker] = now + min(elapsed, HOLD_SECONDS)
+
+    def _take_sum(self, worker: int, wire: np.ndarray, now: float) -> None:
+        """Copies a sum, so that nothing refers to Ray's memory."""
+        slot = self._fleet.slots[worker]
+        self._check(wire)
+        message = self.messages[worker : worker + 1]
+        unpack(wire, message)
         if is_finite(message):
             requested = self._sums.get(worker)
             # An overdue sum may arrive after the exclusion of its worker.

@@ -1,5 +1,7 @@
 """Time limits for silent workers, which adapt to recent responses."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jaxwgc.distributed.ray._options import SHORTEST_ANSWER_SECONDS
@@ -44,8 +46,8 @@ class ResponseLimit:
         """Returns the time limit of a worker, in seconds."""
         return float(self._limits[worker])
 
-    def note(self, worker: int, seconds: float) -> None:
-        """Records a response time."""
+    def note(self, worker: int, *seconds: float) -> None:
+        """Records response times, oldest first."""
         _append(self._recent, worker, seconds)
         _append(self._recent_with_silences, worker, seconds)
         self._adapt()
@@ -56,7 +58,7 @@ class ResponseLimit:
         A step that has become longer is not interrupted for ever.
         """
         seconds = 2 * self.of(worker) / _MULTIPLE
-        _append(self._recent_with_silences, worker, seconds)
+        _append(self._recent_with_silences, worker, [seconds])
         self._adapt()
 
     def resume(self, slowest: float) -> None:
@@ -78,6 +80,7 @@ class ResponseLimit:
         self._limits = np.where(np.isnan(limits), _CEILING_SECONDS, limits)
 
 
-def _append(recent: np.ndarray, worker: int, seconds: float) -> None:
-    """Adds the newest response of a worker, in place of the oldest one."""
-    recent[worker] = np.append(recent[worker, 1:], seconds)
+def _append(recent: np.ndarray, worker: int, seconds: Sequence[float]) -> None:
+    """Adds the newest responses of a worker, in place of the oldest ones."""
+    all_seconds = np.append(recent[worker], seconds)
+    recent[worker] = all_seconds[len(seconds) :]
