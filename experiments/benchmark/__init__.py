@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 
 from experiments.benchmark import (
+    cluster_steps,
     comparison,
     compilation,
     coordinator,
@@ -46,6 +47,8 @@ SECTIONS: dict[str, Callable[[int, int, bool], Study]] = {
     "races": races.study,
     "coordinator": coordinator.study,
     "coordinator_peers": coordinator.peers,
+    "finished_parts": cluster_steps.finished_parts,
+    "start": cluster_steps.start,
     "large_messages": large_messages.study,
     "recovery": recovery.study,
     "compilation": compilation.largest,
