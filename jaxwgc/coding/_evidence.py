@@ -166,16 +166,20 @@ def estimate(checks: Array, sample: Sample, suspects: jax.Array) -> Evidence:
     values = product(checks, rows)
     num_used = jnp.maximum(is_used.sum(), 1)
     size = jnp.sqrt(jnp.sum(squares(rows)) / num_used)
-    # The values give corrections of the messages that are left out.
+    # Left singular vectors give combinations of the checks. Those of singular value 0
+    # contain only used messages. The others give corrections of the messages that are
+    # left out.
+    combinations = left.T.conj()
+    values = product(combinations, values)
     solve = right.T.conj() * inverse
-    corrections = product(solve, product(left.T.conj(), values))
+    corrections = product(solve, values)
     reach = jnp.minimum(norms_along(solve, axis=1), _REACH)
     largest = jnp.maximum(norms_along(sample.rows, axis=1), reach * size)
     allowed = ROUNDINGS * sample.noise * math.sqrt(len(rows)) * largest
     deviates = norms_along(sample.rows + corrections, axis=1) > allowed
-    basis = jnp.where(is_lost, left, 0)
-    remaining = outside(basis, jnp.concatenate([checks, values], axis=1))
-    left, singular, _ = jnp.linalg.svd(remaining[:, len(rows) :], full_matrices=False)
+    is_lost = is_lost[:, None]
+    values = jnp.where(is_lost, 0, values)
+    left, singular, _ = jnp.linalg.svd(values, full_matrices=False)
     # Rows of checks have norm one, or norm zero if they pad a traced matrix.
     num_checks = jnp.rint(jnp.sum(squares(checks))).astype(int)
     num_left = num_checks - is_lost.sum()
@@ -183,7 +187,7 @@ def estimate(checks: Array, sample: Sample, suspects: jax.Array) -> Evidence:
     return Evidence(
         suspects=suspects,
         is_used=is_used,
-        checks=jnp.where(is_used, remaining[:, : len(rows)], 0),
+        checks=jnp.where(is_used & ~is_lost, product(combinations, checks), 0),
         left=left,
         singular=singular,
         num_left=num_left,
@@ -224,11 +228,6 @@ def normalized_columns(evidence: Evidence) -> tuple[jax.Array, jax.Array]:
     # A product of complex numbers compiles to a smaller program than a quotient.
     scales = jnp.where(has_check, 1 / jnp.maximum(lengths, UNCHECKED), 0)
     return evidence.checks * scales, has_check
-
-
-def distances_from(basis: jax.Array, columns: jax.Array) -> jax.Array:
-    """Returns distances of unit columns from a subspace."""
-    return norms_along(outside(basis, columns), axis=0)
 
 
 def nearest(distances: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -272,7 +272,7 @@ def rounding_noise(
 def _median(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Returns the lower median of the values in a mask, or 1 if there are none."""
     ordered = jnp.sort(jnp.where(mask, values, jnp.inf))
-    middle = jnp.maximum(mask.sum() - 1, 0) // 2
+    middle = jnp.maximum(mask.sum() - 1, 0) >> 1
     return jnp.where(mask.any(), ordered[middle], 1)
 
 

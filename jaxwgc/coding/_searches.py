@@ -18,7 +18,6 @@ from jaxwgc.coding._evidence import (
     Findings,
     Sample,
     Signal,
-    distances_from,
     estimate,
     explains,
     find_signal,
@@ -79,10 +78,11 @@ class _ErrorSpace(NamedTuple):
     """A space that contains the columns of the corrupted messages.
 
     Attributes:
-      basis: Orthonormal columns, or zeros, (num_checks, num_checks).
+      basis: Orthonormal columns of which the first span the space, (num_checks,
+        num_checks).
       columns: A column of each message, (num_checks, num_messages).
       is_candidate: Messages that may be corrupted, bool (num_messages,).
-      number: Number of corrupted messages, int scalar.
+      number: Dimension of the space: the number of corrupted messages, int scalar.
       fits: Whether this number of messages may explain the errors.
       needs_gap: Whether the columns of other messages must be further away.
       is_more: Whether more attempts remain.
@@ -98,7 +98,9 @@ class _ErrorSpace(NamedTuple):
 
     def proposal(self) -> _Proposal:
         """Proposes the messages whose columns are nearest to the space."""
-        distances = distances_from(self.basis, self.columns)
+        parts = product(self.basis.T.conj(), self.columns)
+        is_outside = jnp.arange(len(parts)) >= self.number
+        distances = norms_along(jnp.where(is_outside[:, None], parts, 0), axis=0)
         distances = jnp.where(self.is_candidate, distances, jnp.inf)
         wrong, stands_apart = nearest(distances, self.number)
         fits = self.fits & (stands_apart | ~self.needs_gap)
@@ -209,7 +211,7 @@ def _propose(sample: Sample, decoders: Sequence[Decoder], search: _Search) -> _P
     columns, has_check = normalized_columns(evidence)
     always = jnp.array(True)
     space = _ErrorSpace(
-        basis=signal.basis,
+        basis=evidence.left,
         columns=columns,
         is_candidate=has_check,
         number=signal.rank,
@@ -263,31 +265,33 @@ def _smoothed(
     # The sums are linear combinations of the checks. So the signal gives one column of
     # sums for each dimension above the noise.
     combinations = product(powers[1:] * weights, evidence.checks.T.conj())
-    directions = (signal.basis * signal.singular)[:, : num_sums // 2]
+    num_directions = max(num_sums // 2, 1)
+    directions = (signal.basis * signal.singular)[:, :num_directions]
     places = jnp.arange(num_sums)
     sums = product(combinations, directions)
 
     number = jax.lax.div(search.attempt - 1, _HIDDEN) + 2
     hidden = jax.lax.rem(search.attempt - 1, _HIDDEN)
     size = num_checks - number + 1
-    columns = places[: (num_sums + 1) // 2]
+    # There are at least as many columns as sums, so that the SVD gives a full basis.
+    columns = jnp.arange((num_sums + 3) // 2)
     shifted = jnp.minimum(places[:, None] + columns, num_sums - 1)
     is_in = (places[:, None] < size) & (columns < number)
     windows = jnp.where(is_in[:, :, None], sums[shifted], 0).reshape(num_sums, -1)
     left, singular, _ = jnp.linalg.svd(windows, full_matrices=False)
     number_wrong = jnp.sum(singular > threshold * jnp.sqrt(number)) + hidden
-    basis = jnp.where(jnp.arange(left.shape[1]) < number_wrong, left, 0)
     largest_number = (num_checks + 1) // 2
     fits = (number_wrong > signal.rank) & (number_wrong < size)
     fits &= 2 * number_wrong <= num_checks + signal.rank
     fits &= number <= largest_number
     is_last_of_number = hidden == _HIDDEN - 1
     next_number = number + is_last_of_number
-    # There may be more checks than sums.
     steering = jnp.where(places[:, None] < size, powers[:-1], 0)
+    # There may be more checks than sums.
+    num_others = len(evidence.left) - num_sums
     return _ErrorSpace(
-        basis=jnp.zeros_like(signal.basis).at[:num_sums, : basis.shape[1]].set(basis),
-        columns=jnp.zeros_like(evidence.checks).at[:num_sums].set(steering),
+        basis=jnp.pad(left, [(0, num_others), (0, num_others)]),
+        columns=jnp.pad(steering, [(0, num_others), (0, 0)]),
         is_candidate=evidence.is_used,
         number=number_wrong,
         fits=fits,
@@ -317,7 +321,8 @@ def _guessed(evidence: Evidence, signal: Signal) -> _Proposal:
             # A column that already lies in the space adds nothing to the basis.
             column = jnp.where(norm > limit, column, 0)
             basis = jnp.concatenate([basis, column[:, None]], 1)
-        distances = jnp.where(has_check, distances_from(basis, columns), jnp.inf)
+        distances = norms_along(outside(basis, columns), axis=0)
+        distances = jnp.where(has_check, distances, jnp.inf)
         distances = distances.at[guess].set(0)
         wrong, stands_apart = nearest(distances, signal.rank + len(guess))
         furthest = jnp.max(jnp.where(wrong, distances, 0))
