@@ -36,29 +36,8 @@ def _any_under_vmap_rule(axis_size, in_batched, condition):
 def compute_if(condition: jax.Array, function: Callable[[], T], default: T) -> T:
     """Returns `function()` if `condition` holds in any vmap lane, else `default`."""
     computed = jax.lax.cond(any_under_vmap(condition), function, lambda: default)
-    return _of_lane(condition, computed, default)
-
-
-@custom_vmap
-def _of_lane(condition: jax.Array, computed: T, default: T) -> T:
-    """Returns `computed` in the vmap lanes in which `condition` holds, else `default`.
-
-    Outside of vmap, `computed` is the default already if the condition does not hold.
-    """
-    del condition, default
-    return computed
-
-
-@_of_lane.def_vmap
-def _of_lane_rule(axis_size, in_batched, condition, computed, default):
-    del axis_size
-    axes = jax.tree.map(lambda has_axis: 0 if has_axis else None, tuple(in_batched))
-
-    def choose(condition, computed, default):
-        return jax.lax.cond(condition, lambda: computed, lambda: default)
-
-    chosen = jax.vmap(choose, axes)(condition, computed, default)
-    return chosen, jax.tree.map(lambda _: True, chosen)
+    # One `cond` compiles to a smaller program than one `select` per array.
+    return jax.lax.cond(condition, lambda: computed, lambda: default)
 
 
 def in_batches(function: Callable[[jax.Array], T], rows: jax.Array, size: int) -> T:
