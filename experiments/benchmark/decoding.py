@@ -91,7 +91,7 @@ class Interpolation(Lagrange):
 
     def weights(self, matrix, target, mask):
         """Returns the weights of every mask."""
-        weights, _, _ = self.interpolation(mask)
+        weights, _ = self.interpolation(mask)
         return weights[..., None, :]
 
 

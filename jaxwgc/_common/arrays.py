@@ -185,6 +185,11 @@ def squares(numbers: Any) -> Any:
     return numbers**2
 
 
+def norms_along(numbers: jax.Array, axis: int) -> jax.Array:
+    """Returns Euclidean norms along an axis."""
+    return jnp.sqrt(jnp.sum(squares(numbers), axis))
+
+
 def one_norm(numbers: jax.Array) -> jax.Array:
     """Returns |x|, or the sum of |x.real| and |x.imag| if numbers are complex."""
     if jnp.iscomplexobj(numbers):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._common.arrays import Array, product, squares
+from jaxwgc._common.arrays import Array, norms_along, product, squares
 
 # Norm of the column of the parity checks of a message, below which the message counts
 # as unchecked.
@@ -130,9 +130,8 @@ class Evidence(NamedTuple):
       singular: Their singular values, (num_checks,), zero up to rounding if the
         messages are correct.
       num_left: Number of independent checks, int scalar.
-      solve: (num_messages, num_checks), maps values of all checks to corrections of
-        the messages that are left out. Zero rows for the others.
-      size: Root mean square of the norms of the used messages.
+      deviates: Which of the messages that are left out differ from the values that the
+        used messages imply, bool (num_messages,). Of no meaning for the others.
       threshold: Singular value up to which check values are noise.
     """
 
@@ -142,14 +141,13 @@ class Evidence(NamedTuple):
     left: jax.Array
     singular: jax.Array
     num_left: jax.Array
-    solve: jax.Array
-    size: jax.Array
+    deviates: jax.Array
     threshold: jax.Array
 
     @property
     def check_norms(self) -> jax.Array:
         """Norms of the checks of each message, (num_messages,)."""
-        return jnp.linalg.norm(self.checks, axis=0)
+        return norms_along(self.checks, axis=0)
 
 
 def estimate(checks: Array, sample: Sample, suspects: jax.Array) -> Evidence:
@@ -165,26 +163,35 @@ def estimate(checks: Array, sample: Sample, suspects: jax.Array) -> Evidence:
     # Columns have norm at most one, so the bound needs no scale.
     is_lost = singular > max(checks.shape) * jnp.finfo(singular.dtype).eps
     inverse = jnp.where(is_lost, 1 / jnp.where(is_lost, singular, 1), 0)
-    solve = -product(right.T.conj() * inverse, left.T.conj())
-    basis = jnp.where(is_lost, left, 0)
-    checks_and_values = jnp.concatenate([checks, product(checks, rows)], axis=1)
-    remaining = outside(basis, checks_and_values)
-    left, singular, _ = jnp.linalg.svd(remaining[:, len(rows) :], full_matrices=False)
-    # Rows of checks have norm one, or norm zero if they pad a traced matrix.
-    num_checks = jnp.sum(jnp.linalg.norm(checks, axis=1) > 0.5)
-    num_left = num_checks - is_lost.sum()
+    values = product(checks, rows)
     num_used = jnp.maximum(is_used.sum(), 1)
     size = jnp.sqrt(jnp.sum(squares(rows)) / num_used)
+    # Left singular vectors give combinations of the checks. Those of singular value 0
+    # contain only used messages. The others give corrections of the messages that are
+    # left out.
+    combinations = left.T.conj()
+    values = product(combinations, values)
+    solve = right.T.conj() * inverse
+    corrections = product(solve, values)
+    reach = jnp.minimum(norms_along(solve, axis=1), _REACH)
+    largest = jnp.maximum(norms_along(sample.rows, axis=1), reach * size)
+    allowed = ROUNDINGS * sample.noise * math.sqrt(len(rows)) * largest
+    deviates = norms_along(sample.rows + corrections, axis=1) > allowed
+    is_lost = is_lost[:, None]
+    values = jnp.where(is_lost, 0, values)
+    left, singular, _ = jnp.linalg.svd(values, full_matrices=False)
+    # Rows of checks have norm one, or norm zero if they pad a traced matrix.
+    num_checks = jnp.rint(jnp.sum(squares(checks))).astype(int)
+    num_left = num_checks - is_lost.sum()
     spread = jnp.sqrt(jnp.maximum(num_left, 0) / rows.shape[1]).astype(size.dtype)
     return Evidence(
         suspects=suspects,
         is_used=is_used,
-        checks=remaining[:, : len(rows)] * is_used,
+        checks=jnp.where(is_used & ~is_lost, product(combinations, checks), 0),
         left=left,
         singular=singular,
         num_left=num_left,
-        solve=jnp.where(is_used[:, None], 0, solve),
-        size=size,
+        deviates=deviates,
         threshold=ROUNDINGS * sample.noise * size * (spread + 1),
     )
 
@@ -214,29 +221,13 @@ def explains(
     return is_noise & (evidence.num_left > 0) & jnp.all(is_unique)
 
 
-def deviates(checks: Array, sample: Sample, evidence: Evidence) -> jax.Array:
-    """Returns which messages differ from the values that the used messages imply."""
-    rows = sample.rows
-    kept = jnp.where(evidence.is_used[:, None], rows, 0)
-    solve = evidence.solve
-    expected = product(solve, product(jnp.asarray(checks, rows.dtype), kept))
-    reach = jnp.minimum(jnp.linalg.norm(solve, axis=1), _REACH)
-    largest = jnp.maximum(jnp.linalg.norm(rows, axis=1), reach * evidence.size)
-    allowed = ROUNDINGS * sample.noise * math.sqrt(len(rows)) * largest
-    return jnp.linalg.norm(rows - expected, axis=1) > allowed
-
-
 def normalized_columns(evidence: Evidence) -> tuple[jax.Array, jax.Array]:
     """Returns unit columns of the checks, and which messages take part in a check."""
-    norms = evidence.check_norms
-    has_check = norms > UNCHECKED
-    columns = evidence.checks / jnp.where(has_check, norms, 1)
-    return jnp.where(has_check, columns, 0), has_check
-
-
-def distances_from(basis: jax.Array, columns: jax.Array) -> jax.Array:
-    """Returns distances of unit columns from a subspace."""
-    return jnp.linalg.norm(outside(basis, columns), axis=0)
+    lengths = evidence.check_norms
+    has_check = lengths > UNCHECKED
+    # A product of complex numbers compiles to a smaller program than a quotient.
+    scales = jnp.where(has_check, 1 / jnp.maximum(lengths, UNCHECKED), 0)
+    return evidence.checks * scales, has_check
 
 
 def nearest(distances: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxwgc._common import array_validation
-from jaxwgc._common.arrays import Array, working_constant
+from jaxwgc._common.arrays import Array, norms_along, working_constant
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._decode import Arrived, ErrorLocation, Finished, Received
 from jaxwgc.coding._decoding import check_messages_of
@@ -162,15 +162,16 @@ def _screen(
     """Projects messages, drops those that are not finite, and scales the others."""
     num_columns = _PROJECTION_DIM if locator.copies else 2 * len(locator.checks) + 8
     rows, units = project_in_units(key, messages, num_columns)
-    mask = mask & jnp.isfinite(rows).all(1)
     norms = jnp.asarray(locator.norms, rows.real.dtype)
-    rows = jnp.where(mask[:, None], rows, 0) / norms[:, None]
+    lengths = norms_along(rows, axis=1)
+    mask = mask & jnp.isfinite(lengths)
+    rows = jnp.where(mask[:, None], rows, 0)
+    lengths = jnp.where(mask, lengths, 0)
     # The median norm scales the rows, so that squares neither overflow nor underflow.
     # Norms are compared in the unit of one message.
-    lengths = jnp.linalg.norm(rows, axis=1)
-    unit = _median(units[:, 0], mask & (lengths > 0))
-    sizes = lengths * (unit / units[:, 0])
-    median = _median(sizes, mask & (sizes > 0))
+    unit = _median(units[:, 0], lengths > 0)
+    sizes = lengths / norms * (unit / units[:, 0])
+    median = _median(sizes, sizes > 0)
     clipped = jnp.minimum(sizes / median, _LARGEST)
     rows *= (clipped / jnp.where(lengths > 0, lengths, 1))[:, None]
     # Products of tiny entries underflow. The noise therefore has a lower bound.
@@ -271,7 +272,7 @@ def rounding_noise(
 def _median(values: jax.Array, mask: jax.Array) -> jax.Array:
     """Returns the lower median of the values in a mask, or 1 if there are none."""
     ordered = jnp.sort(jnp.where(mask, values, jnp.inf))
-    middle = jnp.maximum(mask.sum() - 1, 0) // 2
+    middle = jnp.maximum(mask.sum() - 1, 0) >> 1
     return jnp.where(mask.any(), ordered[middle], 1)
 
 

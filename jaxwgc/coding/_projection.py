@@ -85,7 +85,9 @@ def project_in_units(
         messages = _signed_sums(sign_key, messages)
     pieces = flat_vectors.blocks(messages, _AT_ONCE)
     real = jnp.finfo(messages.dtype).dtype
-    mix = jax.random.normal(key, (*pieces.shape[1:], num_columns), real)
+    shape = (*pieces.shape[1:], num_columns)
+    # The generator compiles to a much smaller program for a flat array.
+    mix = jax.random.normal(key, (math.prod(shape),), real).reshape(shape)
     mix = (mix / math.sqrt(num_columns)).astype(messages.dtype)
     products = jnp.einsum("nbl,blq->nbq", pieces, mix, precision="highest")
     # Without the barrier, the compiler would merge all steps into one long sum.

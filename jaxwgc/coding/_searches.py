@@ -3,14 +3,14 @@
 import functools
 import itertools
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxwgc._common.arrays import Array, product
+from jaxwgc._common.arrays import Array, norms_along, one_norm, product
 from jaxwgc._common.some_rows import compute_if, in_batches
 from jaxwgc.coding._evidence import (
     UNCHECKED,
@@ -18,8 +18,6 @@ from jaxwgc.coding._evidence import (
     Findings,
     Sample,
     Signal,
-    deviates,
-    distances_from,
     estimate,
     explains,
     find_signal,
@@ -28,6 +26,8 @@ from jaxwgc.coding._evidence import (
     outside,
 )
 from jaxwgc.decoders import Decoder, Interpolation
+
+T = TypeVar("T")
 
 # Number of assumptions for each number of windows: that 0, 1 or 2 error directions are
 # hidden in the noise.
@@ -44,6 +44,7 @@ class _Search(NamedTuple):
 
     Attributes:
       evidence: Evidence without the suspects so far.
+      signal: Signal of the evidence, above the floor.
       check_norms: Norms of the checks of each message if none is left out.
       num_checks: Number of checks if none is left out, int scalar.
       floor: Singular value below which unexplained errors count as noise.
@@ -52,16 +53,11 @@ class _Search(NamedTuple):
     """
 
     evidence: Evidence
+    signal: Signal
     check_norms: jax.Array
     num_checks: jax.Array
     floor: jax.Array
     attempt: jax.Array
-
-    @property
-    def signal(self) -> Signal:
-        evidence = self.evidence
-        threshold = jnp.maximum(evidence.threshold, self.floor)
-        return find_signal(evidence.left, evidence.singular, threshold)
 
 
 class _Proposal(NamedTuple):
@@ -76,6 +72,39 @@ class _Proposal(NamedTuple):
     wrong: jax.Array
     fits: jax.Array
     is_more: jax.Array
+
+
+class _ErrorSpace(NamedTuple):
+    """A space that contains the columns of the corrupted messages.
+
+    Attributes:
+      basis: Orthonormal columns of which the first span the space, (num_checks,
+        num_checks).
+      columns: A column of each message, (num_checks, num_messages).
+      is_candidate: Messages that may be corrupted, bool (num_messages,).
+      number: Dimension of the space: the number of corrupted messages, int scalar.
+      fits: Whether this number of messages may explain the errors.
+      needs_gap: Whether the columns of other messages must be further away.
+      is_more: Whether more attempts remain.
+    """
+
+    basis: jax.Array
+    columns: jax.Array
+    is_candidate: jax.Array
+    number: jax.Array
+    fits: jax.Array
+    needs_gap: jax.Array
+    is_more: jax.Array
+
+    def proposal(self) -> _Proposal:
+        """Proposes the messages whose columns are nearest to the space."""
+        parts = product(self.basis.T.conj(), self.columns)
+        is_outside = jnp.arange(len(parts)) >= self.number
+        distances = norms_along(jnp.where(is_outside[:, None], parts, 0), axis=0)
+        distances = jnp.where(self.is_candidate, distances, jnp.inf)
+        wrong, stands_apart = nearest(distances, self.number)
+        fits = self.fits & (stands_apart | ~self.needs_gap)
+        return _Proposal(wrong=wrong, fits=fits, is_more=self.is_more)
 
 
 def find_in_turn(
@@ -96,14 +125,14 @@ def find_in_turn(
     no_suspects = jnp.zeros_like(sample.mask)
     # The loop starts with zeros in place of evidence. `estimate` is then compiled only
     # once, in the loop.
-    shapes = jax.eval_shape(estimate, checks, sample, no_suspects)
-    evidence = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    zero = jnp.zeros_like(evidence.threshold)
+    evidence = _zeros_of(estimate, checks, sample, no_suspects)
+    signal = _zeros_of(_signal_above, evidence, evidence.threshold)
     start = _Search(
         evidence=evidence,
+        signal=signal,
         check_norms=jnp.zeros_like(sample.norms),
         num_checks=evidence.num_left,
-        floor=zero,
+        floor=evidence.threshold,
         attempt=jnp.array(-1),
     )
 
@@ -116,7 +145,7 @@ def find_in_turn(
     has_check = last.check_norms > UNCHECKED
     return Findings(
         # Suspects with messages that agree with the others are exonerated.
-        wrong=last.evidence.suspects & deviates(checks, sample, last.evidence),
+        wrong=last.evidence.suspects & last.evidence.deviates,
         disputed=sample.mask & has_check & ~is_explained,
         is_checked=has_check,
         is_explained=is_explained,
@@ -124,15 +153,27 @@ def find_in_turn(
     )
 
 
+def _zeros_of(function: Callable[..., T], *arguments: object) -> T:
+    """Returns zeros in place of the arrays that a function returns."""
+    shapes = jax.eval_shape(function, *arguments)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def _signal_above(evidence: Evidence, floor: jax.Array) -> Signal:
+    """Returns the signal of the evidence above a floor."""
+    threshold = jnp.maximum(evidence.threshold, floor)
+    return find_signal(evidence.left, evidence.singular, threshold)
+
+
 def _next(
     checks: Array, sample: Sample, decoders: Sequence[Decoder], search: _Search
 ) -> _Search:
     """Tries one explanation of the errors, and excludes the messages that it names."""
     evidence = search.evidence
+    signal = search.signal
     check_norms = search.check_norms
     floor = search.floor
-    signal = search.signal
-    proposal = _propose(sample, decoders, search, signal)
+    proposal = _propose(sample, decoders, search)
     is_first = search.attempt < 0
     suspects = evidence.suspects | proposal.wrong
     rest = compute_if(
@@ -144,56 +185,62 @@ def _next(
     is_next = goes_on & proposal.is_more & (floor == 0)
     higher = jnp.where(floor < signal.rounding, signal.rounding, signal.weakest)
     raised = jnp.where(goes_on & ~is_next, higher, floor)
+    floor = jnp.where(is_found, 0, raised)
+    evidence = jax.lax.cond(is_found, lambda: rest, lambda: evidence)
     return _Search(
-        evidence=jax.lax.cond(is_found, lambda: rest, lambda: evidence),
+        evidence=evidence,
+        signal=_signal_above(evidence, floor),
         check_norms=jnp.where(is_first, rest.check_norms, check_norms),
         num_checks=jnp.where(is_first, rest.num_left, search.num_checks),
-        floor=jnp.where(is_found, 0, raised),
+        floor=floor,
         attempt=jnp.where(is_next, search.attempt + 1, 0),
     )
 
 
-def _propose(
-    sample: Sample, decoders: Sequence[Decoder], search: _Search, signal: Signal
-) -> _Proposal:
+def _propose(sample: Sample, decoders: Sequence[Decoder], search: _Search) -> _Proposal:
     """Proposes a set of corrupted messages.
 
     Errors in general position are tried first, then errors that agree.
     """
     evidence = search.evidence
-    attempt = search.attempt
-
-    def in_general_position():
-        # The errors span the columns of the checks at the corrupted messages. If the
-        # ranks agree, no other columns are in this space.
-        columns, has_check = normalized_columns(evidence)
-        distances = distances_from(signal.basis, columns)
-        distances = jnp.where(has_check, distances, jnp.inf)
-        wrong, stands_apart = nearest(distances, signal.rank)
-        return _Proposal(wrong=wrong, fits=stands_apart, is_more=jnp.array(True))
-
-    def agreeing():
-        for decoder in decoders:
-            interpolation = decoder.interpolation(evidence.is_used)
-            if interpolation is not None:
-                return _smoothed(sample, search, signal, interpolation)
-        wrong, fits = _guessed(evidence, signal)
-        return _Proposal(wrong=wrong, fits=fits, is_more=jnp.array(False))
-
+    signal = search.signal
     is_open = (signal.rank > 0) & (signal.rank < evidence.num_left)
-    never = jnp.array(False)
-    nothing = _Proposal(jnp.zeros_like(evidence.suspects), fits=never, is_more=never)
-    proposal = compute_if(is_open & (attempt == 0), in_general_position, nothing)
-    return compute_if(is_open & (attempt > 0), agreeing, proposal)
+    is_repeated = is_open & (search.attempt > 0)
+    # The errors span the columns of the checks at the corrupted messages. If the ranks
+    # agree, no other columns are in this space.
+    columns, has_check = normalized_columns(evidence)
+    always = jnp.array(True)
+    space = _ErrorSpace(
+        basis=evidence.left,
+        columns=columns,
+        is_candidate=has_check,
+        number=signal.rank,
+        fits=always,
+        needs_gap=always,
+        is_more=always,
+    )
+    interpolations = [decoder.interpolation(evidence.is_used) for decoder in decoders]
+    known = [interpolation for interpolation in interpolations if interpolation]
+    if known:
+        space = compute_if(
+            is_repeated, lambda: _smoothed(sample, search, known[0]), space
+        )
+        proposal = space.proposal()
+    else:
+        proposal = compute_if(
+            is_repeated, lambda: _guessed(evidence, signal), space.proposal()
+        )
+    return _Proposal(
+        wrong=proposal.wrong & is_open,
+        fits=proposal.fits & is_open,
+        is_more=proposal.is_more & is_open,
+    )
 
 
 def _smoothed(
-    sample: Sample, search: _Search, signal: Signal, interpolation: Interpolation
-) -> _Proposal:
-    """Proposes a set of corrupted messages by spatial smoothing.
-
-    Returns a mask of the set, whether it explains the errors, and whether more attempts
-    remain.
+    sample: Sample, search: _Search, interpolation: Interpolation
+) -> _ErrorSpace:
+    """Returns the space of errors by spatial smoothing.
 
     Messages are values of polynomials at points αᵢ. With weights aᵢ that interpolate at
     0, the sums of aᵢ αᵢˡ⁺¹ times message i are zero for l below the number of checks.
@@ -205,55 +252,55 @@ def _smoothed(
       sample: Projected messages.
       search: State of the search. Each attempt, from 1, allows more windows and more
         corrupted messages.
-      signal: Signal of the evidence.
       interpolation: From `Decoder.interpolation`.
     """
-    weights, points, num_coefficients = interpolation
-    is_there = search.evidence.is_used
-    norms = sample.norms
-    rows = jnp.where(is_there[:, None], sample.rows, 0)
-    num_sums = len(points) - num_coefficients
-    num_checks = is_there.sum() - num_coefficients
-    weights = weights / jnp.max(jnp.abs(weights))
-    # NumPy computes the powers of NumPy points, so that they are rounded only once.
-    powers = points ** np.arange(num_sums + 1)[:, None]
-    powers = jnp.asarray(powers, rows.dtype)
-    sums = product(powers[1:], weights[:, None] * norms[:, None] * rows)
+    evidence = search.evidence
+    signal = search.signal
+    weights, powers = interpolation
+    num_sums = len(powers) - 1
+    num_checks = evidence.is_used.sum() - (len(weights) - num_sums)
+    # Weights of order one neither overflow nor underflow.
+    weights = weights * (sample.norms / jnp.max(one_norm(weights)))
+    threshold = signal.threshold * norms_along(weights, axis=0)
+    # The sums are linear combinations of the checks. So the signal gives one column of
+    # sums for each dimension above the noise.
+    combinations = product(powers[1:] * weights, evidence.checks.T.conj())
+    num_directions = max(num_sums // 2, 1)
+    directions = (signal.basis * signal.singular)[:, :num_directions]
     places = jnp.arange(num_sums)
-    sums = jnp.where((places < num_checks)[:, None], sums, 0)
-    threshold = signal.threshold * jnp.linalg.norm(weights * norms)
-    # The sums are reduced to one column for each dimension above the noise.
-    left, singular, _ = jnp.linalg.svd(sums, full_matrices=False)
-    directions = find_signal(left, singular, threshold)
-    sums = (directions.basis * directions.singular)[:, : num_sums // 2]
+    sums = product(combinations, directions)
 
-    number, hidden = jnp.divmod(search.attempt - 1, _HIDDEN)
-    number += 2
+    number = jax.lax.div(search.attempt - 1, _HIDDEN) + 2
+    hidden = jax.lax.rem(search.attempt - 1, _HIDDEN)
     size = num_checks - number + 1
-    columns = places[: (num_sums + 1) // 2]
-    shifted = places[:, None] + columns
+    # There are at least as many columns as sums, so that the SVD gives a full basis.
+    columns = jnp.arange((num_sums + 3) // 2)
+    shifted = jnp.minimum(places[:, None] + columns, num_sums - 1)
     is_in = (places[:, None] < size) & (columns < number)
-    windows = sums[jnp.clip(shifted, 0, num_sums - 1)]
-    windows = jnp.where(is_in[:, :, None], windows, 0).reshape(num_sums, -1)
+    windows = jnp.where(is_in[:, :, None], sums[shifted], 0).reshape(num_sums, -1)
     left, singular, _ = jnp.linalg.svd(windows, full_matrices=False)
     number_wrong = jnp.sum(singular > threshold * jnp.sqrt(number)) + hidden
-    steering = jnp.where(places[:, None] < size, powers[:-1], 0)
-    steering /= jnp.sqrt(size.astype(threshold.dtype))
-    # If there are few checks, there are fewer vectors than sums.
-    basis = jnp.where(jnp.arange(left.shape[1]) < number_wrong, left, 0)
-    distances = jnp.where(is_there, distances_from(basis, steering), jnp.inf)
-    wrong, _ = nearest(distances, number_wrong)
     largest_number = (num_checks + 1) // 2
     fits = (number_wrong > signal.rank) & (number_wrong < size)
     fits &= 2 * number_wrong <= num_checks + signal.rank
     fits &= number <= largest_number
     is_last_of_number = hidden == _HIDDEN - 1
     next_number = number + is_last_of_number
-    is_last = next_number > largest_number
-    return _Proposal(wrong=wrong, fits=fits, is_more=~is_last)
+    steering = jnp.where(places[:, None] < size, powers[:-1], 0)
+    # There may be more checks than sums.
+    num_others = len(evidence.left) - num_sums
+    return _ErrorSpace(
+        basis=jnp.pad(left, [(0, num_others), (0, num_others)]),
+        columns=jnp.pad(steering, [(0, num_others), (0, 0)]),
+        is_candidate=evidence.is_used,
+        number=number_wrong,
+        fits=fits,
+        needs_gap=jnp.array(False),
+        is_more=next_number <= largest_number,
+    )
 
 
-def _guessed(evidence: Evidence, signal: Signal) -> tuple[jax.Array, jax.Array]:
+def _guessed(evidence: Evidence, signal: Signal) -> _Proposal:
     """Finds the smallest set of messages that explains the errors, if it is unique.
 
     If b corrupted messages have errors of μ dimensions, b - μ of them are guessed.
@@ -274,7 +321,8 @@ def _guessed(evidence: Evidence, signal: Signal) -> tuple[jax.Array, jax.Array]:
             # A column that already lies in the space adds nothing to the basis.
             column = jnp.where(norm > limit, column, 0)
             basis = jnp.concatenate([basis, column[:, None]], 1)
-        distances = jnp.where(has_check, distances_from(basis, columns), jnp.inf)
+        distances = norms_along(outside(basis, columns), axis=0)
+        distances = jnp.where(has_check, distances, jnp.inf)
         distances = distances.at[guess].set(0)
         wrong, stands_apart = nearest(distances, signal.rank + len(guess))
         furthest = jnp.max(jnp.where(wrong, distances, 0))
@@ -300,4 +348,4 @@ def _guessed(evidence: Evidence, signal: Signal) -> tuple[jax.Array, jax.Array]:
         same = jnp.all((wrong == first) | ~fits[:, None])
         is_unique = jnp.where(fits.any(), same, is_unique)
         is_found |= fits.any()
-    return best, is_found & is_unique
+    return _Proposal(wrong=best, fits=is_found & is_unique, is_more=jnp.array(False))

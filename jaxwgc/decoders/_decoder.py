@@ -30,13 +30,12 @@ class Interpolation(NamedTuple):
     Attributes:
       weights: Weights that give the value at 0, (num_messages,), zero at missing
         messages.
-      points: Points of the values, complex (num_messages,).
-      num_coefficients: Number of coefficients of the polynomials.
+      powers: Powers 0, 1, ..., c of the points of the values, complex (c + 1,
+        num_messages). The polynomials have num_messages - c coefficients.
     """
 
     weights: jax.Array
-    points: Array
-    num_coefficients: int
+    powers: Array
 
 
 @dataclass_transform(frozen_default=True)

@@ -139,15 +139,14 @@ class Lagrange(Decoder):
     def interpolation(self, mask: jax.Array) -> Interpolation:
         positions = working(self.positions)
         number = len(positions)
-        points: Array = np.exp(2j * np.pi * np.arange(number) / number)
+        points = np.exp(2j * np.pi * np.arange(number) / number)
+        exponents = np.arange(self.num_stragglers + 1)[:, None]
         weights = interpolate(mask, positions)[..., 0, :]
-        if isinstance(positions, jax.Array):
-            points = jnp.asarray(points, weights.dtype)
-        return Interpolation(
-            weights=weights,
-            points=points[positions],
-            num_coefficients=number - self.num_stragglers,
+        # Powers of the points are points.
+        powers = jnp.asarray(
+            points[exponents * np.arange(number) % number], weights.dtype
         )
+        return Interpolation(weights=weights, powers=powers[:, positions])
 
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
         positions = working(self.positions)
