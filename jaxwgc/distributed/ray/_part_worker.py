@@ -1,6 +1,8 @@
 """Worker of rounds on request: keeps terms of parts, and sends sums of them."""
 
 import dataclasses
+import functools
+import operator
 import threading
 import time
 from typing import Any, NamedTuple
@@ -99,7 +101,7 @@ class _PartResult(NamedTuple):
     """Results of the compiled function of one part.
 
     Attributes:
-      term: (length,).
+      term: (1, length).
       loss: Loss of the part.
       aux: Pytree, what the loss returns besides.
       is_finite: Whether all entries of the term are finite.
@@ -275,7 +277,7 @@ class PartWorker(WorkerBase):
         if term is None:
             arguments = self._arguments(turn, step_key, step)
             term = self._compiled(leaves, *arguments).term
-        wire = self._corrupted(step, np.asarray(self._pack(term)))
+        wire = self._corrupted(step, np.asarray(pack(term, self.task.message_dtype)))
         return self._projection(wire, key)
 
     def stop(self, number: int) -> Progress:
@@ -379,8 +381,8 @@ class PartWorker(WorkerBase):
         self._compiled = lowered.compile()
         self._zeros = jnp.zeros_like(lowered.out_info.term)
         self._add = jax.jit(_add, donate_argnums=0)
-        self._pack = jax.jit(lambda total: pack(total[None], self.task.message_dtype))
-        wire = self._sum({0: self._zeros}, np.ones(1)).block_until_ready()
+        turns = range(len(self.held))
+        wire = self._sum(dict.fromkeys(turns, self._zeros), np.ones(len(turns)))
         return jax.ShapeDtypeStruct(wire.shape, wire.dtype)
 
     def _arguments(
@@ -393,7 +395,7 @@ class PartWorker(WorkerBase):
     def _one_part(self, leaves, part, index, key, step) -> _PartResult:
         """Computes loss and term of one part."""
         term = self._term(leaves, part, index, key, step)
-        vector = ravel(term.value)
+        vector = ravel(term.value)[None]
         return _PartResult(
             term=vector,
             loss=term.loss,
@@ -409,19 +411,23 @@ class PartWorker(WorkerBase):
     def _sum(self, terms: dict[int, jax.Array], weights: np.ndarray) -> jax.Array:
         """Returns the weighted sum of terms, in the form in which it is sent."""
         asked = np.flatnonzero(weights)
-        total = jnp.zeros_like(self._zeros)
-        for start in range(0, len(asked), _AT_ONCE):
+        total: jax.Array | None = None
+        for start in range(0, max(1, len(asked)), _AT_ONCE):
             turns = asked[start : start + _AT_ONCE]
             added = [terms[turn] for turn in turns]
             added += [self._zeros] * (_AT_ONCE - len(turns))
-            factors = np.zeros(_AT_ONCE, total.dtype)
+            factors = np.zeros(_AT_ONCE, self._zeros.dtype)
             factors[: len(turns)] = weights[turns]
             total = self._add(total, factors, added)
-        return self._pack(total)
+        assert total is not None
+        return pack(total, self.task.message_dtype)
 
 
-def _add(total: jax.Array, factors: jax.Array, terms: list[jax.Array]) -> jax.Array:
-    """Adds terms, each times a factor, to a total."""
-    for factor, term in zip(factors, terms):
-        total = total + factor * term
-    return total
+def _add(
+    total: jax.Array | None, factors: jax.Array, terms: list[jax.Array]
+) -> jax.Array:
+    """Adds terms, each times a factor, to a total; None is a total of zero."""
+    products = [factor * term for factor, term in zip(factors, terms)]
+    if total is not None:
+        products.insert(0, total)
+    return functools.reduce(operator.add, products)

@@ -398,8 +398,9 @@ class RequestRound(RoundEngine):
             case Progress():
                 reports = event.result.reports
                 self._fleet.slots[worker].num_seen += len(reports)
-                seconds = [report.seconds for report in reports]
-                self._fleet.limit.note(worker, *seconds)
+                if reports:
+                    seconds = [report.seconds for report in reports]
+                    self._fleet.limit.note(worker, *seconds)
                 for report in reports:
                     self._take_report(worker, report, now)
                 if event.result.expected_sum is not None and self.requests is None:

@@ -28,6 +28,7 @@ class ResponseLimit:
         # silences as responses.
         self._recent = np.full((num_workers, _NUM_RECENT), np.nan)
         self._recent_with_silences = self._recent.copy()
+        self._medians = np.full(num_workers, np.inf)
         self.seconds = _CEILING_SECONDS if answer is None else answer
         self._limits = np.full(num_workers, self.seconds)
 
@@ -38,9 +39,7 @@ class ResponseLimit:
 
     def median(self, worker: int) -> float:
         """Returns the median of a worker's recent response times; infinity if none."""
-        recent = self._recent[worker]
-        recent = recent[~np.isnan(recent)]
-        return float(np.median(recent)) if len(recent) else np.inf
+        return float(self._medians[worker])
 
     def of(self, worker: int) -> float:
         """Returns the time limit of a worker, in seconds."""
@@ -50,6 +49,8 @@ class ResponseLimit:
         """Records response times, oldest first."""
         _append(self._recent, worker, seconds)
         _append(self._recent_with_silences, worker, seconds)
+        recent = self._recent[worker]
+        self._medians[worker] = np.median(recent[~np.isnan(recent)])
         self._adapt()
 
     def note_silence(self, worker: int) -> None:
@@ -66,6 +67,7 @@ class ResponseLimit:
         if slowest:
             self._recent[:] = slowest
             self._recent_with_silences[:] = slowest
+            self._medians[:] = slowest
             self._adapt()
 
     def _adapt(self) -> None:
