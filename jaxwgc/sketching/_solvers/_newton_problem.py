@@ -131,8 +131,10 @@ class Problem(NamedTuple):
             new_point = self.at(point.flat + size * change)
             return _Search(new_point, size, search.num_halvings + 1)
 
-        first = self.at(point.flat + change)
-        start = _Search(first, jnp.ones((), change.dtype), jnp.int32(0))
+        # The search starts before the full step, with a value of NaN, so that the loss
+        # is compiled once.
+        before = point._replace(value=jnp.full_like(point.value, jnp.nan))
+        start = _Search(before, jnp.full((), 2, change.dtype), jnp.int32(-1))
         end = lax.while_loop(is_too_long, halve, start)
         has_failed = end.num_halvings == _MAX_HALVINGS
         has_failed |= ~jnp.isfinite(end.point.value)
