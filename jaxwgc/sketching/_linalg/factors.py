@@ -235,6 +235,27 @@ def factors_of_small(
       scale: The scales of the columns of `small`.
       root_ridge: √ridge, or None.
     """
+    return factors_of_unit_columns(unit_columns(small, scale, root_ridge), rcond)
+
+
+class UnitColumns(NamedTuple):
+    """A small matrix X diag(scale), whose columns have norms near 1.
+
+    Attributes:
+      array: The matrix, or zeros if it is not finite.
+      scale: (p,), powers of two.
+      finite: Whether the matrix is finite.
+    """
+
+    array: Array
+    scale: Array
+    finite: Array
+
+
+def unit_columns(
+    small: Array, scale: Array | float = 1.0, root_ridge: Array | None = None
+) -> UnitColumns:
+    """Scales columns; for the arguments, see `factors_of_small`."""
     small = lax.stop_gradient(small)
     if root_ridge is not None:
         ridge_rows = root_ridge * jnp.eye(small.shape[1], dtype=root_ridge.dtype)
@@ -244,11 +265,17 @@ def factors_of_small(
     finite = jnp.isfinite(squares).all()
     unit = first * unit_scale(first, squares)
     # Decompositions of NaN are undefined, and differ by backend.
-    small = jnp.where(finite, small * unit, 0)
-    if small.shape[0] > small.shape[1]:
-        small = triangle(small)
-    _, values, rotation = jnp.linalg.svd(small, full_matrices=False)
-    return _truncated(scale * unit, rotation.T, values, rcond, finite)
+    array = jnp.where(finite, small * unit, 0)
+    return UnitColumns(array, scale * unit, finite)
+
+
+def factors_of_unit_columns(columns: UnitColumns, rcond: ArrayLike) -> Factors:
+    """Computes the factors of X by QR and a singular value decomposition."""
+    array, scale, finite = columns
+    if array.shape[0] > array.shape[1]:
+        array = triangle(array)
+    _, values, rotation = jnp.linalg.svd(array, full_matrices=False)
+    return _truncated(scale, rotation.T, values, rcond, finite)
 
 
 def gram_factors(
