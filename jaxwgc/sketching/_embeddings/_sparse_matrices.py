@@ -298,16 +298,17 @@ def _distinct(bits: Array, size: int) -> Array:
     size), in `count` steps for any size.
     """
     count = len(bits)
-    last = np.arange(size - count, size, dtype=np.int32)[:, None]
-    drawn = (bits % (last + 1).astype(np.uint32)).astype(jnp.int32)
 
     def choose(step: Array, chosen: Array) -> Array:
-        is_taken = (chosen == drawn[step]).any(axis=0)
-        new = jnp.where(is_taken, size - count + step, drawn[step])
-        return chosen.at[step].set(new)
+        last = size - count + step
+        drawn = (bits[step] % (last + 1).astype(jnp.uint32)).astype(jnp.int32)
+        is_taken = (chosen == drawn).any(axis=0)
+        return chosen.at[step].set(jnp.where(is_taken, last, drawn))
 
     # -1 means that no number is chosen yet: it is not equal to any drawn number.
-    return lax.fori_loop(0, count, choose, jnp.minimum(drawn, -1))
+    # It comes from the bits, so that it varies over the mesh axes of the bits.
+    unchosen = bits.astype(jnp.int32) | -1
+    return lax.fori_loop(0, count, choose, unchosen)
 
 
 # Number of rows in one sequential sum. Longer sums are split, to keep rounding small.

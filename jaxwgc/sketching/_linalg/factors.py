@@ -1,5 +1,6 @@
 """Factors V and s of X diag(scale) = U diag(s) Vᵀ, and numerical ranks."""
 
+from collections.abc import Callable
 from typing import NamedTuple, Self
 
 import jax
@@ -98,7 +99,7 @@ class Factors(NamedTuple):
     @property
     def has_null_space(self) -> Array:
         """Returns whether the rank is less than the number of columns."""
-        return jnp.sum(self.singular_values > 0) < self.vectors.shape[0]
+        return self.rank.rank < self.vectors.shape[0]
 
     @property
     def norm(self) -> Array:
@@ -116,10 +117,11 @@ class Factors(NamedTuple):
 
     def truncated_part(self, vectors: Array) -> Array:
         """Returns the parts of vectors (p,) or (p, c) in the truncated directions."""
-        # A second projection removes the rounding error of the first one.
-        for _ in range(2):
-            vectors = vectors - product(self.vectors, product(self.vectors.T, vectors))
-        return vectors
+
+        def project(_: Array, part: Array) -> Array:
+            return part - product(self.vectors, product(self.vectors.T, part))
+
+        return _twice(project, vectors)
 
     def has_all_directions(self, probe: Array, image: Array, rcond: Array) -> Array:
         """Tests whether the sketch contains all directions of X above the cutoff.
@@ -148,7 +150,9 @@ class Factors(NamedTuple):
             # Truncated columns are zero and last.
             is_kept = self.singular_values > 0
             basis_in_order, _ = jnp.linalg.qr(jnp.where(is_kept, lower, 0))
-            return (basis_in_order * is_kept)[jnp.argsort(order)]
+            # This product with a permutation matrix compiles faster than a sort.
+            is_place = jnp.arange(len(order))[:, None] == order
+            return product(is_place.astype(rows.dtype), basis_in_order * is_kept)
 
         return lax.cond(self.has_null_space, basis, lambda: self.vectors)
 
@@ -158,10 +162,11 @@ class Factors(NamedTuple):
         V spans the row space of X diag(scale). A solution in the span of V minimises
         ‖θ / scale‖ instead of ‖θ‖.
         """
-        part = vector
-        # A second projection removes the rounding error of the first one.
-        for _ in range(2):
-            part = product(row_space, product(row_space.T, part))
+
+        def project(_: Array, part: Array) -> Array:
+            return product(row_space, product(row_space.T, part))
+
+        part = _twice(project, vector)
         return jnp.where(self.has_null_space, part, vector)
 
     def direction(self, in_range: Array, row_space: Array) -> Array:
@@ -171,6 +176,14 @@ class Factors(NamedTuple):
         """
         step = scaled(self.scale, product(self.inverse, in_range))
         return scaled(1 / self.scale, self.in_row_space(step, row_space))
+
+
+def _twice(project: Callable[[Array, Array], Array], vectors: Array) -> Array:
+    """Applies a projection twice: the second one removes rounding errors of the first.
+
+    A loop compiles the projection once.
+    """
+    return lax.fori_loop(0, 2, project, vectors)
 
 
 def factors_of(
@@ -222,6 +235,27 @@ def factors_of_small(
       scale: The scales of the columns of `small`.
       root_ridge: √ridge, or None.
     """
+    return factors_of_unit_columns(unit_columns(small, scale, root_ridge), rcond)
+
+
+class UnitColumns(NamedTuple):
+    """A small matrix X diag(scale), whose columns have norms near 1.
+
+    Attributes:
+      array: The matrix, or zeros if it is not finite.
+      scale: (p,), powers of two.
+      finite: Whether the matrix is finite.
+    """
+
+    array: Array
+    scale: Array
+    finite: Array
+
+
+def unit_columns(
+    small: Array, scale: Array | float = 1.0, root_ridge: Array | None = None
+) -> UnitColumns:
+    """Scales columns; for the arguments, see `factors_of_small`."""
     small = lax.stop_gradient(small)
     if root_ridge is not None:
         ridge_rows = root_ridge * jnp.eye(small.shape[1], dtype=root_ridge.dtype)
@@ -231,11 +265,17 @@ def factors_of_small(
     finite = jnp.isfinite(squares).all()
     unit = first * unit_scale(first, squares)
     # Decompositions of NaN are undefined, and differ by backend.
-    small = jnp.where(finite, small * unit, 0)
-    if small.shape[0] > small.shape[1]:
-        small = triangle(small)
-    _, values, rotation = jnp.linalg.svd(small, full_matrices=False)
-    return _truncated(scale * unit, rotation.T, values, rcond, finite)
+    array = jnp.where(finite, small * unit, 0)
+    return UnitColumns(array, scale * unit, finite)
+
+
+def factors_of_unit_columns(columns: UnitColumns, rcond: ArrayLike) -> Factors:
+    """Computes the factors of X by QR and a singular value decomposition."""
+    array, scale, finite = columns
+    if array.shape[0] > array.shape[1]:
+        array = triangle(array)
+    _, values, rotation = jnp.linalg.svd(array, full_matrices=False)
+    return _truncated(scale, rotation.T, values, rcond, finite)
 
 
 def gram_factors(
@@ -307,21 +347,21 @@ def _truncated(
     scale: Array, vectors: Array, values: Array, rcond: ArrayLike, finite: Array
 ) -> Factors:
     """Returns constant factors without singular values below the cutoff."""
-    is_kept = values > rcond * values[0]
+    shares = values / safe(values[0])
+    is_kept = shares > rcond
     kept_vectors = jnp.where(is_kept, vectors, 0)
     kept_values = jnp.where(is_kept, values, 0)
     eps = jnp.finfo(values.dtype).eps
     root = values.shape[0] ** 0.5
-    shares = values / safe(values[0])
     # Singular values below (2 + √p / 2) machine epsilons are rounding errors of zero.
     # Measured in matrices of up to 100,000 rows and of rank 1 to p - 1: with a second
     # Gram matrix, zero singular values became up to 2.4 machine epsilons with 5
     # columns, and 5 with 50 columns. With QR, they became up to 2.
     is_near = shares > jnp.maximum(rcond / _CLEAR_FACTOR, (2 + root / 2) * eps)
     is_near &= shares < _CLEAR_FACTOR * rcond
-    # If X is not finite, the rank is 0 and ambiguous.
+    # If X is not finite, all values are zero. The rank is then 0 and ambiguous.
     rank = NumericalRank(
-        rank=jnp.sum((shares > rcond) & finite, dtype=jnp.int32),
+        rank=jnp.sum(is_kept, dtype=jnp.int32),
         is_ambiguous=jnp.any(is_near) | ~finite,
     )
     factors = Factors(

@@ -255,12 +255,16 @@ class Refinement(NamedTuple):
             is_solved=is_solved,
             required_damping=required_damping,
         )
-        new_state = _after(
-            state, step, factors, self.problem.tolerance, is_sketched=self.is_sketched
-        )
         # Systems whose iterations have ended keep their state.
         is_running = state.monitor.is_running(max_iterations)
-        return select(is_running, new_state, state)
+        return _after(
+            state,
+            step,
+            factors,
+            self.problem.tolerance,
+            is_running,
+            is_sketched=self.is_sketched,
+        )
 
     def _line_products(self, x: Array, direction: Array) -> LineProducts:
         """Computes products with A, for the residual of x and a direction."""
@@ -330,9 +334,15 @@ class Refinement(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="is_sketched")
 def _after(
-    state: State, step: Step, factors: Factors, tolerance: Array, *, is_sketched: bool
+    state: State,
+    step: Step,
+    factors: Factors,
+    tolerance: Array,
+    is_running: Array,
+    *,
+    is_sketched: bool,
 ) -> State:
-    """Decides what follows a step, and returns the state."""
+    """Decides what follows a step, and returns the state of the running systems."""
     is_damped = state.damping > 0
     tolerance = jnp.where(is_damped, _DAMPED_SHARE, 1) * tolerance
     # The factor 1/4 is a margin, since the updated s is an estimate.
@@ -360,6 +370,8 @@ def _after(
     status = jnp.where(starts_damping, Status.DAMP, status)
     is_improved = step.is_solved & (step.error < state.least_error)
     status = jnp.where(is_damped & ~is_improved, Status.UNDO, status)
+    # Without a barrier, XLA would compile these decisions once per array of the state.
+    status = lax.optimization_barrier(status)
     starts_damping = status == Status.DAMP
     damping = jnp.where(starts_damping, step.required_damping, state.damping)
     restarted = cg_start(_damping_weights(factors, damping) * step.s)
@@ -370,7 +382,7 @@ def _after(
         has_converged=status == Status.DONE,
         has_stagnated=status == Status.UNDO,
     )
-    kept = State(
+    moved = State(
         point=step.point,
         s=step.s,
         cg=select(goes_on, step.updated, restarted),
@@ -381,9 +393,10 @@ def _after(
         is_solved=step.is_solved,
         best_x=jnp.where(is_better, step.point.x, state.best_x),
         least_error=jnp.where(is_better, step.error, state.least_error),
-        monitor=monitor,
+        monitor=state.monitor,
     )
-    return select(status == Status.UNDO, state._replace(monitor=monitor), kept)
+    new_state = select(is_running & (status != Status.UNDO), moved, state)
+    return new_state._replace(monitor=select(is_running, monitor, state.monitor))
 
 
 def moved_point(

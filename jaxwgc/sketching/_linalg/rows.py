@@ -94,11 +94,12 @@ def column_scale(maxima: Array, root_ridge: Array | None = None) -> Array:
     """
     if root_ridge is not None:
         maxima = jnp.maximum(maxima, root_ridge)
+    scales = inverse_power_of_two(maxima)
     # A column of zeros gets the scale of the smallest other column, which is the
     # largest scale. `Factors.row_space` divides rounding errors by the scale.
     is_nonzero = maxima > 0
-    smallest = jnp.min(maxima, initial=jnp.max(maxima), where=is_nonzero)
-    return inverse_power_of_two(jnp.where(is_nonzero, maxima, smallest))
+    largest = jnp.max(scales, initial=0, where=is_nonzero)
+    return jnp.where(is_nonzero, scales, safe(largest))
 
 
 def unit_scale(scale: Array, squares: Array) -> Array:

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.scipy.linalg import solve_triangular
 
-from jaxwgc._common.arrays import inverse_power_of_two, product
+from jaxwgc._common.arrays import product
 from jaxwgc._common.conjugate_gradients import conjugate_gradients
 from jaxwgc.sketching._linalg.factors import (
     Factors,
     factors_of_small,
+    factors_of_unit_columns,
     root_of,
     solver_cutoff,
+    unit_columns,
 )
 from jaxwgc.sketching._linalg.monitor import select
 from jaxwgc.sketching._linalg.rows import diagonal, gram
@@ -131,8 +133,10 @@ class Problem(NamedTuple):
             new_point = self.at(point.flat + size * change)
             return _Search(new_point, size, search.num_halvings + 1)
 
-        first = self.at(point.flat + change)
-        start = _Search(first, jnp.ones((), change.dtype), jnp.int32(0))
+        # The search starts before the full step, with a value of NaN, so that the loss
+        # is compiled once.
+        before = point._replace(value=jnp.full_like(point.value, jnp.nan))
+        start = _Search(before, jnp.full((), 2, change.dtype), jnp.int32(-1))
         end = lax.while_loop(is_too_long, halve, start)
         has_failed = end.num_halvings == _MAX_HALVINGS
         has_failed |= ~jnp.isfinite(end.point.value)
@@ -155,23 +159,24 @@ def root_factors(root: Array, ridge: Array | None) -> Factors:
 
 def _inverse_root(small: Array, ridge: Array | None) -> Array:
     """Returns W for which W Wᵀ is (BᵀB + ridge I)⁺, where B is a sketch."""
+    # Both methods start from the same columns.
+    columns = unit_columns(small, root_ridge=root_of(ridge))
 
     def robust(_: None) -> Array:
-        factors = root_factors(small, ridge)
+        rcond = solver_cutoff(small.shape, small.dtype)
+        factors = factors_of_unit_columns(columns, rcond)
         return factors.scale[:, None] * factors.inverse
 
-    identity = jnp.eye(small.shape[1], dtype=small.dtype)
     # A Cholesky factor is several times faster, and accurate enough for a direction
     # unless the matrix is nearly singular.
-    hessian = gram(small) + (0 if ridge is None else ridge) * identity
-    to_unit = inverse_power_of_two(jnp.sqrt(diagonal(hessian)))
-    lower = jnp.linalg.cholesky(hessian * to_unit * to_unit[:, None])
+    lower = jnp.linalg.cholesky(gram(columns.array))
     smallest = jnp.min(diagonal(lower)) ** 2
     is_regular = smallest > 1e4 * jnp.finfo(small.dtype).eps
 
     def cheap(_: None) -> Array:
+        identity = jnp.eye(small.shape[1], dtype=small.dtype)
         inverse = solve_triangular(lower, identity, lower=True)
-        return to_unit[:, None] * inverse.T
+        return columns.scale[:, None] * inverse.T
 
     # If there is no Cholesky factor, `smallest` is NaN, which counts as singular.
     return lax.cond(is_regular, cheap, robust, None)
