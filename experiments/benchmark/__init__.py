@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 
 from experiments.benchmark import (
-    cluster_steps,
+    cluster_start,
     comparison,
     compilation,
     coordinator,
@@ -47,8 +47,7 @@ SECTIONS: dict[str, Callable[[int, int, bool], Study]] = {
     "races": races.study,
     "coordinator": coordinator.study,
     "coordinator_peers": coordinator.peers,
-    "finished_parts": cluster_steps.finished_parts,
-    "start": cluster_steps.start,
+    "start": cluster_start.start,
     "large_messages": large_messages.study,
     "recovery": recovery.study,
     "compilation": compilation.largest,

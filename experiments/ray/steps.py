@@ -19,6 +19,7 @@ from experiments.runner.tables import with_half
 from jaxwgc import codes, stragglers
 from jaxwgc.distributed.ray._actors import Actors
 from jaxwgc.distributed.ray._events import Response
+from jaxwgc.distributed.ray._messages import Progress
 from jaxwgc.planning import Candidates
 
 NUM_WORKERS = 8
@@ -209,6 +210,7 @@ def measure_loads(code: jaxwgc.GradientCode, steps: int) -> dict[str, float]:
 
 PARTS_EACH = 8
 NUM_PARAMS = 1_000_000
+FEW_PARAMS = 10
 
 
 def overhead(steps: int) -> Study:
@@ -221,10 +223,11 @@ def overhead(steps: int) -> Study:
         "on request, 1 copy": codes.replicated(NUM_WORKERS, num_parts, copies=1),
         "on request, 2 copies": codes.replicated(NUM_WORKERS, num_parts, copies=2),
     }
-    cells = {
-        name: Once(measure_overhead, code, steps)
-        for name, code in measured_codes.items()
-    }
+    cells = {}
+    for name, code in measured_codes.items():
+        cells[name] = Once(measure_overhead, code, NUM_PARAMS, steps)
+        few = f"{name}, {FEW_PARAMS} parameters"
+        cells[few] = Once(measure_overhead, code, FEW_PARAMS, steps)
     return timed(
         cells,
         f"A step with empty work, {NUM_WORKERS} workers with {PARTS_EACH} parts "
@@ -240,7 +243,9 @@ def overhead(steps: int) -> Study:
     )
 
 
-def measure_overhead(code: jaxwgc.GradientCode, steps: int) -> dict[str, float]:
+def measure_overhead(
+    code: jaxwgc.GradientCode, num_params: int, steps: int
+) -> dict[str, float]:
     """Returns median milliseconds, mean traffic and memory per worker."""
     calls: collections.Counter[str] = collections.Counter()
     perform = Actors.perform
@@ -254,15 +259,16 @@ def measure_overhead(code: jaxwgc.GradientCode, steps: int) -> dict[str, float]:
 
     def counted_event(actors, seconds):
         event = next_event(actors, seconds)
-        if isinstance(event, Response) and isinstance(event.result, list):
-            calls["control_bytes"] += len(pickle.dumps(event.result))
+        if isinstance(event, Response) and isinstance(event.result, Progress):
+            calls["control_bytes"] += len(pickle.dumps(event.result.reports))
+            calls["vectors"] += event.result.expected_sum is not None
         elif event is not None:
             calls["vectors"] += 1
         return event
 
     patches = {"perform": counted_perform, "next_event": counted_event}
     parts = np.ones((code.num_parts, 1), np.float32)
-    params = np.zeros(NUM_PARAMS, np.float32)
+    params = np.zeros(num_params, np.float32)
     with jaxwgc.distributed.RayCluster(
         lambda params, part: jnp.sum(part) * params[0], code, parts
     ) as cluster:

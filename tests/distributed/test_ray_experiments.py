@@ -5,9 +5,8 @@ import contextlib
 import numpy as np
 import pytest
 
-from experiments.benchmark import cluster_steps
+from experiments.benchmark import cluster_start, large_messages, recovery
 from experiments.benchmark import coordinator as benchmark
-from experiments.benchmark import large_messages, recovery
 from experiments.ray import chaos, steps, wrong_workers
 from experiments.ray import cluster as cluster_experiment
 from jaxwgc import codes, stragglers
@@ -60,20 +59,13 @@ def test_overhead_is_split_and_compared(monkeypatch):
     assert list(times) == ["RayCluster", "plain Ray", "shared memory"]
 
 
-def test_finished_parts_and_start_in_short(monkeypatch):
-    """No part is computed twice, since nothing is late."""
-    monkeypatch.setattr(cluster_steps, "NUM_WARM", 1)
-    sizes = cluster_steps.Layout(num_workers=1, num_parts=2, num_params=10)
-    coded = cluster_steps.steps_of(sizes, copies=1, num_steps=2)
-    assert coded["parts"] == 1
-    (table,) = cluster_steps.finished_parts(1, seed=0, quick=True).tables.values()
-    row = sizes._asdict() | {"coded": coded, "uncoded": coded}
-    assert "1.00" in table([row]).rows[0]
-    monkeypatch.setattr(cluster_steps, "IMPORTS", "pass")
-    started = cluster_steps.start_of(num_workers=2)
+def test_start_in_short(monkeypatch):
+    """Ray runs already."""
+    monkeypatch.setattr(cluster_start, "IMPORTS", "pass")
+    started = cluster_start.start_of(num_workers=2)
     assert started["ray"] == 0
     assert min(started[name] for name in ("workers", "decoder", "step")) > 0
-    (table,) = cluster_steps.start(1, seed=0, quick=True).tables.values()
+    (table,) = cluster_start.start(1, seed=0, quick=True).tables.values()
     assert len(table([{"num_workers": 2} | started]).rows) == 1
 
 

@@ -202,10 +202,7 @@ ERRORS = {
     "errors.learning.WAYS": ("clean", "corrected"),
 }
 # Others are measured in tests/distributed, and by linear-regression.
-ELSEWHERE = {
-    *("coordinator", "coordinator_peers", "finished_parts", "start"),
-    *("large_messages", "table2"),
-}
+ELSEWHERE = {"coordinator", "coordinator_peers", "start", "large_messages", "table2"}
 SECTIONS = ",".join(name for name in benchmark.SECTIONS if name not in ELSEWHERE)
 # Real workers are in tests/distributed.
 COMMANDS = [
