@@ -143,6 +143,28 @@ def test_fallback_changes_nothing_if_the_newest_step_is_intact(copied):
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
+@pytest.mark.parametrize("is_saved", [False, True])
+def test_ctrl_c_says_where_the_state_is(copied, caplog, is_saved):
+    """Without the frames in which it came."""
+    folder, _ = copied
+    caplog.set_level("INFO", "jaxwgc.distributed")
+
+    def interrupt(progress):
+        if progress.state.step == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as info:
+        train(9, folder if is_saved else None, callbacks=[interrupt])
+    frames = [entry.name for entry in info.traceback]
+    assert frames[1:] == ["train", "train"]
+    where = f"its state is in {folder}" if is_saved else "its state is not saved: "
+    assert str(info.value).startswith(f"training ended after step 8; {where}")
+    line = f"training continues from step 6 in {folder}"
+    assert (line in caplog.messages) == is_saved
+    if is_saved:
+        assert train(8, folder).step == 8
+
+
 @pytest.mark.parametrize("fallback", [False, True])
 def test_all_steps_damaged_is_an_error(copied, fallback):
     """Training never begins anew in the folder of another run."""

@@ -52,6 +52,11 @@ class NoCheckpoints(NamedTuple):
     state: TrainingState
     run: str
 
+    @property
+    def where(self) -> str:
+        """Where the last state is saved, as a clause."""
+        return "its state is not saved: pass checkpoint='folder' to continue later"
+
     def save(self, state: TrainingState) -> None:
         """Saves nothing."""
 
@@ -86,7 +91,13 @@ class Checkpoints:
             self._compare_num_parts(step, int(leaves[_NUM_PARTS]))
             limit.resume(float(leaves[_SLOWEST]))
             self.state = _restored(leaves, start, code)
+            log.info("training continues from step %d in %s", step, folder)
         self.run = self._run_of_folder()
+
+    @property
+    def where(self) -> str:
+        """Where the last state is saved, as a clause."""
+        return f"its state is in {self._folder}"
 
     def save(self, state: TrainingState) -> None:
         """Saves a state, unless it is the newest one in the folder."""

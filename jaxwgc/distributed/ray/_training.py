@@ -104,6 +104,12 @@ def train(
                     checkpoints.save(state)
                 # The next round reuses the memory of these messages.
                 del round, progress
+        except KeyboardInterrupt:
+            checkpoints.save(state)
+            # The frames in which Ctrl-C came say nothing to the user.
+            raise KeyboardInterrupt(
+                f"training ended after step {state.step}; {checkpoints.where}"
+            ) from None
         finally:
             checkpoints.save(state)
     return state
