@@ -104,7 +104,10 @@ def decode_aggregate(
     if key is not None:
         array_validation.check_key(key)
         if not correct_errors:
-            raise ValueError("correct_errors must be True with key; got False")
+            raise ValueError(
+                "key= is used only with correct_errors=True; got a key and "
+                "correct_errors=False"
+            )
     policy = DecodingPolicy(
         code,
         decoding,

@@ -79,13 +79,18 @@ class DecodingPolicy:
         if validation.check_bool("memory", memory):
             if correct_errors:
                 raise ValueError(
-                    "correct_errors must be False with memory: a late message arrives "
-                    "alone, without checks; got True"
+                    "memory=True needs correct_errors=False: a late message arrives "
+                    "alone, without others to compare it with; got True for both"
                 )
             if undecodable == "skip":
-                raise ValueError('undecodable must not be "skip" with memory; got skip')
+                raise ValueError(
+                    'memory=True needs another undecodable than "skip", such as '
+                    '"decode": stored messages stand for missing ones'
+                )
             if debias is not None:
-                raise ValueError(f"debias must be None with memory; got {debias}")
+                raise ValueError(
+                    f"memory=True needs debias=None: no part is lost; got {debias}"
+                )
         self.code = code
         self.decoder = code.choose_decoder(decoding.decoder)
         self.tolerance = decoding.tolerance_for(
@@ -97,8 +102,8 @@ class DecodingPolicy:
             self.locator = coding.ErrorLocator.of(code)
         elif array_validation.is_traced(noise) or noise != 0:
             raise ValueError(
-                "correct_errors must be True with noise, which the location of errors "
-                f"alone takes; got noise={noise}"
+                f"noise= is used only with correct_errors=True; got noise={noise} and "
+                "correct_errors=False"
             )
         self._undecodable = undecodable
         self._memory = memory
@@ -215,8 +220,8 @@ class DecodingPolicy:
         if late is not None:
             if not self._memory:
                 raise ValueError(
-                    "late must be None without memory, because only memory stores late "
-                    "messages; make the aggregator with memory=True"
+                    "late= is used only by an aggregator with memory=True, which "
+                    "stores late messages; this one has memory=False"
                 )
             mask_of_late = array_validation.as_array(
                 "late", late, "bools", num_workers=self.code.num_workers
@@ -224,13 +229,13 @@ class DecodingPolicy:
         if received is None and finished is None:
             if elapsed is not None:
                 raise ValueError(
-                    "elapsed must be None without received or finished; got "
-                    f"{elapsed}. Pass what was received, too"
+                    "elapsed= needs received= or finished= of the same round; got "
+                    f"elapsed={elapsed} alone"
                 )
             if late is not None:
                 raise ValueError(
-                    "late must be None without received or finished; pass what was "
-                    "received, too"
+                    "late= needs received= or finished= of the same round; got late "
+                    "alone"
                 )
             if self._is_simulated:
                 return None, None

@@ -171,7 +171,7 @@ def check_step(
         "check_step looks at values",
     )
     if step is not None and optimizer is None:
-        raise ValueError("optimizer must be given with step; got None")
+        raise ValueError("step= needs optimizer=, the optimizer of the step; got None")
     array_validation.check_leading_axis("parts", parts, code.num_parts, "num_parts")
     check_params(params)
     shifted = _perturbed(params)
@@ -228,17 +228,19 @@ def _check_combination(
     """Raises ValueError unless arguments of `check_step` fit each other."""
     check_alternatives(loss, contribution)
     if batches is not None and not (parts is None and data is None):
-        raise ValueError("parts and data must be None with batches")
+        raise ValueError(
+            "batches= returns all data, so parts and data= must not be given as well"
+        )
     if contribution is not None:
         if data is not None or whole_loss is not None:
             raise ValueError(
-                "data and whole_loss must be None with contribution: the sum over the "
-                "parts is the meaning of a contribution"
+                "contribution= is compared with its sum over the parts, so data= and "
+                "whole_loss= must not be given as well"
             )
         if batches is None and parts is None:
-            raise ValueError("parts or batches must be given with contribution")
+            raise ValueError("contribution= needs parts or batches=; got neither")
     elif batches is None and (parts is None or data is None):
-        raise ValueError("parts and data must both be given without batches")
+        raise ValueError("a loss needs parts and data=, or batches=")
 
 
 def _perturbed(params: Any) -> Any:

@@ -320,9 +320,9 @@ decoders=[LeastSquares])
         if required:
             name = decoder_class.__name__
             raise ValueError(
-                f"decoder {name} needs a code {decoder_class.needs}, or its arguments: "
-                f"pass an instance, {name}({', '.join(required)}); got the class, and "
-                f"{self}"
+                f"the class {name} decodes a code {decoder_class.needs}; for another "
+                f"code, pass an instance, {name}({', '.join(required)}); got the class "
+                f"and {self}"
             )
         return decoder_class()
 

@@ -178,7 +178,7 @@ class Decoding:
         """
         array_validation.check_message_dtype(message_dtype)
         if params is None:
-            raise ValueError("params must be given with messages; got None")
+            raise ValueError("params must be given if messages are; got None")
         array_validation.check_dtypes("params", params, "real or complex floats", True)
         params = jax.tree.map(
             lambda leaf: leaf if hasattr(leaf, "dtype") else np.asarray(leaf), params

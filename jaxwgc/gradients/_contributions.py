@@ -53,9 +53,9 @@ def check_alternatives(
 ) -> None:
     """Raises ValueError unless either a loss or a contribution is given."""
     if loss is not None and contribution is not None:
-        raise ValueError("loss must be None with contribution; got both")
+        raise ValueError("loss or contribution= must be given; got both")
     if loss is None and contribution is None:
-        raise ValueError("loss or contribution must be given; got neither")
+        raise ValueError("loss or contribution= must be given; got neither")
 
 
 def check_key_is_used(
@@ -72,13 +72,12 @@ def check_key_is_used(
         is_needed |= takes("key", contribution)
     if is_needed and key is None:
         raise ValueError(
-            "key must be given with batch, or with a contribution that has an argument "
-            "key; got None"
+            "batch=, and a contribution with an argument key, need key=; got None"
         )
     if key is not None and not is_needed:
         raise ValueError(
-            "key must be None without batch, and without a contribution that has an "
-            f"argument key; got {key}. Pass a function of (params, part, key) as "
+            "key= is used only by batch=, and by a contribution with an argument key; "
+            f"got {key} without them. Pass a function of (params, part, key) as "
             "contribution=, and not as a loss"
         )
 

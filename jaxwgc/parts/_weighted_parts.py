@@ -89,8 +89,8 @@ def rescaling_factors(
     validation.check_choice("rescaling", rescaling, RESCALINGS)
     if (num_rows is not None) != (rescaling == "paper"):
         raise ValueError(
-            "num_rows must be given if and only if rescaling is 'paper', not "
-            f"{rescaling!r}; got {num_rows}"
+            "rescaling='paper' needs num_rows=, and no other rescaling uses it; got "
+            f"rescaling={rescaling!r} and num_rows={num_rows}"
         )
     if num_rows is None:
         return unbiased_factors(sample, sample.num_draws)

@@ -96,14 +96,14 @@ class Candidates:
         validation.check_choice("late", self.late, (CANCELLED, BUSY))
         if self.memory and self.late != BUSY:
             raise ValueError(
-                f"memory must be False with late={self.late!r}, since workers that are "
-                "cancelled send no late messages; got memory=True"
+                f"memory=True needs late={BUSY!r}, since cancelled workers send no "
+                f"late messages; got late={self.late!r}"
             )
         if self.replications is not None:
             if self.codes is not None:
                 raise ValueError(
-                    "replications must be None with codes, which have their own; got "
-                    f"{self.replications}"
+                    "codes= and replications= cannot both be given, since codes have "
+                    f"replications of their own; got replications={self.replications}"
                 )
             object.__setattr__(
                 self, "replications", listed("replications", self.replications)
@@ -229,9 +229,8 @@ def check_candidate(candidate: Any, num_workers: int) -> None:
     validation.check_choice("late of candidates", candidate.late, allowed)
     if candidate.memory and candidate.late != BUSY:
         raise ValueError(
-            f"late of candidate {candidate.name!r} must be 'busy' with memory=True, "
-            "since workers that are cancelled send no late messages; got "
-            f"{candidate.late!r}"
+            f"candidate {candidate.name!r} with memory=True needs late={BUSY!r}, since "
+            f"cancelled workers send no late messages; got late={candidate.late!r}"
         )
     rule_of_code(rule_name, candidate.wait, candidate.code)
 

@@ -390,7 +390,7 @@ def straggler_report(
         raise TypeError("straggler_report needs times or waits; got neither")
     validation.check_bool("before_collective", before_collective)
     if times is None and steps is not None:
-        raise ValueError(f"steps must be None without times; got {steps!r}")
+        raise ValueError(f"steps= are those of times=, which is None; got {steps!r}")
     tables = tables_of(times, waits, names, steps)
     if times is None:
         return wait_report(tables.waits, tables.names)

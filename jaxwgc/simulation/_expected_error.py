@@ -82,8 +82,8 @@ def expected_error(
     fixed = [decoder for decoder in one_step if not decoder.shared]
     if code.is_complex or not fixed:
         raise ValueError(
-            "code must be real, with OneStep(..., shared=False) among its decoders; "
-            f"got {code}"
+            "code must be real and have a decoder OneStep(..., shared=False), such as "
+            f"codes.stochastic and codes.unequal; got {code}"
         )
     probabilities = array_validation.concrete_array(
         "straggler_probabilities",

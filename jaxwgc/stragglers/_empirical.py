@@ -105,7 +105,10 @@ def empirical(
         at_loads = tuple(known_loads.tolist())
         worker_loads = _positive_loads(loads, num_workers=table.shape[2])
         if np.any(worker_loads != 1):
-            raise ValueError(f"loads must be 1 with measured_at; got {loads}")
+            raise ValueError(
+                "measured_at= gives the loads of the times, so loads= must not be "
+                f"given as well; got {loads}"
+            )
         # The last axis holds loads here, as it holds parts above.
         seconds = np.moveaxis(table, 0, -1).copy()
     slope = np.zeros(seconds.shape[1])

@@ -343,8 +343,8 @@ def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:
             matches.append(name)
     if not matches:
         raise ValueError(
-            "--workers must be a pattern of column names, such as 'host*'; got "
-            f"{pattern!r}, and the columns are {listed(names)}"
+            f"--workers must match at least one column; {pattern!r} matches none of "
+            f"{listed(names)}"
         )
     units = {_units_per_second(name) for name in matches}
     if len(units) > 1:

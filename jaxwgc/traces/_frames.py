@@ -190,7 +190,7 @@ def in_own_order(trace: WorkerTimes) -> WorkerTimes:
     """
     if trace.times.ndim != 2:
         raise ValueError(
-            "times must have shape (rounds, workers) with --own-steps; got "
+            "--own-steps needs times of shape (rounds, workers); got "
             f"{trace.times.shape}"
         )
     num_times = np.isfinite(trace.times).sum(axis=0)
@@ -268,8 +268,9 @@ def _pivot(frame: Any, form: LongForm, options: FileOptions) -> WorkerTimes:
         if options.in_python:
             how = "Pass table[[step, worker, seconds]] with the right columns"
         raise ValueError(
-            "a table with a row per time must have most workers in most steps; got "
-            f"{len(table)} times of {len(names)} workers in {num_steps} steps. {how}"
+            "a table with one row per time must have a time for most pairs of step "
+            f"and worker; got {len(table)} times for {num_steps} steps × "
+            f"{len(names)} workers. {how}"
         )
     again = table[table.duplicated(["step", "worker"])]
     if len(again):
@@ -280,8 +281,8 @@ def _pivot(frame: Any, form: LongForm, options: FileOptions) -> WorkerTimes:
                 f"[{form.step!r}, {form.worker!r}])"
             )
         raise ValueError(
-            f"row {again.index[0]} must be of another step or worker; got step "
-            f"{again['step'].iloc[0]} and worker {again['worker'].iloc[0]} again: {how}"
+            f"row {again.index[0]} is a second time of step {again['step'].iloc[0]} "
+            f"and worker {again['worker'].iloc[0]}: {how}"
         )
     wide = table.pivot(index="step", columns="worker", values="seconds")
     return WorkerTimes(

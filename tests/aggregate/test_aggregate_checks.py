@@ -268,19 +268,25 @@ class TestArgumentsWithoutEffect:
     def test_late_messages_without_memory(self, make):
         aggregate = make()
         state = aggregate.init(PARAMS)
-        with pytest.raises(ValueError, match="late must be None without memory"):
+        with pytest.raises(
+            ValueError, match="late= is used only by an aggregator with mem"
+        ):
             aggregate.update(GRADIENTS, state, PARAMS, received=RECEIVED, late=RECEIVED)
 
     def test_late_messages_of_a_simulated_round(self):
         aggregate = simulated(memory=True)
         state = aggregate.init(PARAMS)
-        with pytest.raises(ValueError, match="late must be None without received"):
+        with pytest.raises(ValueError, match="late= needs received= or finished="):
             aggregate.update(GRADIENTS, state, PARAMS, late=RECEIVED)
 
     def test_noise_of_messages_that_are_not_corrected(self):
-        with pytest.raises(ValueError, match="correct_errors must be True with noise"):
+        with pytest.raises(
+            ValueError, match="noise= is used only with correct_errors=True"
+        ):
             jaxwgc.decode_aggregate(CODE, noise=0.1)
-        with pytest.raises(ValueError, match="correct_errors must be True with noise"):
+        with pytest.raises(
+            ValueError, match="noise= is used only with correct_errors=True"
+        ):
             simulated(noise=0.1)
 
 
@@ -453,7 +459,7 @@ def test_updates_that_are_not_partial_gradients(updates, error, message):
         (
             {"elapsed": 2.0},
             ValueError,
-            "elapsed must be None without received or finished; got 2.0",
+            "elapsed= needs received= or finished= of the same round; got elapsed=2.0",
         ),
         (
             {"received": np.ones(6, bool), "elapsed": -1.0},

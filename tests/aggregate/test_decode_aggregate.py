@@ -124,12 +124,18 @@ class TestBadInput:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"memory": True, "undecodable": "skip"}, "undecodable must not be"),
-        ({"memory": True, "debias": "share"}, "debias must be None with"),
+        (
+            {"memory": True, "undecodable": "skip"},
+            "memory=True needs another undecodable",
+        ),
+        ({"memory": True, "debias": "share"}, "memory=True needs debias=None"),
         ({"debias": "all"}, "debias must be one of 'share'"),
         ({"debias": 0}, "debias must be positive"),
-        ({"correct_errors": True, "memory": True}, "correct_errors must be"),
-        ({"key": jax.random.key(0)}, "correct_errors must be True with key"),
+        (
+            {"correct_errors": True, "memory": True},
+            "memory=True needs correct_errors=False",
+        ),
+        ({"key": jax.random.key(0)}, "key= is used only with correct_errors=True"),
         ({"on_request": True, "memory": True}, "memory must be False on"),
         ({"on_request": True, "correct_errors": True}, "correct_errors must"),
         ({"code": CATALOGUE["reed_solomon"], "on_request": True}, "code must be"),

@@ -98,12 +98,12 @@ def test_clipping_goes_behind_the_aggregator():
 @pytest.mark.parametrize(
     ("others", "error", "message"),
     [
-        ({"data": ROWS}, ValueError, "data and whole_loss must be None with contrib"),
-        ({"loss": len}, ValueError, "loss must be None with contribution; got both"),
-        ({"contribution": None}, ValueError, "loss or contribution must be given"),
+        ({"data": ROWS}, ValueError, "contribution= is compared with its sum"),
+        ({"loss": len}, ValueError, "loss or contribution= must be given; got both"),
+        ({"contribution": None}, ValueError, "loss or contribution= must be given"),
         ({"contribution": 3}, TypeError, "contribution must be a function; got 3"),
-        ({"parts": None}, ValueError, "parts or batches must be given with contrib"),
-        ({"key": KEY}, ValueError, "key must be None without batch"),
+        ({"parts": None}, ValueError, "contribution= needs parts or batches="),
+        ({"key": KEY}, ValueError, "key= is used only by batch="),
         ({"params": None}, ValueError, "params must have at least one array"),
         ({"code": None}, TypeError, "code must be a GradientCode; got None"),
     ],

@@ -360,7 +360,7 @@ def test_wrong_weights_of_parts_are_rejected(weights, error, message):
     ("messages", "params", "message"),
     [
         (np.ones((6, 4), complex), np.zeros(4), "messages.* 6, 2"),
-        (np.ones((6, 2), complex), None, "params must be given with"),
+        (np.ones((6, 2), complex), None, "params must be given"),
         (
             np.ones((5, 2), complex),
             np.zeros(4, np.float32),

@@ -101,6 +101,6 @@ def test_rounds_until_decodable_are_exact_with_every_decoder():
 
 
 def test_a_decoder_class_without_its_arguments_raises_an_error_that_lists_them():
-    message = r"decoder Ridge needs a code .*, or its arguments: .* Ridge\(noise\)"
+    message = r"the class Ridge decodes a code .* pass an instance, Ridge\(noise\)"
     with pytest.raises(ValueError, match=message):
         jaxwgc.decoding(CODE, np.ones(4, bool), decoders.Ridge)

@@ -88,8 +88,12 @@ def test_part_that_cannot_be_loaded_is_named():
     ("others", "error", "message"),
     [
         ({"loss": 3}, TypeError, "loss must be a function; got 3"),
-        ({"loss": None}, ValueError, "loss or contribution must be given; got neither"),
-        ({"contribution": len}, ValueError, "loss must be None with contribution"),
+        ({"loss": None}, ValueError, "loss or contribution= must be given; got ne"),
+        (
+            {"contribution": len},
+            ValueError,
+            "loss or contribution= must be given; got both",
+        ),
         (
             {"loss": None, "contribution": 3},
             TypeError,
@@ -98,9 +102,9 @@ def test_part_that_cannot_be_loaded_is_named():
         (
             {"loss": None, "contribution": lambda params, part, key: params},
             ValueError,
-            "key must be given with batch, or with a contribution that has an arg",
+            "batch=, and a contribution with an argument key, need key=",
         ),
-        ({"key": KEY}, ValueError, "key must be None without batch, and without a con"),
+        ({"key": KEY}, ValueError, "key= is used only by batch="),
         ({"has_aux": None}, TypeError, "has_aux must be True or False"),
         ({"code": 3}, TypeError, "code must be a GradientCode"),
         ({"code": codes.uncoded(3)}, ValueError, "parts must have a leading axis"),
@@ -108,9 +112,9 @@ def test_part_that_cannot_be_loaded_is_named():
         ({"parts": None}, ValueError, "parts or batches must be given; got neither"),
         ({"parts": {}}, ValueError, "parts must have at least one array"),
         ({"parts": np.full(4, 2**31)}, ValueError, "parts must fit int32, because JAX"),
-        ({"batches": len}, ValueError, "parts must be None with batches"),
+        ({"batches": len}, ValueError, "batches= returns all data"),
         ({"parts": None, "batches": 3}, TypeError, "batches must be a function; got 3"),
-        ({"batch": len}, ValueError, "key must be given with batch"),
+        ({"batch": len}, ValueError, "batch=, and a contribution with"),
         ({"batch": 3}, TypeError, "batch must be a function; got 3"),
         ({"wait": stragglers.fastest(5)}, ValueError, "num_required"),
         ({"wait": 3}, TypeError, "a WaitingRule, such as fastest.6.; got 3"),
@@ -121,7 +125,7 @@ def test_part_that_cannot_be_loaded_is_named():
         ({"faults": len}, TypeError, "faults must be a Faults"),
         ({"code": codes.uncoded(4), **DROP}, ValueError, "got none for messages"),
         ({"code": codes.replicated(4), **DROP}, ValueError, "on_wrong must be None"),
-        (ARBITRATE, ValueError, "got 'arbitrate' for"),
+        (ARBITRATE, ValueError, "on_wrong='arbitrate' needs a code"),
         (AUDIT, ValueError, "audit must be None for"),
     ],
 )
@@ -157,7 +161,7 @@ def test_bad_options(kind, options, error):
     [
         ({"num_steps": -1}, ValueError, "num_steps must be .*at least 0"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be .*at least 1"),
-        ({"memory": True}, ValueError, "memory must be False with on_wrong"),
+        ({"memory": True}, ValueError, "memory=True needs a cluster without Verif"),
         ({"callbacks": print}, TypeError, "callbacks must be a Sequence"),
         ({"callbacks": [3]}, TypeError, "have log.*, write_sc.* or add_sc.*; got 3"),
     ],
@@ -171,7 +175,9 @@ def test_bad_training(options, error, message):
 
 def test_memory_is_refused_where_undecodable_rounds_raise():
     with simple_cluster(undecodable="raise") as cluster:
-        with pytest.raises(ValueError, match="memory must be False with undecodable="):
+        with pytest.raises(
+            ValueError, match="memory=True needs a cluster without undecodable"
+        ):
             cluster.train(optax.sgd(0.1), PARAMS, 1, memory=True)
         assert not cluster.workers
 

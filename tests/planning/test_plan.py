@@ -911,11 +911,11 @@ class NoArrivals(stragglers.WaitingRule):
         ({"tail": math.inf}, "tail must be finite"),
         ({"replications": [5]}, "replications must be at most num_workers"),
         ({"codes": {"own": codes.uncoded(6)}}, "code 'own'.*= 4; got 6"),
-        ({"codes": {}, "replications": [1]}, "replications must be None with codes"),
+        ({"codes": {}, "replications": [1]}, "codes= and replications= cannot both"),
         ({"candidates": []}, "candidates must have at least one entry"),
         ({"waiting": []}, "waiting must have at least one entry"),
         ({"waiting": [stragglers.fastest(5)]}, "num_required must be at most"),
-        ({"memory": True, "late": "cancelled"}, "memory must be False with late"),
+        ({"memory": True, "late": "cancelled"}, "memory=True needs late='busy'"),
     ],
 )
 def test_options_out_of_range_are_rejected(options, message):

@@ -203,7 +203,7 @@ def test_times_and_waits_in_data_frames_are_aligned():
         (
             {"waits": np.ones((3, 2)), "steps": [1, 2, 3]},
             ValueError,
-            r"steps must be None without times; got \[1, 2, 3\]",
+            r"steps= are those of times=, which is None; got \[1, 2, 3\]",
         ),
         (
             {"times": np.ones((3, 2)), "before_collective": "no"},

@@ -38,7 +38,7 @@ def test_mixture_of_probabilities_above_one():
             {"method": "pivotal", "sample_size": 5},
             "got sample_size = 5 and num_rows = 4",
         ),
-        ({"order": [0, 1, 2, 3]}, "order must be for method 'pivotal' only; got 'poi"),
+        ({"order": [0, 1, 2, 3]}, "order= is used only by method='pivotal'; got 'poi"),
         (
             {"method": "pivotal", "order": [0, 1, 2]},
             r"order must have shape \(N,\) = \(4,\); got \(3,\)",
@@ -126,7 +126,7 @@ def test_drop_last_distinct_of_one_slot():
 
 @pytest.mark.parametrize("changes", [{"num_rows": None}, {"rescaling": "unbiased"}])
 def test_number_of_rows_is_for_the_rescaling_of_the_paper(changes):
-    message = "num_rows must be given if and only if"
+    message = "rescaling='paper' needs num_rows="
     check_refusal(jaxwgc.parts.rescaling_factors, changes, ValueError, message)
 
 

@@ -299,7 +299,7 @@ BAD = [
     (
         "a.csv",
         LONG + "1,a,2\n1,b,2\n1,a,3\n",
-        "row 4 must be of another step or worker; got step 1 and worker a again",
+        "row 4 is a second time of step 1 and worker a: keep",
     ),
     ("a.csv", LONG + "one,a,2\n", "row 2, column step must be a number; got 'one'"),
     (
@@ -466,7 +466,7 @@ def test_steps_and_workers_that_hardly_meet(tmp_path):
     path = tmp_path / "a.csv"
     rows = [f"{number},job{number},2\n" for number in range(300)]
     path.write_text("step,process,seconds\n" + "".join(rows))
-    with pytest.raises(ValueError, match="300 times of 300 workers in 300 steps"):
+    with pytest.raises(ValueError, match="300 times for 300 steps × 300 workers"):
         read_trace(path, FileOptions())
 
 

@@ -212,8 +212,8 @@ class RayCluster:
             validation.check_callable("batches", batches)
             if parts is not None:
                 raise ValueError(
-                    "parts must be None with batches, which return all data; got a "
-                    f"{type(parts).__name__}"
+                    "batches= returns all data, so parts must not be given as well; "
+                    f"got a {type(parts).__name__}"
                 )
         elif parts is None:
             raise ValueError("parts or batches must be given; got neither")
@@ -412,11 +412,14 @@ class RayCluster:
         validation.check_bool("live", live)
         validation.check_instance("callbacks", callbacks, Sequence, " of callbacks")
         if memory and self._locator is not None:
-            raise ValueError(f"memory must be False with on_wrong; got {memory}")
+            raise ValueError(
+                "memory=True needs a cluster without Verification(on_wrong=), since a "
+                "late message arrives alone, without others to compare it with"
+            )
         if memory and self._undecodable == "raise":
             raise ValueError(
-                "memory must be False with undecodable='raise': stored messages stand "
-                f"in for lost ones in undecodable rounds, which raise; got {memory}"
+                "memory=True needs a cluster without undecodable='raise': stored "
+                "messages stand for lost ones in undecodable rounds, which would raise"
             )
         aggregate = self._aggregator(memory=memory, debias=debias)
         chain = optax.chain(aggregate, optimizer)

@@ -90,8 +90,9 @@ class Verification:
         locator = coding.ErrorLocator.of(code)
         if self.on_wrong == "arbitrate" and locator.copies is None:
             raise ValueError(
-                "on_wrong must be 'drop' or 'raise' unless all checks of the code "
-                f"compare copies; got 'arbitrate' for {code}"
+                "on_wrong='arbitrate' needs a code whose workers send equal messages, "
+                f"such as codes.fractional_repetition; got {code}. For others, use "
+                "'drop' or 'raise'"
             )
         return locator
 

@@ -184,7 +184,7 @@ def sample_rows(
     sample_size = validation.check_int("sample_size", sample_size, minimum=1)
     probabilities = nonnegative_vector("probabilities", probabilities)
     if order is not None and method != "pivotal":
-        raise ValueError(f"order must be for method 'pivotal' only; got {method!r}")
+        raise ValueError(f"order= is used only by method='pivotal'; got {method!r}")
     if method in ("without_replacement", "pivotal", "top_k"):
         validation.check_up_to("sample_size", sample_size, num_rows=len(probabilities))
     if order is not None:

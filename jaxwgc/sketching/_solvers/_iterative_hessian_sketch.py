@@ -160,8 +160,8 @@ def iterative_hessian_sketch(
     if projection is not None:
         if not refresh:
             raise ValueError(
-                "refresh must be True with a projection: momentum is not known to "
-                f"converge with one; got {refresh}"
+                "projection= needs refresh=True: the momentum of refresh=False is not "
+                f"known to converge under constraints; got {refresh}"
             )
         validation.check_callable("projection", projection)
     if step_size is None:
