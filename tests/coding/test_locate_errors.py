@@ -171,6 +171,23 @@ def test_more_errors_than_can_be_explained_are_rejected(name):
     assert not np.any(location.wrong | location.mask)
 
 
+def test_decoded_gradients_have_derivatives_beside_a_located_error():
+    """The decoded gradient is linear in messages of one scale."""
+    code = CODES["cyclic_mds"]
+    gradients = np.random.default_rng(0).normal(size=(8, LENGTH)).astype(np.float32)
+    messages = np.array(jaxwgc.encode(code, gradients))
+    messages[4] *= -1
+    received = np.ones(8, bool)
+
+    def total(scale):
+        scaled = scale * messages
+        location = jaxwgc.locate_errors(code, scaled, received, KEY)
+        return jaxwgc.decode(code, scaled, location, params=jnp.zeros(LENGTH)).sum()
+
+    expected = gradients.sum(dtype=np.float64)
+    np.testing.assert_allclose(jax.grad(total)(1.0), expected, rtol=1e-3)
+
+
 def test_a_round_without_a_check_is_rejected():
     four = np.arange(8)[None] < 4
     location = locate(CODES["cyclic_mds"], np.zeros((1, 8), bool), four)
