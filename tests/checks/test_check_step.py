@@ -443,5 +443,5 @@ def test_batches_that_are_no_parts_are_rejected(batches, message):
 def test_batches_stand_for_parts_and_data():
     with pytest.raises(ValueError, match="batches= returns all data"):
         check(batches=rows_of_step)
-    with pytest.raises(ValueError, match="parts and data must both be given"):
+    with pytest.raises(ValueError, match="needs parts and data=, or batches="):
         check(data=None)

@@ -270,12 +270,12 @@ def test_smallest_correlation_of_partial_gradients_is_allowed():
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        (codes.uncoded(3), "code must be real, with"),
-        (codes.cyclic_mds(4, 1), "code must be real, with OneStep"),
+        (codes.uncoded(3), "code must be real and have"),
+        (codes.cyclic_mds(4, 1), r"have a decoder OneStep\("),
         (codes.replicated(3), "messages_per_worker"),
         (
             codes.clustered(codes.unequal([0.1, 0.2], 2), 2),
-            r"with OneStep\(..., shared=False\) among its decoders; got .*Clustered",
+            r"OneStep\(..., shared=False\), such as .*; got .*Clustered",
         ),
     ],
 )

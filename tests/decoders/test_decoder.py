@@ -214,7 +214,7 @@ class Returning(decoders.Decoder):
 def test_classes_of_decoders_that_a_code_does_not_have(name, decoder):
     code = CODES[name]
     received = np.ones(code.num_workers, bool)
-    with pytest.raises(ValueError, match=f"decoder {decoder.__name__} needs a code"):
+    with pytest.raises(ValueError, match=f"the class {decoder.__name__} decodes"):
         jaxwgc.decoding(code, received, decoder)
 
 

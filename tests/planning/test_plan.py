@@ -869,7 +869,7 @@ def test_an_endless_deadline_waits_for_all():
         ),
         (
             Candidate("a", codes.uncoded(4), stragglers.fastest(3), memory=True),
-            "late of candidate 'a' must be 'busy' with memory=True",
+            "candidate 'a' with memory=True needs late='busy'",
         ),
         (
             Candidate("a", codes.uncoded(4), stragglers.fastest(3), memory="yes"),

@@ -149,7 +149,7 @@ def test_choose_ridge(changes, message):
             ValueError,
             r"must be at least min\(N, p\) \+ 4 = 8; got 7",
         ),
-        ({"refresh": False}, ValueError, "refresh must be True"),
+        ({"refresh": False}, ValueError, "needs refresh=True"),
         ({"projection": lambda x: x[:2]}, TypeError, "dot_general requires|incompat"),
     ],
 )
