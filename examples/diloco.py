@@ -187,7 +187,7 @@ def train(
         contribution=contribution,
         batches=batches,
         has_aux=True,
-        timeouts=Timeouts(answer=RESPONSE_SECONDS if faults else None),
+        timeouts=Timeouts(response=RESPONSE_SECONDS if faults else None),
         address=address,
     ) as cluster:
         if (folder / "checkpoints").exists():

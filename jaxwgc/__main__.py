@@ -160,7 +160,7 @@ def _add_arguments_of_plan(plan: argparse.ArgumentParser) -> None:
         "--memory", action="store_true", help="also tries to store late messages"
     )
     plan.add_argument(
-        "--replications",
+        "--copies",
         type=int,
         nargs="+",
         metavar="D",
@@ -303,7 +303,7 @@ def _advice(
         names=report.names.tolist(),
         candidates=jaxwgc.planning.Candidates(memory=memory),
     )
-    return plan.answer
+    return plan.advice
 
 
 def _plan(options: argparse.Namespace) -> _Result:
@@ -326,7 +326,7 @@ def _plan(options: argparse.Namespace) -> _Result:
         jax.random.key(0),
         names=workers,
         candidates=jaxwgc.planning.Candidates(
-            replications=options.replications,
+            copies=options.copies,
             memory=options.memory,
             exact=options.exact,
         ),

@@ -214,7 +214,7 @@ def bools(rows):
 def every_pattern(num_workers, num_stragglers):
     """All masks with at most that many stragglers, filled up to 2**n rows.
 
-    Masks that do not count are replaced by the one where all answer, so that codes of
+    Masks that do not count are replaced by the one where all respond, so that codes of
     one size share a compiled function.
     """
     masks = np.array(list(itertools.product([False, True], repeat=num_workers)))

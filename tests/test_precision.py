@@ -123,7 +123,7 @@ def test_products_of_the_dual_code_have_the_highest_precision():
 
 def test_products_of_sums_on_request_have_the_highest_precision():
     assert precisions(
-        jaxwgc.coding.answer_request,
+        jaxwgc.coding.requested_sum,
         np.ones(2, np.float32),
         np.ones((2, 7), np.float32),
     ) == {HIGHEST}

@@ -28,7 +28,7 @@ UNOPTIMISED = "--xla_backend_optimization_level=0"
 VARIANTS = {
     f"{isa}{suffix}": {"XLA_FLAGS": f"--xla_cpu_max_isa={isa} {flags}"}
     for isa in ("SSE4_2", "AVX", "AVX2", "AVX512")
-    for suffix, flags in ((", unoptimised", UNOPTIMISED), (", optimised", ""))
+    for suffix, flags in ((", unoptimised", UNOPTIMISED), (", optimized", ""))
 } | {
     # Kernels for a small cache crash if they find a large one.
     f"{core}, {threads} BLAS threads": {

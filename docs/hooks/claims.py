@@ -127,7 +127,7 @@ def best_with_errors() -> list[tuple[str, str]]:
     return [
         (row["trace"], row["heterogeneity 0.01"].partition(" × ")[0])
         for row in rows("plan_decisions", "0.01")
-        if "error 10%" in row["heterogeneity 0.01"]
+        if "tolerance 0.316" in row["heterogeneity 0.01"]
     ]
 
 
@@ -359,7 +359,7 @@ CLAIMS = [
         "target",
         lambda: all(
             row["heterogeneity 1"].startswith("`uncoded`, first ")
-            and " + late" in row["heterogeneity 1"]
+            and " + memory" in row["heterogeneity 1"]
             for row in rows("plan_decisions")
         ),
     ),
@@ -417,7 +417,7 @@ CLAIMS = [
         lambda: is_about(
             1
             - cell(
-                "time_one_slow_seconds", "time to target", "`uncoded`, first 2 + late"
+                "time_one_slow_seconds", "time to target", "`uncoded`, first 2 + memory"
             )
             / cell("time_one_slow_seconds", "time to target", "`uncoded`, first 2"),
             1 / 5,
@@ -428,7 +428,7 @@ CLAIMS = [
         "is reached in less than half of the time of waiting for all",
         # Stale gradients are the best choice.
         lambda: (
-            cell("plan_one_slow_seconds", "regret, %", "first 2 + late") == 0
+            cell("plan_one_slow_seconds", "regret, %", "first 2 + memory") == 0
             and cell(
                 "plan_one_slow_seconds", "longer than the best, %", "`uncoded`", "all"
             )

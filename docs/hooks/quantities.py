@@ -131,7 +131,7 @@ def losses(trace: str, waits_for: str) -> np.ndarray:
 
 def plateau_of_stale_gradients() -> float:
     """Returns the loss that changes least between two times, in job_4."""
-    loss = losses("job_4", "first 5 + late")
+    loss = losses("job_4", "first 5 + memory")
     before = loss[1 : np.argmax(loss < 0.05)]
     return before[np.argmin(np.abs(np.diff(before)))]
 

@@ -34,8 +34,8 @@ code_key, study_key = jax.random.split(jax.random.key(0))
 
 # %%
 optimal = {
-    "Bernoulli": codes.bernoulli(code_key, 100, 100, replication=5),
-    "regular graph": codes.regular_graph(code_key, 100, replication=5),
+    "Bernoulli": codes.bernoulli(code_key, 100, 100, copies=5),
+    "regular graph": codes.regular_graph(code_key, 100, copies=5),
     "repetition": codes.fractional_repetition(100, num_stragglers=4),
     "edges of a graph": codes.edge_graph(code_key, num_parts=40, degree=5),
 }

@@ -32,7 +32,7 @@ traces = {"even": even, "stalling": stalling}
 plans = {}
 for name, times in traces.items():
     delay = stragglers.empirical(times)
-    tries = planning.Candidates(replications=[1, 2, 4])
+    tries = planning.Candidates(copies=[1, 2, 4])
     plan = jaxwgc.plan(delay, num_workers, jax.random.key(0), candidates=tries)
     print(f"{name}: {plan.best.name}, waits for {plan.best.waits_for}")
     plans[name] = plan
@@ -56,7 +56,7 @@ once = 1.0 + 0.1 * stalling
 twice = 1.0 + 0.2 * stalling[rng.permutation(num_rounds)]
 delay = stragglers.empirical(np.stack([once, twice]), measured_at=[1.0, 2.0])
 for name, model in {"one load": stragglers.empirical(once), "two loads": delay}.items():
-    tries = planning.Candidates(replications=[2])
+    tries = planning.Candidates(copies=[2])
     plan = jaxwgc.plan(model, num_workers, jax.random.key(0), candidates=tries)
     for choice in plan.by_code:
         if choice.name == "fractional_repetition":

@@ -26,7 +26,7 @@ keys = jax.random.split(jax.random.key(0), 5)
 # number flips, in the message of worker 7.
 
 # %%
-code = codes.reed_solomon(12, num_parts=12, replication=5)
+code = codes.reed_solomon(12, num_parts=12, copies=5)
 x = jax.random.normal(keys[0], (600, 20))
 y = x @ jnp.arange(20.0) + jax.random.normal(keys[1], (600,))
 parts = jaxwgc.partition((x, y), code.num_parts)

@@ -87,7 +87,7 @@ def all_codes(seed: int) -> dict[str, jaxwgc.GradientCode]:
         "uncoded": codes.uncoded(NUM_WORKERS),
         "repetition": codes.fractional_repetition(NUM_WORKERS, num_stragglers=3),
         "cyclic": codes.cyclic_mds(NUM_WORKERS, num_stragglers=3),
-        "reed_solomon": codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, replication=4),
+        "reed_solomon": codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, copies=4),
         "bernoulli": codes.bernoulli(jax.random.key(seed), NUM_WORKERS, NUM_WORKERS, 4),
     }
 

@@ -75,7 +75,7 @@ def programs(seed: int) -> dict[str, Program]:
         "cyclic_mds": codes.cyclic_mds(8, 2),
         "communication_efficient": codes.communication_efficient(8, 2, 2),
         "fractional_repetition": codes.fractional_repetition(6, 2),
-        "bernoulli": codes.bernoulli(key, 20, 20, replication=3),
+        "bernoulli": codes.bernoulli(key, 20, 20, copies=3),
     }
     named: dict[str, Program] = {}
     for name, code in compiled_codes.items():

@@ -267,8 +267,8 @@ def least_squares(repeats: int, seed: int, quick: bool) -> Study:
     """
     number = 200 if quick else NUM_STUDY_MASKS
 
-    def measure(replication, num_stragglers):
-        code = jaxwgc.codes.bernoulli(jax.random.key(seed), 100, 100, replication)
+    def measure(copies, num_stragglers):
+        code = jaxwgc.codes.bernoulli(jax.random.key(seed), 100, 100, copies)
         masks = random_masks(seed, code, number, num_stragglers)
         error = jax.jit(
             lambda code, masks: jaxwgc.decoding(code, masks, LeastSquares).error
@@ -285,7 +285,7 @@ def least_squares(repeats: int, seed: int, quick: bool) -> Study:
             means[name] = float(errors.mean())
             seconds[name] = all_masks / number
         return {
-            "code": (100, 100, replication),
+            "code": (100, 100, copies),
             "num_stragglers": num_stragglers,
             "seconds": seconds,
             "mean_error": means,

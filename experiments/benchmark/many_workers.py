@@ -243,7 +243,7 @@ def clusters(repeats: int, seed: int, quick: bool) -> Study:
 
 
 PROBABILITY = 0.1
-REPLICATION = 4
+COPIES = 4
 TRIALS_AT_ONCE = 50
 
 
@@ -322,9 +322,9 @@ def cluster_code(key: jax.Array, setting: Setting) -> jaxwgc.GradientCode:
     """Returns the code of each cluster."""
     num_parts = setting.k * CLUSTER // setting.n
     if setting.code == "stochastic":
-        return codes.stochastic(key, CLUSTER, num_parts, REPLICATION, PROBABILITY)
+        return codes.stochastic(key, CLUSTER, num_parts, COPIES, PROBABILITY)
     if setting.code == "fractional_repetition":
-        return codes.fractional_repetition(CLUSTER, REPLICATION - 1)
+        return codes.fractional_repetition(CLUSTER, COPIES - 1)
     if setting.code == "reed_solomon":
         return codes.reed_solomon(CLUSTER, num_parts, CLUSTER // 5)
     return codes.uncoded(CLUSTER, num_parts)

@@ -12,7 +12,7 @@ from experiments.runner.tables import ResultTable, half_width, percent, ratio_of
 from jaxwgc import codes, stragglers
 
 NUM_WORKERS = 20
-REPLICATION = 4
+COPIES = 4
 PROBABILITY = 0.3
 FEW_ASSIGNMENTS = ("regular graph",)
 Code = jaxwgc.GradientCode
@@ -56,7 +56,7 @@ def tabulate(numbers: Numbers) -> ResultTable:
         return [name, before_cell, after_cell, f"{saved}%"]
 
     return ResultTable(
-        f"Learned entries, n = k = {NUM_WORKERS}, d = {REPLICATION}, each worker "
+        f"Learned entries, n = k = {NUM_WORKERS}, d = {COPIES}, each worker "
         f"straggles with probability {PROBABILITY:g}: mean error in percent over "
         f"{numbers['num_masks']:,} fresh masks",
         ["assignment", "zeros and ones", "learned", "reduction, paired"],
@@ -66,11 +66,11 @@ def tabulate(numbers: Numbers) -> ResultTable:
 
 def zeros_and_ones(key: jax.Array) -> dict[str, Code]:
     """Returns codes of zeros and ones by name."""
-    cyclic = codes.cyclic_repetition(key, NUM_WORKERS, REPLICATION - 1)
+    cyclic = codes.cyclic_repetition(key, NUM_WORKERS, COPIES - 1)
     ones = np.asarray(cyclic.assignment, np.float64)
-    repetition = codes.fractional_repetition(NUM_WORKERS, REPLICATION - 1)
+    repetition = codes.fractional_repetition(NUM_WORKERS, COPIES - 1)
     return {
-        "regular graph": codes.regular_graph(key, NUM_WORKERS, REPLICATION),
+        "regular graph": codes.regular_graph(key, NUM_WORKERS, COPIES),
         "cyclic": dataclasses.replace(cyclic, encoding_matrix=ones, num_stragglers=0),
         "fractional repetition": repetition,
     }
@@ -83,7 +83,7 @@ def compare(code: Code, better: Code, key: jax.Array, num_masks: int) -> Numbers
             {"zeros and ones": code, "learned": better},
             {"lost": stragglers.bernoulli_slowdown(PROBABILITY, slowdown=math.inf)},
             # Longer than the time of a worker, which is its load.
-            {"deadline": stragglers.deadline(2.0 * REPLICATION)},
+            {"deadline": stragglers.deadline(2.0 * COPIES)},
             key,
             num_masks,
             decoder=jaxwgc.decoders.LeastSquares(),

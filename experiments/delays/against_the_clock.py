@@ -86,7 +86,7 @@ def study(
         stragglers.empirical(first, replace=True),
         num_workers,
         plan_key,
-        candidates=Candidates(replications=(1, 2), memory=True),
+        candidates=Candidates(copies=(1, 2), memory=True),
         goal=Goal(TARGET, CONDITION, problem.heterogeneity),
     )
     numbers = {
@@ -95,7 +95,7 @@ def study(
         "choices": [
             {
                 "name": choice.name,
-                "replication": choice.replication,
+                "copies": choice.copies,
                 "waits_for": choice.waits_for,
                 "planned_step": choice.step_time.value,
                 "planned_time": choice.time.value,
@@ -124,7 +124,7 @@ def shown_choices(plan: jaxwgc.Plan) -> list[Choice]:
         if isinstance(choice.wait, stragglers.deadline):
             continue
         is_exact = bool(choice.decoding_error.value < ROUNDING)
-        kind = (choice.name, choice.replication, choice.memory, is_exact)
+        kind = (choice.name, choice.copies, choice.memory, is_exact)
         best.setdefault(kind, choice)
     everyone = best.pop(("uncoded", 1.0, False, True))
     return [everyone, *best.values()][:SHOWN]

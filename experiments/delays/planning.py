@@ -22,7 +22,7 @@ from jaxwgc.planning import Candidate, Candidates, Choice, Goal
 NUM_ROUNDS = 15
 NUM_WORKERS = 32
 OPTIONS: dict[str, Any] = {
-    "candidates": Candidates(replications=(1, 2)),
+    "candidates": Candidates(copies=(1, 2)),
     "num_rounds": 600,
 }
 GOALS = {
@@ -133,7 +133,7 @@ def _fastest_in_trace(plan: jaxwgc.Plan) -> Choice:
     def is_late_deadline(choice):
         if not isinstance(choice.wait, stragglers.deadline):
             return False
-        return choice.num_answers > _LATE_DEADLINE * choice.code.num_workers
+        return choice.num_messages > _LATE_DEADLINE * choice.code.num_workers
 
     choices = [choice for choice in plan.choices if not is_late_deadline(choice)]
     return min(choices, key=lambda choice: choice.time.value)
@@ -274,7 +274,7 @@ GOAL = Goal(target=0.01, condition=100.0, heterogeneity=0.1)
 # Goals in the table of decisions, which all use the same rounds.
 TARGETS = (0.1, 0.01, 0.001, 0.0001)
 HETEROGENEITIES = (0.01, 0.1, 1.0)
-REPLICATIONS = (1, 2)
+COPIES = (1, 2)
 # Trace of the printed plan.
 PRINTED = "one_slow_seconds"
 # Rows of its table that are shown.
@@ -284,7 +284,7 @@ NUM_PAIRS = 12
 # Fields of a choice in tables.
 FIELDS = (
     "name",
-    "replication",
+    "copies",
     "waits_for",
     "step_time",
     "stalled_step_time",
@@ -343,7 +343,7 @@ def measure(times: np.ndarray, rounds: int, key: jax.Array) -> Numbers:
     num_workers = times.shape[1]
     # The same for all plans, so that they share their programs.
     options: dict[str, Any] = {
-        "candidates": Candidates(replications=REPLICATIONS, memory=True),
+        "candidates": Candidates(copies=COPIES, memory=True),
         "num_rounds": rounds,
     }
     try:
@@ -386,7 +386,7 @@ def decide(plan: jaxwgc.Plan, target: float, heterogeneity: float) -> Numbers:
         "target": target,
         "heterogeneity": heterogeneity,
         "name": best.name,
-        "replication": best.replication,
+        "copies": best.copies,
         "waits_for": best.waits_for,
         "is_reached": replanned.is_reached,
         "other_side_takes_longer": longer,
@@ -457,7 +457,7 @@ def tabulate(name: str, numbers: Numbers) -> ResultTable:
         "million parameters",
         {
             "code": "`{name}`",
-            "copies": "{replication:.3g}",
+            "copies": "{copies:.3g}",
             "waiting rule": "{waits_for}",
             "regret, %": "{regret:100 .1f}",
             "longer than the best, %": longer,

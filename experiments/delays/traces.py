@@ -74,6 +74,6 @@ def simulated(
 def label(choice: jaxwgc.planning.Choice | Record) -> str:
     """Returns code, copies and waiting rule of a `Choice`, or of its numbers."""
     code = f"`{choice.name}`"
-    if choice.replication > 1:
-        code += f" × {choice.replication:.3g}"
+    if choice.copies > 1:
+        code += f" × {choice.copies:.3g}"
     return f"{code}, {choice.waits_for}"

@@ -16,7 +16,7 @@ import jaxwgc
 
 # The paper's cluster: n = 50 workers, k = 20 parts and d = 30 copies, so w = 12 parts
 # per worker and s = 29 stragglers.
-CODE = jaxwgc.codes.reed_solomon(num_workers=50, num_parts=20, replication=30)
+CODE = jaxwgc.codes.reed_solomon(num_workers=50, num_parts=20, copies=30)
 STRAGGLERS = jaxwgc.stragglers.uniform(CODE.num_stragglers)
 
 

@@ -129,7 +129,7 @@ def measure(
         wait=wait,
         undecodable="raise",
         timeouts=jaxwgc.distributed.Timeouts(
-            answer=RESPONSE_SECONDS + work, replacement=REPLACEMENT_SECONDS
+            response=RESPONSE_SECONDS + work, replacement=REPLACEMENT_SECONDS
         ),
         faults=jaxwgc.distributed.Faults(delay=lambda worker, step: work),
     ) as cluster:

@@ -77,7 +77,7 @@ class Way:
         """Returns timeouts; only exact rounds of one job wait for a replacement."""
         waits = self.debias is None and not self.restarts
         seconds = REPLACEMENT_SECONDS if waits else NO_REPLACEMENT_SECONDS
-        return Timeouts(answer=RESPONSE_SECONDS, replacement=seconds)
+        return Timeouts(response=RESPONSE_SECONDS, replacement=seconds)
 
 
 NO_FAULTS = "no faults"

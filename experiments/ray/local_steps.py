@@ -318,7 +318,7 @@ def train_among_faults(
         has_aux=True,
         undecodable="raise",
         timeouts=Timeouts(
-            answer=language_model.RESPONSE_SECONDS,
+            response=language_model.RESPONSE_SECONDS,
             replacement=language_model.REPLACEMENT_SECONDS,
         ),
     ) as cluster:

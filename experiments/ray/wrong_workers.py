@@ -49,7 +49,7 @@ MILLISECONDS = (
 
 def solomon(**options: Any) -> dict[str, Any]:
     """Returns a Reed–Solomon code with 4 copies and options for the cluster."""
-    code = codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, replication=4)
+    code = codes.reed_solomon(NUM_WORKERS, NUM_WORKERS, copies=4)
     return {"code": code, **options}
 
 

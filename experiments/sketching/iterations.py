@@ -148,7 +148,7 @@ def with_median(trials: dict[str, np.ndarray]) -> Numbers:
 STEPS = (24, 218, 2_000)
 FEW_STEPS = (2, 20, 200)
 # n workers hold k sampled parts of K, each on d of them.
-CODE = jaxwgc.codes.reed_solomon(num_workers=20, num_parts=10, replication=8)
+CODE = jaxwgc.codes.reed_solomon(num_workers=20, num_parts=10, copies=8)
 NUM_PARTS = 80
 ROWS_PER_PART = 10
 NUM_COLUMNS = 10

@@ -87,7 +87,7 @@ def block_leverage_aggregate(
       Three of five parts in each update:
 
       >>> import jax, jax.numpy as jnp, jaxwgc, optax
-      >>> code = jaxwgc.codes.reed_solomon(num_workers=6, num_parts=3, replication=4)
+      >>> code = jaxwgc.codes.reed_solomon(num_workers=6, num_parts=3, copies=4)
       >>> optimizer = optax.chain(
       ...     jaxwgc.block_leverage_aggregate(
       ...         code,

@@ -115,7 +115,7 @@ def coded_aggregate(
       A step in which 3 of 6 workers do not respond:
 
       >>> import jax, jax.numpy as jnp, jaxwgc, optax
-      >>> code = jaxwgc.codes.reed_solomon(num_workers=6, num_parts=3, replication=4)
+      >>> code = jaxwgc.codes.reed_solomon(num_workers=6, num_parts=3, copies=4)
       >>> optimizer = optax.chain(
       ...     jaxwgc.coded_aggregate(
       ...         code,

@@ -51,7 +51,7 @@ def decode_aggregate(
         takes the nearest gradient that the responses give, `"skip"` a zero update.
       on_request: Whether each worker has sent one weighted sum of its messages, with
         the weights in `Decoding.requests`. Updates are then the results of
-        `jaxwgc.coding.answer_request`, (num_workers, length), and `finished` says how
+        `jaxwgc.coding.requested_sum`, (num_workers, length), and `finished` says how
         many messages could be requested.
       memory: Whether to store the newest message of each worker, and to use it for a
         missing one, by the formula of `coded_aggregate`; not on request. `update` then
@@ -164,7 +164,7 @@ def decode_aggregate(
         if on_request:
             shape = (code.num_workers, raveled_size(params))
             validation.check_shape("updates", messages, "(num_workers, length)", shape)
-            gradient = coding.decode_answers(messages, params)
+            gradient = coding.decode_sums(messages, params)
         else:
             gradient = round_decoding.combine(messages, params, policy.message_dtype)
         return policy.finish(

@@ -26,7 +26,7 @@ class StepReport(NamedTuple):
     problems: tuple[str, ...]
     gradient_ratio: float
     gradient_error: float
-    num_answers: np.ndarray
+    num_responses: np.ndarray
     num_undecodable: int
 
     @property
@@ -42,10 +42,11 @@ class StepReport(NamedTuple):
             f"decoded sum over the parts: {self.gradient_ratio:.4g} times as long as "
             f"expected, relative error {self.gradient_error:.2g}",
         ]
-        if len(self.num_answers):
+        if len(self.num_responses):
             lines.append(
-                f"rounds: {self.num_undecodable} of {len(self.num_answers)} could not "
-                f"be decoded, with {self.num_answers.mean():.3g} responses on average"
+                f"rounds: {self.num_undecodable} of {len(self.num_responses)} could "
+                "not be decoded, with "
+                f"{self.num_responses.mean():.3g} responses on average"
             )
         for problem in self.problems:
             lines.append(f"- {problem}")
@@ -132,7 +133,7 @@ def check_step(
       and of all but as many as the code tolerates. With `batches` and no `whole_loss`,
       the latter is scaled to the norm of the former. For a sample of parts, the data
       are its own rows. With a contribution, both compare with the sum over the parts on
-      one process. `num_answers` is the number of workers that responded in each
+      one process. `num_responses` is the number of workers that responded in each
       tested round, int (rounds,), empty without an optimizer, a step or `received`, and
       `num_undecodable` the number of these rounds that could not be decoded.
 
@@ -212,7 +213,7 @@ def check_step(
         problems=tuple(problem for problem in problems if problem),
         gradient_ratio=finding.ratio,
         gradient_error=finding.error,
-        num_answers=np.concatenate([np.zeros(0, int), *counts]),
+        num_responses=np.concatenate([np.zeros(0, int), *counts]),
         num_undecodable=sum(int(observed.failed.sum()) for observed in rounds),
     )
 

@@ -67,8 +67,8 @@ def communication_efficient(
             "num_segments must be at most num_workers - num_stragglers = "
             f"{max_segments}; got {num_segments}"
         )
-    replication = num_stragglers + num_segments
-    assignment = ring_distances(num_workers) < replication
+    copies = num_stragglers + num_segments
+    assignment = ring_distances(num_workers) < copies
     step = _best_step(num_workers, num_stragglers, num_segments)
     matrix = _encoding_matrix(assignment, num_segments, step)
     code = exact_code(matrix, assignment, num_stragglers)

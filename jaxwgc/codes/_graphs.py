@@ -212,7 +212,7 @@ def _swap_edges(key: jax.Array, neighbours: jax.Array, edges: jax.Array) -> jax.
     return edges
 
 
-def regular_graph(key: jax.Array, num_workers: int, replication: int) -> GradientCode:
+def regular_graph(key: jax.Array, num_workers: int, copies: int) -> GradientCode:
     """Returns the code B = A / d of a random d-regular graph.
 
     Worker i holds the parts of its d neighbours; A is the adjacency matrix. One-step
@@ -228,7 +228,7 @@ def regular_graph(key: jax.Array, num_workers: int, replication: int) -> Gradien
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
         precision setting. May be traced.
       num_workers: n, at least 2; also the number of parts.
-      replication: d, from 1 to n - 1, with n * d even.
+      copies: Number d of copies of a part, from 1 to n - 1, with n * d even.
 
     Returns:
       A real code, decoded by least squares by default.
@@ -239,7 +239,7 @@ def regular_graph(key: jax.Array, num_workers: int, replication: int) -> Gradien
 
     Example:
       >>> import jax, jaxwgc
-      >>> code = jaxwgc.codes.regular_graph(jax.random.key(0), 10, replication=4)
+      >>> code = jaxwgc.codes.regular_graph(jax.random.key(0), 10, copies=4)
       >>> code.assignment.sum(0).tolist(), code.parts_per_worker.tolist()
       ([4, 4, 4, 4, 4, 4, 4, 4, 4, 4], [4, 4, 4, 4, 4, 4, 4, 4, 4, 4])
 
@@ -251,11 +251,11 @@ def regular_graph(key: jax.Array, num_workers: int, replication: int) -> Gradien
     adjacency = random_regular_graph(
         key,
         num_workers,
-        replication,
+        copies,
         vertices_name="num_workers",
-        degree_name="replication",
+        degree_name="copies",
     )
-    matrix = as_floats(adjacency) / replication
+    matrix = as_floats(adjacency) / copies
     return unweighted(matrix, adjacency, LeastSquares(), OneStep(float(num_workers)))
 
 
@@ -272,7 +272,7 @@ def edge_graph(key: jax.Array, num_parts: int, degree: int) -> GradientCode:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
         precision setting. May be traced.
       num_parts: k, at least 2.
-      degree: Replication factor d, from 1 to k - 1, with k * d even.
+      degree: Number d of copies of a part, from 1 to k - 1, with k * d even.
 
     Returns:
       A real code of zeros and ones with k d / 2 workers, by default decoded by

@@ -47,7 +47,7 @@ def proportional_placement(
     Args:
       speeds: Speed of each worker, e.g. in parts per second, (num_workers,).
       num_parts: k, at least 1.
-      copies: Replication factor d, from 1 to n; s + 1 for a code that tolerates s
+      copies: Number d of copies, from 1 to n; s + 1 for a code that tolerates s
         stragglers.
 
     Returns:
@@ -216,7 +216,7 @@ def worst_rounding(
 
     Example:
       >>> import jaxwgc
-      >>> code = jaxwgc.codes.reed_solomon(12, num_parts=12, replication=4)
+      >>> code = jaxwgc.codes.reed_solomon(12, num_parts=12, copies=4)
       >>> published = jaxwgc.codes.reed_solomon(12, 12, 4, interleave=False)
       >>> residual, received = jaxwgc.codes.worst_rounding(published)
       >>> bool(residual > 5 * jaxwgc.codes.worst_rounding(code)[0]), int(received.sum())

@@ -60,7 +60,7 @@ def random_subsets(
 
 
 def bernoulli(
-    key: jax.Array, num_workers: int, num_parts: int, replication: int
+    key: jax.Array, num_workers: int, num_parts: int, copies: int
 ) -> GradientCode:
     """Returns a code with independent entries, 1 with probability d / n, else 0.
 
@@ -74,7 +74,7 @@ def bernoulli(
         precision setting. May be traced.
       num_workers: n, at least 1.
       num_parts: k, at least 1.
-      replication: Expected replication factor d, from 1 to n.
+      copies: Expected number d of copies, from 1 to n.
 
     Returns:
       A real code with entries 0 and 1, decoded by least squares by default.
@@ -85,7 +85,7 @@ def bernoulli(
 
     Example:
       >>> import jax, jaxwgc
-      >>> code = jaxwgc.codes.bernoulli(jax.random.key(0), 100, 50, replication=10)
+      >>> code = jaxwgc.codes.bernoulli(jax.random.key(0), 100, 50, copies=10)
       >>> code.encoding_matrix.shape, code.decoders[1].scale
       ((100, 50), 10.0)
 
@@ -94,14 +94,14 @@ def bernoulli(
       random graphs", 2017 (Bernoulli gradient codes, for k = n).
     """
     validation.check_int("num_parts", num_parts, minimum=1)
-    validation.check_up_to("replication", replication, num_workers=num_workers)
-    probability = replication / num_workers
+    validation.check_up_to("copies", copies, num_workers=num_workers)
+    probability = copies / num_workers
     assignment = bernoulli_matrix(key, (num_workers, num_parts), probability)
-    return replicated_sums(known(assignment), replication)
+    return replicated_sums(known(assignment), copies)
 
 
 def regularized_bernoulli(
-    key: jax.Array, num_workers: int, num_parts: int, replication: int
+    key: jax.Array, num_workers: int, num_parts: int, copies: int
 ) -> GradientCode:
     """Returns a Bernoulli code with at most 2 d copies of each part.
 
@@ -114,7 +114,7 @@ def regularized_bernoulli(
         precision setting. May be traced.
       num_workers: n, at least 1.
       num_parts: k, at least 1.
-      replication: d, from 1 to n.
+      copies: Number d of copies of a part, from 1 to n.
 
     Returns:
       A real code with entries 0 and 1, decoded by least squares by default.
@@ -126,7 +126,7 @@ def regularized_bernoulli(
     Example:
       >>> import jax, jaxwgc
       >>> key = jax.random.key(0)
-      >>> code = jaxwgc.codes.regularized_bernoulli(key, 100, 1000, replication=1)
+      >>> code = jaxwgc.codes.regularized_bernoulli(key, 100, 1000, copies=1)
       >>> int(code.assignment.sum(0).max())
       2
 
@@ -135,15 +135,15 @@ def regularized_bernoulli(
       random graphs", 2017 (regularized Bernoulli gradient codes, for k = n).
     """
     validation.check_int("num_parts", num_parts, minimum=1)
-    validation.check_up_to("replication", replication, num_workers=num_workers)
+    validation.check_up_to("copies", copies, num_workers=num_workers)
     entries_key, thinning_key = jax.random.split(key)
-    probability = replication / num_workers
+    probability = copies / num_workers
     entries = bernoulli_matrix(entries_key, (num_workers, num_parts), probability)
     columns = entries.T
     weights = columns.sum(axis=-1)
-    sizes = jnp.where(weights > 2 * replication, replication, weights)
+    sizes = jnp.where(weights > 2 * copies, copies, weights)
     thinned = random_subsets(thinning_key, sizes, columns.shape, eligible=columns)
-    return replicated_sums(known(thinned.T), replication)
+    return replicated_sums(known(thinned.T), copies)
 
 
 def stochastic_block(
@@ -230,7 +230,7 @@ def stochastic(
     key: jax.Array,
     num_workers: int,
     num_parts: int,
-    replication: int | Sequence[int],
+    copies: int | Sequence[int],
     straggler_probability: jax.typing.ArrayLike,
 ) -> GradientCode:
     """Returns the stochastic gradient code with coefficients 1 / (d_j (1 - p)).
@@ -250,7 +250,7 @@ def stochastic(
         precision setting. May be traced.
       num_workers: n, at least 1.
       num_parts: k, at least 1.
-      replication: Replication factor d from 1 to n, an int, or num_parts ints if
+      copies: Number d of copies from 1 to n, an int, or num_parts ints if
         important parts have more copies.
       straggler_probability: p, at least 0 and less than 1: a number, or (num_workers,)
         if workers differ (`unequal` then has a smaller error). May be traced.
@@ -277,16 +277,16 @@ def stochastic(
     """
     num_workers = validation.check_int("num_workers", num_workers, minimum=1)
     num_parts = validation.check_int("num_parts", num_parts, minimum=1)
-    copies = array_validation.concrete_array(
-        "replication", replication, "integers", or_number=True, num_parts=num_parts
+    copies_of = array_validation.concrete_array(
+        "copies", copies, "integers", or_number=True, num_parts=num_parts
     )
     validation.check_entries(
-        "replication",
-        copies,
-        (copies >= 1) & (copies <= num_workers),
+        "copies",
+        copies_of,
+        (copies_of >= 1) & (copies_of <= num_workers),
         f"from 1 to num_workers = {num_workers}",
     )
-    copies = np.broadcast_to(copies, num_parts)
+    copies_of = np.broadcast_to(copies_of, num_parts)
     probability = array_validation.as_array(
         "straggler_probability",
         straggler_probability,
@@ -302,6 +302,6 @@ def stochastic(
             "at least 0 and less than 1",
         )
     response = 1 - as_floats(probability)
-    assignment = known(random_subsets(key, copies, (num_parts, num_workers)).T)
-    matrix = as_floats(assignment) / (copies * response[..., None])
+    assignment = known(random_subsets(key, copies_of, (num_parts, num_workers)).T)
+    matrix = as_floats(assignment) / (copies_of * response[..., None])
     return unweighted(matrix, assignment, OneStep(1.0, shared=False), LeastSquares())

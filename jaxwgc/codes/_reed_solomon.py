@@ -86,13 +86,13 @@ def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
 
 
 def reed_solomon(
-    num_workers: int, num_parts: int, replication: int, interleave: bool = True
+    num_workers: int, num_parts: int, copies: int, interleave: bool = True
 ) -> GradientCode:
     """Returns the balanced Reed-Solomon code over the n-th roots of unity.
 
-    Every part goes to `replication` (d) workers, and every worker holds
-    num_parts * replication / num_workers parts. In exact arithmetic, any num_workers -
-    replication + 1 responses give the exact gradient. The rounding error depends on the
+    Every part goes to `copies` (d) workers, and every worker holds
+    num_parts * copies / num_workers parts. In exact arithmetic, any num_workers -
+    copies + 1 responses give the exact gradient. The rounding error depends on the
     pattern of stragglers. There is no bound for every pattern, and `worst_pattern`
     searches for a bad one. Column j of the encoding matrix holds the values of the
     polynomial ∏ₗ (1 - x / αₗ), l over the workers without part j. It vanishes at these
@@ -109,7 +109,7 @@ def reed_solomon(
     Args:
       num_workers: n, at least 1.
       num_parts: k, at least 1.
-      replication: Replication factor d, from 1 to n; n must divide k * d. Tolerates
+      copies: Number d of copies, from 1 to n; n must divide k * d. Tolerates
         s = d - 1 stragglers.
       interleave: False keeps the published order of the points, m = 1, for comparison.
 
@@ -123,7 +123,7 @@ def reed_solomon(
 
     Example:
       >>> import jaxwgc
-      >>> code = jaxwgc.codes.reed_solomon(num_workers=50, num_parts=20, replication=30)
+      >>> code = jaxwgc.codes.reed_solomon(num_workers=50, num_parts=20, copies=30)
       >>> code.num_stragglers, int(code.parts_per_worker[0])
       (29, 12)
 
@@ -134,31 +134,29 @@ def reed_solomon(
       2020, section 4. The interleaving is new here.
     """
     num_parts = validation.check_int("num_parts", num_parts, minimum=1)
-    validation.check_up_to("replication", replication, num_workers=num_workers)
+    validation.check_up_to("copies", copies, num_workers=num_workers)
     validation.check_bool("interleave", interleave)
-    if num_parts * replication % num_workers != 0:
+    if num_parts * copies % num_workers != 0:
         raise ValueError(
-            "replication must make num_parts * replication a multiple of "
-            f"num_workers; got {replication}"
+            "copies must make num_parts * copies a multiple of "
+            f"num_workers; got {copies}"
         )
-    assignment = _balanced_assignment(num_workers, num_parts, replication)
-    step = _best_step(num_workers, num_parts, replication) if interleave else 1
+    assignment = _balanced_assignment(num_workers, num_parts, copies)
+    step = _best_step(num_workers, num_parts, copies) if interleave else 1
     points = positions(num_workers, step)
     matrix = vanishing_products(assignment, points)
-    decoder = Lagrange(points, replication - 1)
-    return exact_code(matrix, assignment, replication - 1, decoder)
+    decoder = Lagrange(points, copies - 1)
+    return exact_code(matrix, assignment, copies - 1, decoder)
 
 
-def _balanced_assignment(
-    num_workers: int, num_parts: int, replication: int
-) -> np.ndarray:
+def _balanced_assignment(num_workers: int, num_parts: int, copies: int) -> np.ndarray:
     """Assigns copy i of part j to worker (i + jd + t) mod n, t = floor((i + jd) / n).
 
     The shift t prevents repeated supports if n divides a multiple of d.
     """
-    copies = np.arange(replication)
+    place_of_copy = np.arange(copies)
     parts = np.arange(num_parts)[:, None]
-    position = copies + replication * parts
+    position = place_of_copy + copies * parts
     workers = (position + position // num_workers) % num_workers
     assignment = np.zeros((num_workers, num_parts), bool)
     assignment[workers, parts] = True
@@ -166,9 +164,9 @@ def _balanced_assignment(
 
 
 @functools.lru_cache(maxsize=256)
-def _best_step(num_workers: int, num_parts: int, replication: int) -> int:
+def _best_step(num_workers: int, num_parts: int, copies: int) -> int:
     """Returns the step m between points of neighbours that minimises the norm of B."""
-    assignment = _balanced_assignment(num_workers, num_parts, replication)
+    assignment = _balanced_assignment(num_workers, num_parts, copies)
 
     def norm(step: int) -> float:
         return norm_of_products(assignment, positions(num_workers, step))

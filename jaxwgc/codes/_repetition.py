@@ -95,20 +95,18 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
       distributed learning", ICML 2017, section 4.
     """
     num_stragglers = validation.check_stragglers(num_stragglers, num_workers)
-    replication = num_stragglers + 1
-    if num_workers % replication != 0:
+    copies = num_stragglers + 1
+    if num_workers % copies != 0:
         raise ValueError(
             "num_stragglers must be 1 less than a divisor of num_workers = "
             f"{num_workers}; got {num_stragglers}"
         )
-    num_blocks = num_workers // replication
+    num_blocks = num_workers // copies
     block_of_worker = np.arange(num_workers) % num_blocks
-    block_of_part = np.arange(num_workers) // replication
+    block_of_part = np.arange(num_workers) // copies
     assignment = block_of_worker[:, None] == block_of_part
     groups = Group(block_of_worker[None])
-    return replicated_sums(
-        assignment, replication, groups, num_stragglers=num_stragglers
-    )
+    return replicated_sums(assignment, copies, groups, num_stragglers=num_stragglers)
 
 
 def binary(num_workers: int, num_stragglers: int) -> GradientCode:
@@ -209,7 +207,7 @@ def replicated(
     Args:
       num_workers: n, at least 1.
       num_parts: k, or None for n.
-      copies: Replication factor d, from 1 to n.
+      copies: Number d of copies, from 1 to n.
       loads: Relative number of parts that each worker owns, (n,), e.g. the speeds of
         the workers. Rounded so that the sum is k; equal by default.
 
@@ -239,7 +237,7 @@ def replicated(
       with straggling workers", arXiv:1810.09992, where workers send every finished part
       at once; Ramamoorthy, Meng, Girimaji, "Leveraging partial stragglers within
       gradient coding", NeurIPS 2024, arXiv:2405.19509, where the order of the parts is
-      optimised for a given assignment. Here, assignment and order are chosen together:
+      optimized for a given assignment. Here, assignment and order are chosen together:
       the owner and its helpers take the same run of parts from opposite ends. With one
       copy and a deadline, Giladi et al., "DropCompute: simple and more robust
       distributed synchronous training via compute variance reduction", NeurIPS 2023.

@@ -13,10 +13,10 @@ from jaxwgc.coding._decoding import Decoding
 from jaxwgc.coding._locate_errors import ErrorLocator, locate_errors
 from jaxwgc.coding._memory import Memory
 from jaxwgc.coding._messages import (
-    answer_request,
-    decode_answers,
+    decode_sums,
     encode,
     form_messages,
+    requested_sum,
 )
 from jaxwgc.coding._projection import project
 from jaxwgc.coding._quantization import allocate_bits, quantization_variance, quantize
@@ -33,10 +33,10 @@ __all__ = [
     "ErrorLocator",
     "Memory",
     "allocate_bits",
-    "answer_request",
+    "requested_sum",
     "arbitrate",
     "decode",
-    "decode_answers",
+    "decode_sums",
     "decoding",
     "encode",
     "form_messages",

@@ -133,7 +133,7 @@ class Decoding:
         """Returns the factors by which each worker multiplies its messages on request.
 
         They are the decoding weights at the messages that arrived, real
-        (..., num_workers, messages_per_worker). `jaxwgc.coding.answer_request` applies
+        (..., num_workers, messages_per_worker). `jaxwgc.coding.requested_sum` applies
         a row to the messages of a worker.
 
         Raises:

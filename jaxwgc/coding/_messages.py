@@ -134,10 +134,10 @@ def _form_of_leaves(matrix: jax.Array, leaves: list[jax.Array]) -> jax.Array:
     return jax.lax.complex(mixed[:, 0], mixed[:, 1])
 
 
-def answer_request(request: jax.Array, messages: jax.Array) -> jax.Array:
+def requested_sum(request: jax.Array, messages: jax.Array) -> jax.Array:
     """Computes the sum of messages that was requested from a worker.
 
-    It is one vector for any number of finished messages. `decode_answers` adds the
+    It is one vector for any number of finished messages. `decode_sums` adds the
     vectors of all workers.
 
     Args:
@@ -161,8 +161,8 @@ def answer_request(request: jax.Array, messages: jax.Array) -> jax.Array:
       >>> requests
       Array([[1., 0., 0., 0.],
              [1., 1., 1., 0.]], dtype=float32)
-      >>> answers = jaxwgc.coding.answer_request(requests, messages)
-      >>> jaxwgc.coding.decode_answers(answers, params=jnp.zeros(1))
+      >>> sums = jaxwgc.coding.requested_sum(requests, messages)
+      >>> jaxwgc.coding.decode_sums(sums, params=jnp.zeros(1))
       Array([15.], dtype=float32)
 
     References:
@@ -181,11 +181,11 @@ def answer_request(request: jax.Array, messages: jax.Array) -> jax.Array:
     return _weighted_sum(request, messages)
 
 
-def decode_answers(answers: jax.Array, params: Any) -> Any:
+def decode_sums(sums: jax.Array, params: Any) -> Any:
     """Decodes the gradient from the sums that were requested from workers.
 
     Args:
-      answers: (..., num_workers, length), from `answer_request`; zero for workers
+      sums: (..., num_workers, length), from `requested_sum`; zero for workers
         without a request.
       params: Pytree of floats, or of `jax.ShapeDtypeStruct`, with the structure, shapes
         and dtypes of the gradient.
@@ -194,30 +194,30 @@ def decode_answers(answers: jax.Array, params: Any) -> Any:
       A pytree like params, with the batch axes in front.
 
     Raises:
-      ValueError: If the length of `answers` does not match params.
-      TypeError: If `answers` are not real, or params are not floats.
+      ValueError: If the length of `sums` does not match params.
+      TypeError: If `sums` are not real, or params are not floats.
 
     Example:
       Sums of messages are requested from two workers:
 
       >>> import jax.numpy as jnp, jaxwgc
-      >>> answers = jnp.array([[1.0, 0.0], [14.0, 2.0]])
-      >>> jaxwgc.coding.decode_answers(answers, params={"w": jnp.zeros(2)})
+      >>> sums = jnp.array([[1.0, 0.0], [14.0, 2.0]])
+      >>> jaxwgc.coding.decode_sums(sums, params={"w": jnp.zeros(2)})
       {'w': Array([15.,  2.], dtype=float32)}
 
     References:
-      Ramamoorthy, Meng, Girimaji: see `answer_request`.
+      Ramamoorthy, Meng, Girimaji: see `requested_sum`.
     """
     array_validation.check_dtypes("params", params, "real or complex floats", True)
-    answers = array_validation.as_array(
-        "answers",
-        answers,
+    sums = array_validation.as_array(
+        "sums",
+        sums,
         "real numbers or bools",
         "...",
         num_workers="any",
         length=flat_vectors.raveled_size(params),
     )
-    return flat_vectors.unravel(promoted(answers).sum(-2), params)
+    return flat_vectors.unravel(promoted(sums).sum(-2), params)
 
 
 @jax.jit

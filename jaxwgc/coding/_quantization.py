@@ -161,7 +161,7 @@ def allocate_bits(
 
     References:
       Song, Choi, "Communication-efficient approximate gradient coding for distributed
-      learning in heterogeneous systems", arXiv:2605.15890, optimise code and bits
+      learning in heterogeneous systems", arXiv:2605.15890, optimize code and bits
       together, with a near-optimal algorithm for the bits. Here, dynamic programming
       finds the optimal integers for the bound of `quantization_variance`.
     """

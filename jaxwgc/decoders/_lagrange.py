@@ -110,7 +110,7 @@ class Lagrange(Decoder):
 
     Example:
       >>> import jax.numpy as jnp, jaxwgc
-      >>> code = jaxwgc.codes.reed_solomon(4, num_parts=4, replication=2)
+      >>> code = jaxwgc.codes.reed_solomon(4, num_parts=4, copies=2)
       >>> code.decoders[0]
       Lagrange(positions=array([0, 1, 2, 3]), num_stragglers=1)
       >>> received = jnp.array([True, True, False, True])

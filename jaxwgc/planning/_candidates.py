@@ -19,7 +19,7 @@ from jaxwgc.stragglers import WaitingRule
 
 # A waiting rule, or a function that returns one for a code.
 RuleLike: TypeAlias = WaitingRule | Callable[[GradientCode], WaitingRule]
-# Default maximum of replication factors.
+# Default maximum of the number of copies of a part.
 _MOST_COPIES = 4
 # Shares of the workers for which rules wait. Other rules wait for all workers, for all
 # but one, and for the number that an exact code needs.
@@ -51,7 +51,7 @@ class Candidates:
     """Codes and waiting rules for a plan to compare, each code with each of its rules.
 
     Attributes:
-      replications: Replication factors d of the standard codes, from 1 to n; by default
+      copies: Numbers of copies of a part in the standard codes, from 1 to n; by default
         up to 4. Uncoded workers are always among the candidates.
       codes: Your own codes by name, in place of the standard codes. Not traced.
         Decoders that the standard codes do not use take seconds to compile.
@@ -77,13 +77,13 @@ class Candidates:
       >>> import jax, jaxwgc
       >>> from jaxwgc import planning, stragglers
       >>> delay = stragglers.shifted_exponential(shift=1.0, rate=1.0)
-      >>> exact = planning.Candidates(replications=[2], exact=True)
+      >>> exact = planning.Candidates(copies=[2], exact=True)
       >>> plan = jaxwgc.plan(delay, 4, jax.random.key(0), candidates=exact)
-      >>> sorted({choice.replication for choice in plan.choices})
+      >>> sorted({choice.copies for choice in plan.choices})
       [1.0, 2.0]
     """
 
-    replications: Sequence[int] | None = None
+    copies: Sequence[int] | None = None
     codes: Mapping[str, GradientCode] | None = None
     waiting: Sequence[RuleLike] | None = None
     late: str = BUSY
@@ -99,15 +99,13 @@ class Candidates:
                 f"memory=True needs late={BUSY!r}, since cancelled workers send no "
                 f"late messages; got late={self.late!r}"
             )
-        if self.replications is not None:
+        if self.copies is not None:
             if self.codes is not None:
                 raise ValueError(
-                    "codes= and replications= cannot both be given, since codes have "
-                    f"replications of their own; got replications={self.replications}"
+                    "codes= and copies= cannot both be given, since codes have "
+                    f"copies of their own; got copies={self.copies}"
                 )
-            object.__setattr__(
-                self, "replications", listed("replications", self.replications)
-            )
+            object.__setattr__(self, "copies", listed("copies", self.copies))
         if self.waiting is not None:
             object.__setattr__(self, "waiting", listed("waiting", self.waiting))
             for rule in self.waiting:
@@ -132,19 +130,19 @@ class Candidates:
         """Whether codes and waiting rules are standard ones, for any workers."""
         return self.codes is None and self.waiting is None
 
-    def copies(self, num_workers: int) -> Sequence[int]:
-        """Returns the replication factors of the standard codes, after checks."""
-        if self.replications is None:
+    def checked_copies(self, num_workers: int) -> Sequence[int]:
+        """Returns the numbers of copies of the standard codes, after checks."""
+        if self.copies is None:
             return range(1, min(num_workers, _MOST_COPIES) + 1)
-        for number in self.replications:
-            validation.check_up_to("replications", number, num_workers=num_workers)
-        return self.replications
+        for number in self.copies:
+            validation.check_up_to("copies", number, num_workers=num_workers)
+        return self.copies
 
     def for_workers(self, num_workers: int, clusters: Clusters) -> list[Candidate]:
         """Returns the candidates; times of the clusters give speeds and deadlines."""
         baseline = NamedCode("uncoded", codes.uncoded(num_workers))
         compared = [baseline]
-        copies = self.copies(num_workers)
+        copies = self.checked_copies(num_workers)
         if self.codes is None:
             of_equal_work = [*standard_codes(num_workers, copies)]
             # One program draws the times of all of them.
@@ -250,14 +248,14 @@ class NamedCode(NamedTuple):
 
 
 def standard_codes(
-    num_workers: int, replications: Sequence[int]
+    num_workers: int, numbers_of_copies: Sequence[int]
 ) -> Iterator[NamedCode]:
     """Yields the codes of equal work that a plan compares, besides uncoded workers.
 
     They have as many parts as workers, except for codes with requests.
     """
     num_parts = _num_small_parts(num_workers)
-    for copies in replications:
+    for copies in numbers_of_copies:
         if copies == 1:
             continue
         code = codes.replicated(num_workers, num_parts, copies)

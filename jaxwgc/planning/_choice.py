@@ -40,7 +40,7 @@ class Candidate:
       >>> from jaxwgc import codes, planning, stragglers
       >>> binary = codes.binary(6, num_stragglers=2)
       >>> candidate = planning.Candidate("binary", binary, stragglers.fastest(4))
-      >>> candidate.is_exact, candidate.replication, candidate.waits_for
+      >>> candidate.is_exact, candidate.copies, candidate.waits_for
       (True, 3.0, 'first 4')
     """
 
@@ -63,14 +63,14 @@ class Candidate:
         return stragglers.delayed(delay, self.wait, self.late)
 
     @functools.cached_property
-    def replication(self) -> float:
+    def copies(self) -> float:
         """Mean number of copies per part."""
         return float(np.asarray(self.code.assignment).sum(0).mean())
 
     @property
     def is_coded(self) -> bool:
         """True if parts have several copies."""
-        return self.replication > 1
+        return self.copies > 1
 
     @property
     def sends_several_messages(self) -> bool:
@@ -108,16 +108,16 @@ class Candidate:
 
     @property
     def waits_for(self) -> str:
-        """Label of the waiting rule, e.g. "all", "first 29", "1.35 s", "error 10%".
+        """Label of the waiting rule, e.g. "all", "first 29", "1.35 s".
 
-        "+ late" is added if late messages are stored.
+        "+ memory" is added if late messages are stored.
         """
         label, _ = self.wait.describe(self.code.num_workers)
-        return f"{label} + late" if self.memory else label
+        return f"{label} + memory" if self.memory else label
 
     def __str__(self) -> str:
         """Returns a phrase, e.g. "binary with 2 copies, waiting for all 8 workers"."""
-        copies = f" with {self.replication:.3g} copies" if self.is_coded else ""
+        copies = f" with {self.copies:.3g} copies" if self.is_coded else ""
         _, phrase = self.wait.describe(self.code.num_workers)
         remembering = ", late messages stored" if self.memory else ""
         return f"{self.name}{copies}, waiting {phrase}{remembering}"
@@ -137,7 +137,7 @@ class RoundStatistics(NamedTuple):
       seconds: Mean duration of a step.
       quantile: 90% quantile of the duration.
       is_closed_form: Whether both have a closed form.
-      num_answers: Mean number of awaited messages; on request, the maximum number of
+      num_messages: Mean number of awaited messages; on request, the maximum number of
         sums.
       error: Mean squared decoding error, over the squared norm of the target.
       weights: Moments of the effective weights.
@@ -147,7 +147,7 @@ class RoundStatistics(NamedTuple):
     seconds: np.ndarray
     quantile: Estimate
     is_closed_form: bool
-    num_answers: float
+    num_messages: float
     error: np.ndarray
     weights: Weights
     descent: StaleDescent | None = None
@@ -173,7 +173,7 @@ class Choice(Candidate):
       is_closed_form: Whether both come from order statistics, not from Monte Carlo.
       decoding_error: Mean of `jaxwgc.Decoding.error` over the squared norm of the
         target, an estimate; NaN if a round does not end.
-      num_answers: Mean number of awaited messages; for a code that allows requests, at
+      num_messages: Mean number of awaited messages; for a code that allows requests, at
         most one sum of each worker that has finished a part.
       num_steps: Expected number of steps to the target; infinite if it is not reached.
       step_size: Constant step size with the fewest steps, over the inverse of the
@@ -193,7 +193,7 @@ class Choice(Candidate):
       >>> import jax, jaxwgc
       >>> from jaxwgc import planning, stragglers
       >>> delay = stragglers.shifted_exponential(shift=1.0, rate=1.0)
-      >>> exact = planning.Candidates(replications=[1], exact=True)
+      >>> exact = planning.Candidates(copies=[1], exact=True)
       >>> choice = jaxwgc.plan(delay, 4, jax.random.key(0), candidates=exact).best
       >>> choice.name, choice.waits_for, round(choice.step_time.value, 2)
       ('uncoded', 'all', 3.08)
@@ -210,7 +210,7 @@ class Choice(Candidate):
     stalled_step_time: Estimate
     is_closed_form: bool
     decoding_error: Estimate
-    num_answers: float
+    num_messages: float
     num_steps: float
     step_size: float
     lowest_loss: float
@@ -227,7 +227,7 @@ class Choice(Candidate):
         Parameters go to all workers, and the awaited messages come back.
         """
         num_gradients = (
-            self.code.num_workers + self.num_answers / self.code.num_segments
+            self.code.num_workers + self.num_messages / self.code.num_segments
         )
         return num_gradients * NUM_PARAMETERS * _BYTES_PER_NUMBER
 

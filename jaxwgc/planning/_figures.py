@@ -146,7 +146,7 @@ def _draw_choices(
 
 
 def _label(choice: Choice) -> str:
-    copies = f" × {choice.replication:.2g}" if choice.is_coded else ""
+    copies = f" × {choice.copies:.2g}" if choice.is_coded else ""
     label = f"{choice.name}{copies}, {choice.waits_for}"
     if len(label) > _NUM_CHARACTERS:
         label = f"{label[: _NUM_CHARACTERS - 1]}…"

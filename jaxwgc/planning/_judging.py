@@ -81,11 +81,13 @@ def _statistics(
     if rounds is None:
         # Only `fastest` waits for a known number of responses.
         assert isinstance(candidate.wait, stragglers.fastest)
-        num_answers = candidate.wait.num_required
+        num_messages = candidate.wait.num_required
         if not candidate.code.allows_requests:
-            num_answers *= candidate.code.messages_per_worker
+            num_messages *= candidate.code.messages_per_worker
     else:
-        num_answers = rounds.num_answers + (rounds.num_late if candidate.memory else 0)
+        num_messages = rounds.num_messages + (
+            rounds.num_late if candidate.memory else 0
+        )
     if rounds is not None and rounds.decoded is not None:
         assert rounds.decoded.weights is not None
         error_of_rounds = rounds.decoded.error[rounds.masks]
@@ -105,7 +107,7 @@ def _statistics(
         seconds=seconds,
         quantile=quantile,
         is_closed_form=form is not None,
-        num_answers=float(num_answers),
+        num_messages=float(num_messages),
         error=error,
         weights=weights,
     )

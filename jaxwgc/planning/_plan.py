@@ -1,4 +1,4 @@
-"""Plans: choice of the code, the replication factor and the waiting rule."""
+"""Plans: choice of the code, the number of copies and the waiting rule."""
 
 import dataclasses
 import itertools
@@ -68,7 +68,7 @@ class Plan(PlanData):
       >>> from jaxwgc import planning, stragglers
       >>> delay = stragglers.pareto(scale=1.0, shape=1.5)
       >>> candidates = planning.Candidates(
-      ...     replications=[2],
+      ...     copies=[2],
       ...     waiting=[lambda code: stragglers.fastest(4 - code.num_stragglers)],
       ...     late="cancelled",
       ...     exact=True,
@@ -156,12 +156,12 @@ class Plan(PlanData):
         return _tables.to_dict(self)
 
     @property
-    def answer(self) -> str:
+    def advice(self) -> str:
         """Text on the recommended choice, on alternatives, and on never waiting."""
-        return _tables.answer(self)
+        return _tables.advice(self)
 
     def __str__(self) -> str:
-        return _tables.answer_and_table(self)
+        return _tables.advice_and_table(self)
 
     __repr__ = __str__
 
@@ -178,7 +178,7 @@ def plan(
     tail: float = 10.0,
     progress: Callable[[int, int], object] | None = None,
 ) -> Plan:
-    """Finds the code, replication factor and waiting rule with the shortest training.
+    """Finds the code, copies and waiting rule with the shortest training.
 
     Each code with each waiting rule is a choice. A choice determines the time of a
     step; its decoding error increases the number of steps. Uncoded workers are among
@@ -349,7 +349,7 @@ def plan(
     without = None
     has_others = bool(lost) and bool(remaining)
     if has_others and isinstance(candidates, Candidates) and candidates.is_standard:
-        copies = candidates.copies(num_workers)
+        copies = candidates.checked_copies(num_workers)
         fewer_copies = sorted({1, *(min(d, len(remaining)) for d in copies)})
         without = plan(
             OtherWorkers(
@@ -360,7 +360,7 @@ def plan(
             ),
             len(remaining),
             key,
-            candidates=dataclasses.replace(candidates, replications=fewer_copies),
+            candidates=dataclasses.replace(candidates, copies=fewer_copies),
             goal=goal,
             names=[names[worker] for worker in remaining],
             num_rounds=num_rounds,

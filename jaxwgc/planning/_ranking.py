@@ -59,7 +59,7 @@ def ranked_choices(
             stalled_step_time=jackknife(stalled.seconds[index]),
             is_closed_form=calm_rounds.is_closed_form,
             decoding_error=jackknife(calm_rounds.error) if ends else _UNKNOWN,
-            num_answers=calm_rounds.num_answers,
+            num_messages=calm_rounds.num_messages,
             num_steps=float(calm.num_steps[index, 0]),
             step_size=float(calm.step_size[index]),
             lowest_loss=float(calm.lowest_loss[index]) if ends else 1.0,
@@ -153,7 +153,7 @@ def _order(
         calm.lowest_loss,
         np.isinf(seconds),
         calm.times[:, 0],
-        np.array([candidate.replication for candidate in candidates]),
+        np.array([candidate.copies for candidate in candidates]),
         np.round(least_regret / _SAME_REGRET),
         np.round(regret / _SAME_REGRET),
     )

@@ -69,7 +69,7 @@ class PlanData:
 
     @property
     def by_code(self) -> tuple[Choice, ...]:
-        """Best choice of every code and replication factor, in the order of `choices`.
+        """Best choice of every code and number of copies, in the order of `choices`.
 
         Choices with memory are listed separately.
         """
@@ -92,7 +92,7 @@ class PlanData:
 
     @property
     def next_best(self) -> Choice | None:
-        """Best choice unlike `best` in code, replication factor or memory, or None."""
+        """Best choice unlike `best` in code, number of copies or memory, or None."""
         return next(iter(self.by_code[1:]), None)
 
     @property

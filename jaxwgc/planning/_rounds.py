@@ -145,7 +145,7 @@ class SimulatedRounds(NamedTuple):
 
     Attributes:
       elapsed: Duration of each round, float64 (rounds,), of one cluster after another.
-      num_answers: Mean number of received messages; on request, the maximum number of
+      num_messages: Mean number of received messages; on request, the maximum number of
         sums.
       num_late: Mean number of messages of earlier rounds that arrived.
       decoded: Decoded masks of all candidates with the code; None if the candidate is
@@ -154,7 +154,7 @@ class SimulatedRounds(NamedTuple):
     """
 
     elapsed: np.ndarray
-    num_answers: float
+    num_messages: float
     num_late: float
     decoded: DecodedMasks | None = None
     masks: np.ndarray | None = None
@@ -192,7 +192,7 @@ def simulate(
     simulated = [
         SimulatedRounds(
             elapsed=np.asarray(rounds.time, np.float64),
-            num_answers=_num_answers(candidate.code, rounds.masks).mean(),
+            num_messages=_num_messages(candidate.code, rounds.masks).mean(),
             num_late=float(np.mean(rounds.num_late)),
         )
         for candidate, rounds in zip(candidates, ended, strict=True)
@@ -210,7 +210,7 @@ def simulate(
     return simulated
 
 
-def _num_answers(code: GradientCode, packed: np.ndarray) -> np.ndarray:
+def _num_messages(code: GradientCode, packed: np.ndarray) -> np.ndarray:
     """Returns the number of awaited messages of each packed mask, or of sums."""
     if not code.allows_requests:
         return np.bitwise_count(packed).sum(axis=1)

@@ -28,23 +28,23 @@ _SMALL_ERROR = 0.01
 _SAME_TIME = 5e-4
 
 
-def answer(plan: PlanData) -> str:
+def advice(plan: PlanData) -> str:
     """Returns sentences on the recommended choice, and on alternatives."""
     paragraphs = [textwrap.fill(sentence, _WIDTH) for sentence in _sentences(plan)]
     return "\n".join(paragraphs)
 
 
-def answer_and_table(plan: PlanData) -> str:
+def advice_and_table(plan: PlanData) -> str:
     """Returns the sentences, a table of the best choice per code, and notes on it.
 
     The table is that of the plan without lost workers, if the sentences recommend it.
     """
     notes = textwrap.fill(_notes(plan.followed), _WIDTH)
-    return "\n".join([answer(plan), "", *_table(plan.followed), "", notes])
+    return "\n".join([advice(plan), "", *_table(plan.followed), "", notes])
 
 
 def _sentences(plan: PlanData) -> Iterator[str]:
-    """Yields the sentences of `answer`."""
+    """Yields the sentences of `advice`."""
     yield from _about_lost_workers(plan)
     if plan.followed is not plan:
         yield from _sentences(plan.followed)
@@ -297,7 +297,7 @@ def _extrapolated(plan: PlanData, loads: tuple[float, ...]) -> Iterator[str]:
     names = []
     for choice in plan.shown:
         if np.max(np.asarray(choice.code.loads)) > loads[-1] * (1 + _SAME_TIME):
-            names.append(f"{choice.name} with {choice.replication:.2g} copies")
+            names.append(f"{choice.name} with {choice.copies:.2g} copies")
     if names:
         yield (
             f"Extrapolated beyond the largest measured load, {loads[-1]:.3g}, on the "
@@ -358,7 +358,7 @@ def _row(choice: Choice, plan: PlanData) -> list[str]:
     ends = math.isfinite(choice.step_time.value)
     return [
         choice.name,
-        f"{choice.replication:.2g}",
+        f"{choice.copies:.2g}",
         choice.waits_for,
         _cell(choice.step_time.value, "#.4g"),
         _cell(second, "#.4g"),
@@ -399,7 +399,7 @@ def to_dict(plan: PlanData) -> dict[str, Any]:
     """Returns the dict of `Plan.to_dict`."""
     followed = plan.followed
     fields = {
-        "advice": answer(plan),
+        "advice": advice(plan),
         "lost": {plan.names[worker]: since for worker, since in plan.lost.items()},
         "num_workers": followed.num_workers,
         "names": list(followed.names),
@@ -421,7 +421,7 @@ def to_dict(plan: PlanData) -> dict[str, Any]:
 def _to_dict(choice: Choice) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "code": choice.name,
-        "replication": choice.replication,
+        "copies": choice.copies,
         "by_speed": choice.by_speed,
         "loads": np.asarray(choice.code.loads).tolist(),
         "waits_for": choice.waits_for,

@@ -31,8 +31,8 @@ class Diagnosis(NamedTuple):
     Attributes:
       parts_per_worker: Mean number of parts per worker.
       max_parts: Largest number of parts of a worker.
-      replication: Mean number of copies per part.
-      min_replication: Smallest number of copies of a part.
+      copies: Mean number of copies per part.
+      min_copies: Smallest number of copies of a part.
       message_length: Numbers that a worker sends per round, in all of its messages,
         relative to the number of parameters.
       num_stragglers: Number of stragglers, int (rows,).
@@ -65,8 +65,8 @@ class Diagnosis(NamedTuple):
 
     parts_per_worker: float
     max_parts: int
-    replication: float
-    min_replication: int
+    copies: float
+    min_copies: int
     message_length: float
     num_stragglers: np.ndarray
     is_exhaustive: np.ndarray
@@ -80,12 +80,12 @@ class Diagnosis(NamedTuple):
     def __str__(self) -> str:
         lines = [
             f"parts per worker {self.parts_per_worker:g} (max {self.max_parts}), "
-            f"copies per part {self.replication:g} (min {self.min_replication}), "
+            f"copies per part {self.copies:g} (min {self.min_copies}), "
             f"message length {self.message_length:.3g} gradients",
             "errors over the squared norm of the target, ± standard error; (all): all",
             "patterns decoded; worst: by search; noise: amplification of rounding",
         ]
-        if self.min_replication == 0:
+        if self.min_copies == 0:
             lines.insert(1, "some parts are on no worker: they are lost in every round")
         levels = [f"{level:.0%}" for level in _LEVELS]
         rows = [["stragglers", "mean", "±", *levels, "worst", "noise"]]
@@ -180,8 +180,8 @@ def diagnose(
     return Diagnosis(
         parts_per_worker=float(np.mean(code.parts_per_worker)),
         max_parts=int(np.max(code.parts_per_worker)),
-        replication=float(copies.mean()),
-        min_replication=int(copies.min()),
+        copies=float(copies.mean()),
+        min_copies=int(copies.min()),
         message_length=code.messages_per_worker / code.num_segments,
         num_stragglers=np.array(numbers),
         **{name: np.array([row[name] for row in rows]) for name in rows[0]},

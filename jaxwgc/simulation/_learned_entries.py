@@ -63,7 +63,7 @@ def learn_entries(
     Example:
       >>> import jax
       >>> from jaxwgc import codes, simulation, stragglers
-      >>> code = codes.regular_graph(jax.random.key(0), 10, replication=4)
+      >>> code = codes.regular_graph(jax.random.key(0), 10, copies=4)
       >>> learned = simulation.learn_entries(
       ...     code, stragglers.uniform(2), jax.random.key(1), num_steps=50
       ... )

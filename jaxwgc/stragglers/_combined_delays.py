@@ -34,8 +34,8 @@ class affine(DelayOfParts):
 
       >>> import jax, jax.numpy as jnp
       >>> from jaxwgc import stragglers
-      >>> answer = stragglers.log_normal(median=0.5, deviation=0.1)
-      >>> delay = stragglers.affine(answer, overhead=1.0, slope=0.0, time=1.0)
+      >>> response = stragglers.log_normal(median=0.5, deviation=0.1)
+      >>> delay = stragglers.affine(response, overhead=1.0, slope=0.0, time=1.0)
       >>> times, _ = delay.sample(jax.random.key(0), delay.init(3), 2.0 * jnp.ones(3))
       >>> bool(jnp.all((times > 2.3) & (times < 2.8)))
       True

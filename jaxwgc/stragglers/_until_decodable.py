@@ -169,8 +169,9 @@ class UntilDecodable(WaitingRule):
         """Returns a label and phrase: "decodable", "until the responses decode"."""
         if self.tolerance <= DECODES:
             return "decodable", "until the responses decode"
-        error = f"{self.tolerance**2:.0%}"
-        return f"error {error}", f"until the decoding error is at most {error}"
+        tolerance = f"{self.tolerance:.3g}"
+        phrase = f"until the relative residual is at most {tolerance}"
+        return f"tolerance {tolerance}", phrase
 
     def _end(self, times):
         times = self._by_message(times_of(times))

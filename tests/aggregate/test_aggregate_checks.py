@@ -172,7 +172,7 @@ class TestShapesInTheState:
         assert jax.tree.structure(restored) == jax.tree.structure(state)
 
     def test_map_over_what_is_like_params(self):
-        """Such as for the sharding of an optimiser's state."""
+        """Such as for the sharding of an optimizer's state."""
         optimizer, state = self.state()
         marked = optax.tree_map_params(optimizer, lambda leaf: leaf + 1, state)
         assert jax.tree.structure(marked) == jax.tree.structure(state)
@@ -326,7 +326,7 @@ class TestModelsThatNeverDecode:
         ("code", "wait"),
         [
             (CODE, stragglers.fastest(4)),
-            # Two answers are enough where they hold both halves.
+            # Two responses are enough where they hold both halves.
             (CODE, stragglers.fastest(2)),
             (codes.stochastic(KEY, 6, 6, 2, 0.1), stragglers.fastest(3)),
             (CODE, stragglers.until_decodable(CODE)),

@@ -109,7 +109,7 @@ def test_sampled_value_and_grad_is_unbiased(rule):
 
 
 def test_the_aggregator_and_the_sampled_gradient_agree():
-    """The same sample and the same answers give the same gradient."""
+    """The same sample and the same responses give the same gradient."""
     _, gradients = partial_value_and_grad()
     optimizer = aggregator()
     state = optimizer.init(PARAMS)

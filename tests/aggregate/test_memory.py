@@ -1,4 +1,4 @@
-"""Late answers remembered, and lost parts made up for."""
+"""Late messages stored, and lost parts made up for."""
 
 import dataclasses
 
@@ -26,12 +26,12 @@ def by_hand(code, rounds, late):
     matrix = np.asarray(code.encoding_matrix)
     known = np.zeros(code.num_workers, bool)
     remembered = np.zeros((code.num_workers, rounds[0][0].shape[1]))
-    for (gradients, received), answered in zip(rounds, late, strict=True):
+    for (gradients, received), arrived in zip(rounds, late, strict=True):
         messages = matrix @ gradients
-        mask = answered & ~received
+        mask = arrived & ~received
         remembered[mask] = messages[mask]
         first = received & ~known
-        known |= answered | received
+        known |= arrived | received
         weights = _solve(matrix, received)
         if np.allclose(weights @ matrix, 1, atol=1e-4):
             yield weights @ messages

@@ -63,9 +63,9 @@ in_two_clusters = functools.partial(codes.clustered, num_clusters=2)
 def reed_solomon_codes(n):
     """Codes with at most eight parts."""
     for num_parts in range(1, 9):
-        for replication in range(1, n + 1):
-            if num_parts * replication % n == 0:
-                yield codes.reed_solomon(n, num_parts, replication)
+        for copies in range(1, n + 1):
+            if num_parts * copies % n == 0:
+                yield codes.reed_solomon(n, num_parts, copies)
 
 
 def cyclic_repetition_codes(n):
@@ -102,13 +102,13 @@ ROWS = (
         arguments={
             "num_workers": 6,
             "num_parts": 6,
-            "replication": 3,
+            "copies": 3,
             "interleave": True,
         },
         rules={
             "num_workers": "at least 1",
             "num_parts": "at least 1",
-            "replication": "at least 1",
+            "copies": "at least 1",
         },
         codes={"": codes.reed_solomon(6, 6, 3), "slack": codes.reed_solomon(6, 3, 4)},
         exact=reed_solomon_codes,
@@ -186,30 +186,30 @@ ROWS = (
     ),
     CodeRow(
         make=codes.bernoulli,
-        arguments={"key": KEY, "num_workers": 6, "num_parts": 6, "replication": 2},
+        arguments={"key": KEY, "num_workers": 6, "num_parts": 6, "copies": 2},
         rules={
             "num_workers": "at least 1",
             "num_parts": "at least 1",
-            "replication": "at least 1",
+            "copies": "at least 1",
         },
-        codes={"": codes.bernoulli(KEY, 6, 6, replication=2)},
+        codes={"": codes.bernoulli(KEY, 6, 6, copies=2)},
         is_ever_exact=False,
     ),
     CodeRow(
         make=codes.regularized_bernoulli,
-        arguments={"key": KEY, "num_workers": 6, "num_parts": 6, "replication": 2},
+        arguments={"key": KEY, "num_workers": 6, "num_parts": 6, "copies": 2},
         rules={
             "num_workers": "at least 1",
             "num_parts": "at least 1",
-            "replication": "at least 1",
+            "copies": "at least 1",
         },
-        codes={"": codes.regularized_bernoulli(KEY, 6, 6, replication=2)},
+        codes={"": codes.regularized_bernoulli(KEY, 6, 6, copies=2)},
     ),
     CodeRow(
         make=codes.regular_graph,
-        arguments={"key": KEY, "num_workers": 6, "replication": 2},
-        rules={"num_workers": "at least 2", "replication": "from 1 to"},
-        codes={"": codes.regular_graph(KEY, 6, replication=3)},
+        arguments={"key": KEY, "num_workers": 6, "copies": 2},
+        rules={"num_workers": "at least 2", "copies": "from 1 to"},
+        codes={"": codes.regular_graph(KEY, 6, copies=3)},
     ),
     CodeRow(
         make=codes.ramanujan_graph,
@@ -229,13 +229,13 @@ ROWS = (
             "key": KEY,
             "num_workers": 6,
             "num_parts": 4,
-            "replication": 2,
+            "copies": 2,
             "straggler_probability": 0.1,
         },
         rules={
             "num_workers": "at least 1",
             "num_parts": "at least 1",
-            "replication": "from 1 to",
+            "copies": "from 1 to",
             "straggler_probability": "at least 0 and less than 1",
         },
         codes={"": codes.stochastic(KEY, 6, 6, 2, 0.2)},

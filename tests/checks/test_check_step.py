@@ -52,7 +52,7 @@ class TestNothingIsWrong:
         assert str(report).startswith("no problems found")
         assert report.gradient_error < 0.02
         np.testing.assert_allclose(report.gradient_ratio, 1, atol=0.01)
-        assert report.num_answers.shape == (0,)
+        assert report.num_responses.shape == (0,)
 
     def test_parts_with_the_structure_of_the_data(self):
         """Weights may be among the rows, and no row has to be padding."""
@@ -89,7 +89,7 @@ class TestNothingIsWrong:
 
         report = check(optimizer=optimizer, step=jax.jit(step, donate_argnums=(0, 1)))
         assert report.ok
-        np.testing.assert_array_equal(report.num_answers, [4] * 8)
+        np.testing.assert_array_equal(report.num_responses, [4] * 8)
         assert report.num_undecodable == 0
         # What was given is not donated.
         assert float(PARAMS["b"]) == 0
@@ -99,7 +99,7 @@ class TestNothingIsWrong:
         report = check(optimizer=optimizer, received=~LOST)
         assert report.ok
         assert report.gradient_error < 1e-5
-        np.testing.assert_array_equal(report.num_answers, [4])
+        np.testing.assert_array_equal(report.num_responses, [4])
 
 
 def mean(params, part):
@@ -275,7 +275,7 @@ class TestOptimizers:
         report = check(optimizer=optimizer, received=~LOST)
         assert problem_of(report).startswith("a transformation before the aggregator")
         # Rounds are given, so the optimizer simulates none.
-        np.testing.assert_array_equal(report.num_answers, [4])
+        np.testing.assert_array_equal(report.num_responses, [4])
 
 
 class TestRounds:
@@ -298,8 +298,8 @@ class TestRounds:
         assert re.match(f"[4-8] of 8 rounds cannot be decoded: {words}", problem)
 
     def test_an_approximate_code(self):
-        """It does not say how many answers are enough, so nothing is expected."""
-        code = codes.bernoulli(jax.random.key(0), 6, 6, replication=2)
+        """It does not say how many responses are enough, so nothing is expected."""
+        code = codes.bernoulli(jax.random.key(0), 6, 6, copies=2)
         report = check(code=code, optimizer=chain(code=code))
         assert report.ok
         assert report.num_undecodable == 8

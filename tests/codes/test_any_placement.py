@@ -95,7 +95,7 @@ def test_the_order_of_workers_keeps_entries_small():
 
 
 def test_worst_rounding_by_enumeration():
-    """Against pseudoinverses; the answers of the largest miss are those returned."""
+    """Against pseudoinverses; the responses of the largest miss are those returned."""
     held = random_assignment(np.random.default_rng(0), 8, 6, 4)
     code = any_placement(KEY, held, 4, "random_rows")
     matrix = code.encoding_matrix

@@ -29,13 +29,13 @@ class TestEdgeGraph:
         np.testing.assert_array_equal(np.sort(code.decoders[0].incident), held)
 
     def test_effective_weights_have_equal_means_over_graphs_and_rounds(self):
-        """Every part has the same expected weight, over graphs and answers."""
+        """Every part has the same expected weight, over graphs and responses."""
         model = stragglers.bernoulli(0.4)
 
         def effective_weights(key):
-            graph_key, answers_key = jax.random.split(key)
+            graph_key, responses_key = jax.random.split(key)
             code = edge_graph(graph_key, 6, 3)
-            arrivals, _ = model.sample(answers_key, model.init(9), code.loads)
+            arrivals, _ = model.sample(responses_key, model.init(9), code.loads)
             return jaxwgc.decoding(code, arrivals.received).effective_weights
 
         weights = jaxwgc.monte_carlo(effective_weights, KEY, 4000)

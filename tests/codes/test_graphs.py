@@ -16,10 +16,10 @@ from tests.zoo import KEY
 SIZES = [(2, 1), (5, 4), (5, 2), (6, 3)]
 
 
-def random_graphs(num_workers, replication, num_graphs):
+def random_graphs(num_workers, copies, num_graphs):
     """Adjacency matrices by one vmapped call, bool (num_graphs, n, n)."""
     keys = jax.random.split(KEY, num_graphs)
-    sample = jax.vmap(lambda key: regular_graph(key, num_workers, replication))
+    sample = jax.vmap(lambda key: regular_graph(key, num_workers, copies))
     return np.asarray(jax.jit(sample)(keys).assignment)
 
 
@@ -44,12 +44,12 @@ def assert_simple_and_regular(adjacency, degree):
 
 
 class TestRegularGraph:
-    @pytest.mark.parametrize(("num_workers", "replication"), SIZES)
-    def test_graphs_are_simple_and_regular(self, num_workers, replication):
-        code = regular_graph(KEY, num_workers, replication)
+    @pytest.mark.parametrize(("num_workers", "copies"), SIZES)
+    def test_graphs_are_simple_and_regular(self, num_workers, copies):
+        code = regular_graph(KEY, num_workers, copies)
         assert code.assignment.dtype == np.bool_
-        assert_simple_and_regular(code.assignment, replication)
-        expected = code.assignment / replication
+        assert_simple_and_regular(code.assignment, copies)
+        expected = code.assignment / copies
         np.testing.assert_array_equal(code.encoding_matrix, expected)
         assert own_decoder(code, decoders.OneStep).scale == num_workers
         assert code.decoders[0].is_a(decoders.LeastSquares)
@@ -107,12 +107,12 @@ def test_ramanujan_graphs(prime, modulus, num_vertices):
 
 
 @pytest.mark.parametrize(
-    ("num_workers", "replication", "message"),
-    [(9, 7, "replication.*even.*; got 7"), (5, 8, "replication.*1 to 4.*; got 8")],
+    ("num_workers", "copies", "message"),
+    [(9, 7, "copies.*even.*; got 7"), (5, 8, "copies.*1 to 4.*; got 8")],
 )
-def test_regular_graph_rejects_impossible_degrees(num_workers, replication, message):
+def test_regular_graph_rejects_impossible_degrees(num_workers, copies, message):
     with pytest.raises(ValueError, match=message):
-        regular_graph(KEY, num_workers, replication)
+        regular_graph(KEY, num_workers, copies)
 
 
 @pytest.mark.parametrize(

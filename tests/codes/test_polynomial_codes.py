@@ -46,7 +46,7 @@ class TestCyclicMds:
         assert code.is_complex == ((num_workers + num_stragglers) % 2 == 0)
         if not code.is_complex:
             assert np.all(code.encoding_matrix[held] > 0)
-        # All answers together: every weight is 1 / (s + 1).
+        # All responses together: every weight is 1 / (s + 1).
         for axis in (0, 1):
             sums = code.encoding_matrix.sum(axis)
             np.testing.assert_allclose(sums, num_stragglers + 1)
@@ -80,10 +80,10 @@ class TestReedSolomon:
         num_workers = data.draw(st.integers(1, 40))
         num_parts = data.draw(st.integers(1, 40))
         unit = num_workers // math.gcd(num_workers, num_parts)
-        replication = unit * data.draw(st.integers(1, num_workers // unit))
-        code = reed_solomon(num_workers, num_parts, replication)
-        assert np.all(code.assignment.sum(0) == replication)
-        assert np.all(code.parts_per_worker == num_parts * replication // num_workers)
+        copies = unit * data.draw(st.integers(1, num_workers // unit))
+        code = reed_solomon(num_workers, num_parts, copies)
+        assert np.all(code.assignment.sum(0) == copies)
+        assert np.all(code.parts_per_worker == num_parts * copies // num_workers)
         assert np.all((np.abs(code.encoding_matrix) > 1e-12) == code.assignment)
 
     @pytest.mark.parametrize("num_workers", [16, 21, 25])
@@ -91,11 +91,11 @@ class TestReedSolomon:
         self, num_workers
     ):
         """Which is why the published order is accurate there."""
-        for replication in range(1, num_workers // 2 + 1):
-            code = reed_solomon(num_workers, num_workers, replication)
+        for copies in range(1, num_workers // 2 + 1):
+            code = reed_solomon(num_workers, num_workers, copies)
             num_supports = len(np.unique(code.assignment, axis=1).T)
-            shares = math.gcd(replication, num_workers - 1) > 1
-            assert (num_supports < num_workers) == shares, replication
+            shares = math.gcd(copies, num_workers - 1) > 1
+            assert (num_supports < num_workers) == shares, copies
 
     def test_interleaving_is_the_same_code_with_workers_moved_on_the_circle(self):
         plain = reed_solomon(50, 20, 30, interleave=False)
@@ -126,14 +126,12 @@ def test_cyclic_mds_rejects_a_code_without_responses():
 
 
 @pytest.mark.parametrize(
-    ("num_workers", "num_parts", "replication", "message"),
+    ("num_workers", "num_parts", "copies", "message"),
     [
-        (10, 80, 11, "replication must be at most num_workers; .* = 11"),
-        (50, 20, 11, "replication.* num_workers; got 11"),
+        (10, 80, 11, "copies must be at most num_workers; .* = 11"),
+        (50, 20, 11, "copies.* num_workers; got 11"),
     ],
 )
-def test_reed_solomon_rejects_a_wrong_replication(
-    num_workers, num_parts, replication, message
-):
+def test_reed_solomon_rejects_wrong_copies(num_workers, num_parts, copies, message):
     with pytest.raises(ValueError, match=message):
-        reed_solomon(num_workers, num_parts, replication)
+        reed_solomon(num_workers, num_parts, copies)

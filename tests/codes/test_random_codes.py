@@ -118,7 +118,7 @@ class TestRegularizedBernoulli:
         check_counts(np.bincount(place)[1:])
         check_counts(thinned[:, heavy].sum(axis=1))
 
-    def test_no_column_is_heavier_than_twice_the_replication(self):
+    def test_no_column_is_heavier_than_twice_the_copies(self):
         sample = jax.vmap(lambda key: codes.regularized_bernoulli(key, 12, 8, 2))
         weights = jax.jit(sample)(keys(1000)).assignment.sum(axis=1)
         assert weights.max() == 4
@@ -167,29 +167,29 @@ class TestStochastic:
     @pytest.mark.parametrize("probability", [0.3, np.linspace(0, 0.9, 8)])
     def test_laws_over_all_patterns(self, probability):
         """Mean 1 and variance Σ p / ((1 - p) d_j²), by enumeration."""
-        replication = np.array([1, 2, 3, 8, 5])
-        code = codes.stochastic(jax.random.key(0), 8, 5, replication, probability)
-        np.testing.assert_array_equal(code.assignment.sum(axis=0), replication)
+        copies = np.array([1, 2, 3, 8, 5])
+        code = codes.stochastic(jax.random.key(0), 8, 5, copies, probability)
+        np.testing.assert_array_equal(code.assignment.sum(axis=0), copies)
         assert code.decoders[0].is_a(decoders.OneStep)
         received = every_pattern(8, 8)
         lost = np.broadcast_to(probability, 8)
         chance = np.prod(np.where(received, 1 - lost, lost), axis=1)
         mixing = received.astype(float) @ code.encoding_matrix
         np.testing.assert_allclose(chance @ mixing, 1, rtol=1e-5)
-        expected = lost / (1 - lost) @ code.assignment / replication**2
+        expected = lost / (1 - lost) @ code.assignment / copies**2
         np.testing.assert_allclose(chance @ (mixing - 1) ** 2, expected, rtol=1e-5)
 
     def test_parts_share_as_many_workers_as_pairwise_balance_asks_on_average(self):
-        replication = np.array([1, 3, 4, 6])
+        copies = np.array([1, 3, 4, 6])
 
         def shared(key):
-            code = codes.stochastic(key, 8, 4, replication, 0.1)
+            code = codes.stochastic(key, 8, 4, copies, 0.1)
             holds = code.assignment.astype(float)
             return holds.T @ holds
 
         counts = np.asarray(jax.jit(jax.vmap(shared))(keys(4000)))
         pairs = np.triu_indices(4, 1)
-        expected = np.outer(replication, replication) / 8
+        expected = np.outer(copies, copies) / 8
         check_mean(counts[:, *pairs], expected[pairs])
 
     def test_traced_probability(self):
@@ -235,9 +235,9 @@ class TestLdgm:
 
 @pytest.mark.parametrize("constructor", [codes.bernoulli, codes.regularized_bernoulli])
 def test_more_copies_than_workers_are_rejected(constructor):
-    message = "replication must be at most num_workers; .* = 11"
+    message = "copies must be at most num_workers; .* = 11"
     with pytest.raises(ValueError, match=message):
-        constructor(KEY, num_workers=10, num_parts=80, replication=11)
+        constructor(KEY, num_workers=10, num_parts=80, copies=11)
 
 
 @pytest.mark.parametrize(
@@ -258,23 +258,23 @@ def test_stochastic_block_rejects_wrong_clusters_and_probabilities(
 
 
 @pytest.mark.parametrize(
-    ("num_workers", "replication", "straggler_probability", "message"),
+    ("num_workers", "copies", "straggler_probability", "message"),
     [
         (10, (1, 2, 11, 3), 0.1, "got.*= 11"),
-        (10, (1, 2, 3), 0.1, "replication must have (shape|a leading axis)"),
+        (10, (1, 2, 3), 0.1, "copies must have (shape|a leading axis)"),
         (2, 2, [0, 1.0], "less.*= 1.0"),
         (2, 2, [0, 0.1, 0.2], "straggler_probability"),
     ],
 )
-def test_stochastic_rejects_wrong_replications_and_probabilities(
-    num_workers, replication, straggler_probability, message
+def test_stochastic_rejects_wrong_copies_and_probabilities(
+    num_workers, copies, straggler_probability, message
 ):
     with pytest.raises(ValueError, match=message):
-        codes.stochastic(KEY, num_workers, 4, replication, straggler_probability)
+        codes.stochastic(KEY, num_workers, 4, copies, straggler_probability)
 
 
-def test_stochastic_rejects_a_traced_replication():
-    with pytest.raises(TypeError, match="replication"):
+def test_stochastic_rejects_traced_copies():
+    with pytest.raises(TypeError, match="copies"):
         jax.eval_shape(lambda d: codes.stochastic(KEY, 4, 2, d, 0.5), 2)
 
 

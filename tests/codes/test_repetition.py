@@ -162,7 +162,7 @@ class TestReplicated:
                 assert asked == having[:1]
 
     def test_decodings_on_request_agree_with_decoding_weights(self):
-        """A missing part is known without weights, and gives equal answers."""
+        """A missing part is known without weights, and gives equal sums."""
         code = jaxwgc.weighted(codes.replicated(3, 5, 2), np.array([1e-3, 1, 2, 0, 5]))
         finished = np.stack(np.meshgrid(*[np.arange(5)] * 3), -1).reshape(-1, 3)
         finished = np.minimum(finished, code.parts_per_worker)
@@ -204,15 +204,15 @@ def test_sums_on_request_are_the_gradient(name, x64):
         messages = jaxwgc.encode(code, gradients)
         messages = jnp.where(decoded.mask[:, None], messages, jnp.nan)
         by_worker = messages.reshape(code.num_workers, code.messages_per_worker, -1)
-        answers = jaxwgc.coding.answer_request(decoded.requests, by_worker)
-        actual = jaxwgc.coding.decode_answers(answers, params)
+        sums = jaxwgc.coding.requested_sum(decoded.requests, by_worker)
+        actual = jaxwgc.coding.decode_sums(sums, params)
         expected = jaxwgc.decode(code, messages, decoded, params)
         state = aggregate.init(params)
-        updated = aggregate.update(answers, state, params, finished=finished)
-        return answers, actual, expected, updated
+        updated = aggregate.update(sums, state, params, finished=finished)
+        return sums, actual, expected, updated
 
-    answers, result, expected, (updates, state) = a_round(gradients, finished)
-    assert answers.shape == (code.num_workers, 7)
+    sums, result, expected, (updates, state) = a_round(gradients, finished)
+    assert sums.shape == (code.num_workers, 7)
     for one, other in zip(*map(jax.tree.leaves, (result, expected)), strict=True):
         np.testing.assert_allclose(one, other, 1e-4, 1e-5)
     jax.tree.map(np.testing.assert_array_equal, updates, result)

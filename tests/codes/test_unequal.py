@@ -11,7 +11,7 @@ from jaxwgc.simulation import expected_error
 from tests.conftest import bools
 from tests.oracles import check_mean
 
-# Ten workers who answer within a time τ with a probability of 1 - exp(-ψ (τ - 1)).
+# Ten workers that respond within a time τ with a probability of 1 - exp(-ψ (τ - 1)).
 RATES = np.linspace(0.1, 2, 10)
 NUM_DRAWS = 100_000
 
@@ -138,7 +138,7 @@ def test_noisy_messages_count_as_stragglers_do():
 
 
 def test_estimated_probabilities_cause_the_predicted_bias(with_x64):
-    """The formula for p̂ in the place of p, against all patterns of answers."""
+    """The formula for p̂ in the place of p, against all patterns of responses."""
     probabilities = np.array([0.2, 0.5, 0.7])
     estimates = np.array([0.3, 0.4, 0.7])
     code = codes.unequal(estimates, 4)

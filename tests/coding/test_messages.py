@@ -1,4 +1,4 @@
-"""Messages and answers to requests: arguments that are rejected."""
+"""Messages and requested sums: arguments that are rejected."""
 
 import numpy as np
 import pytest
@@ -44,13 +44,13 @@ def test_form_messages_rejects_wrong_shapes(matrix_rows, partial_gradients, mess
 )
 def test_answer_request_rejects_wrong_arrays(request_row, messages, error, rule):
     with pytest.raises(error, match=rule):
-        coding.answer_request(request_row, messages)
+        coding.requested_sum(request_row, messages)
 
 
 @pytest.mark.parametrize(
-    ("answers", "params", "error", "message"),
+    ("sums", "params", "error", "message"),
     [
-        (np.ones((2, 5)), np.ones(4), ValueError, "answers.* 4"),
+        (np.ones((2, 5)), np.ones(4), ValueError, "sums.* 4"),
         (
             np.ones((6, 2)),
             np.ones(6, bool),
@@ -59,6 +59,6 @@ def test_answer_request_rejects_wrong_arrays(request_row, messages, error, rule)
         ),
     ],
 )
-def test_decode_answers_rejects_wrong_arrays(answers, params, error, message):
+def test_decode_answers_rejects_wrong_arrays(sums, params, error, message):
     with pytest.raises(error, match=message):
-        coding.decode_answers(answers, params)
+        coding.decode_sums(sums, params)

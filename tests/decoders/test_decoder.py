@@ -24,7 +24,7 @@ from tests.catalogue.codes import CODES
 from tests.conftest import every_pattern
 
 KEY = jax.random.key(0)
-CODE = codes.regular_graph(KEY, 6, replication=3)
+CODE = codes.regular_graph(KEY, 6, copies=3)
 MASKS = every_pattern(6, 6)
 
 

@@ -122,7 +122,7 @@ class TestOneStep:
     @pytest.mark.parametrize(
         ("code", "formula"),
         [
-            (codes.bernoulli(KEY, 7, 10, replication=3), lambda r: 7 / (r * 3)),
+            (codes.bernoulli(KEY, 7, 10, copies=3), lambda r: 7 / (r * 3)),
             (codes.stochastic(KEY, 7, 5, 3, 0.2), lambda r: 1.0),
         ],
         ids=["bernoulli", "stochastic"],
@@ -171,7 +171,7 @@ def incidence(edges, num_parts, num_edges, degree):
 
 
 class TestComponents:
-    """Least squares on any graph, any answers, any weights."""
+    """Least squares on any graph, any responses, any weights."""
 
     @pytest.mark.parametrize("is_weighted", [False, True])
     @pytest.mark.parametrize("name", GRAPHS)

@@ -92,12 +92,12 @@ def test_half_of_the_workers_may_be_stragglers_in_float64(with_x64):
 @pytest.mark.parametrize("number", range(1, 11))
 def test_every_pattern_of_all_parameters(number, with_x64):
     """The number of parts does not matter: weights depend on positions of workers."""
-    for replication in range(1, number + 1):
-        masks = every_pattern(number, replication - 1)
+    for copies in range(1, number + 1):
+        masks = every_pattern(number, copies - 1)
         for num_parts in range(1, 11):
-            if num_parts * replication % number:
+            if num_parts * copies % number:
                 continue
-            code = jaxwgc.codes.reed_solomon(number, num_parts, replication)
+            code = jaxwgc.codes.reed_solomon(number, num_parts, copies)
             weights = np.asarray(lagrange(masks, code.decoders[0].positions))[:, 0]
             assert not np.any(weights[~masks])
             assert np.abs(weights @ code.encoding_matrix - 1).max() < 1e-10, code

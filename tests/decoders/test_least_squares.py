@@ -193,7 +193,7 @@ def test_large_bernoulli_code():
 
     Six digits of the mean error in float32, and no mask is decomposed.
     """
-    code = jaxwgc.codes.bernoulli(jax.random.key(0), 100, 100, replication=10)
+    code = jaxwgc.codes.bernoulli(jax.random.key(0), 100, 100, copies=10)
     masks = random_patterns(100, 30, 128)
     target = np.ones((1, 100))
 

@@ -20,7 +20,7 @@ CODES = {
     "plain": CODE,
     "weighted": jaxwgc.weighted(CODE, PART_WEIGHTS),
     "wide": jaxwgc.codes.reed_solomon(8, 16, 3),
-    "graph": jaxwgc.codes.regular_graph(jax.random.key(0), 8, replication=3),
+    "graph": jaxwgc.codes.regular_graph(jax.random.key(0), 8, copies=3),
 }
 
 

@@ -38,7 +38,7 @@ def make_cluster(num_workers, is_held=False):
     code = jaxwgc.codes.fractional_repetition(num_workers, num_workers - 1)
     rows = np.random.default_rng(0).normal(size=(num_workers, 16, 4))
     # A frozen worker stays frozen.
-    options = {"key": jax.random.key(7), "timeouts": Timeouts(answer=60.0)}
+    options = {"key": jax.random.key(7), "timeouts": Timeouts(response=60.0)}
     parts = never_load if is_held else np.float32(rows)
     return RayCluster(squares, code, parts, batch=draw, **options)
 

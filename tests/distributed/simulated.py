@@ -9,7 +9,13 @@ from jaxwgc import codes
 from jaxwgc.distributed import Timeouts
 from jaxwgc.distributed.ray import _events
 from jaxwgc.distributed.ray._fleet import Fleet
-from jaxwgc.distributed.ray._messages import Answer, Layout, Progress, Report, Round
+from jaxwgc.distributed.ray._messages import (
+    Layout,
+    Progress,
+    Report,
+    Round,
+    WorkerMessage,
+)
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._request_round import ExpectedSums, RequestRound
 from jaxwgc.distributed.ray._rounds import MessageRound, RoundStart, StartUp
@@ -181,7 +187,7 @@ class World:
                     if action.method == "compute":
                         process.begin(action)
                     assert process.number == action.number
-            if is_call(action, "answer"):
+            if is_call(action, "send_sum"):
                 asked = np.flatnonzero(action.arguments[0])
                 assert {*asked.tolist()} <= {*process.done}
             self.calls[worker] = action
@@ -226,9 +232,9 @@ class World:
         elif not self.on_request:
             value = worker + 1.0 + 10 * action.number
             message = np.full((1, LENGTH), value if is_finite else np.nan, np.float32)
-            answer = Answer(message, np.ones(1), None, seconds)
-            self.handle(_events.Response(worker, action.call, answer, seconds))
-        elif is_call(action, "answer"):
+            sent = WorkerMessage(message, np.ones(1), None, seconds)
+            self.handle(_events.Response(worker, action.call, sent, seconds))
+        elif is_call(action, "send_sum"):
             vector = sum_of(worker, action.arguments[0], is_finite)
             self.handle(_events.Response(worker, action.call, vector, seconds))
         elif is_call(action, "stop"):
@@ -306,7 +312,7 @@ class SimulatedRay:
 
     def _compute(self, *arguments):
         message = np.zeros((1, LENGTH), np.float32)
-        return self._call(Answer(message, np.zeros(1), None, self.worked))
+        return self._call(WorkerMessage(message, np.zeros(1), None, self.worked))
 
     def _call(self, result):
         self.due.append(self.now + 2 * self.travelled + self.worked)

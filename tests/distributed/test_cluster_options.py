@@ -218,7 +218,7 @@ def test_replacements_are_those_of_the_round(open_cluster):
 
 
 def test_timeouts_are_those_of_the_fleet(open_cluster):
-    timeouts = Timeouts(answer=5.0, start=7.0, replacement=9.0)
+    timeouts = Timeouts(response=5.0, start=7.0, replacement=9.0)
     _, driver = open_cluster(timeouts=timeouts)
     assert driver.fleet.timeouts == timeouts
     assert driver.fleet.limit.seconds == 5.0

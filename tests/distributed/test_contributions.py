@@ -53,10 +53,10 @@ def test_both_kinds_of_workers_send_sums_of_contributions():
     expected = sum(weight * of["w"] for weight, of in zip(WEIGHTS, changes))
     worker = make_worker(Worker, tasks.drawn_steps, has_aux=True, has_keys=True)
     worker.prepare([*ROWS[HELD]])
-    answer = worker.compute(ORDER)
-    np.testing.assert_allclose(answer.message[0], expected, rtol=1e-5)
-    np.testing.assert_allclose(answer.aux, losses, rtol=1e-5)
-    assert np.isnan(answer.losses).tolist() == [True, True]
+    sent_message = worker.compute(ORDER)
+    np.testing.assert_allclose(sent_message.message[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(sent_message.aux, losses, rtol=1e-5)
+    assert np.isnan(sent_message.losses).tolist() == [True, True]
 
     worker = make_worker(PartWorker, tasks.drawn_steps, has_aux=True, has_keys=True)
     worker.prepare([*ROWS[HELD]])
@@ -74,7 +74,7 @@ def test_both_kinds_of_workers_send_sums_of_contributions():
     # It is sent once.
     worker.stop(0)
     assert worker.report(0, 0, taken).expected_sum is None
-    [total] = worker.answer(0, np.ones(2))
+    [total] = worker.send_sum(0, np.ones(2))
     np.testing.assert_allclose(total, expected, rtol=1e-5)
 
 
@@ -164,9 +164,9 @@ def test_parts_that_are_not_finite_or_raise_are_named(kind):
         return [np.array([first, 0], np.float32)], sent(KEY), 0
 
     if kind is Worker:
-        answer = worker.compute(order(tasks.NOT_FINITE))
-        assert answer.not_finite == [2]
-        text = layout.not_finite("message", answer.not_finite)
+        sent_message = worker.compute(order(tasks.NOT_FINITE))
+        assert sent_message.not_finite == [2]
+        text = layout.not_finite("message", sent_message.not_finite)
         assert text == "its message is not finite in part 2"
         named = r"ArithmeticError: as told \(in parts 3, 2, 0\)"
         with pytest.raises(WorkerError, match=named):

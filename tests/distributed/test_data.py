@@ -312,12 +312,12 @@ def test_workers_send_gradients_and_digests_of_their_batches():
     order = jax.tree.leaves(PARAMS), sent(KEY), 6
     worker = Worker(Assignment(0, held, np.ones((1, 2))), make_task())
     worker.prepare_data(stacked(batches))
-    answer = worker.compute(order)
+    sent_message = worker.compute(order)
     step_batches = [batches(6, part) for part in held]
     gradient = sum(jax.grad(loss)(PARAMS, batch) for batch in step_batches)
-    np.testing.assert_allclose(answer.message[0], gradient, rtol=1e-5)
+    np.testing.assert_allclose(sent_message.message[0], gradient, rtol=1e-5)
     expected = [digest(batch) for batch in step_batches]
-    assert answer.digests == expected
+    assert sent_message.digests == expected
 
     part_worker = PartWorker(Assignment(0, held, np.eye(2)), make_task())
     part_worker.prepare_data(HostBatches(batches, held.tolist(), 0, is_stacked=False))
@@ -331,7 +331,7 @@ def test_workers_send_gradients_and_digests_of_their_batches():
             progress = part_worker.report(0, len(reports), taken)
         reports += progress.reports
     assert [report.digest for report in reports] == expected
-    sum_of_parts = part_worker.answer(0, np.ones(2, np.float32))
+    sum_of_parts = part_worker.send_sum(0, np.ones(2, np.float32))
     np.testing.assert_allclose(sum_of_parts[0], gradient, rtol=1e-5)
 
 
@@ -350,7 +350,7 @@ def test_corrupt_gets_numbers(message_dtype, weight):
     row = np.full((1, 1), weight)
     worker = Worker(Assignment(0, np.array([1]), row), task)
     worker.prepare_data(stacked(batches, [1]))
-    answer = worker.compute((jax.tree.leaves(PARAMS), sent(KEY), 6))
+    sent_message = worker.compute((jax.tree.leaves(PARAMS), sent(KEY), 6))
     expected = np.asarray(jax.grad(loss)(PARAMS, batches(6, 1)))
     if weight == 2j:
         # A complex message has both halves of the gradient.
@@ -361,7 +361,7 @@ def test_corrupt_gets_numbers(message_dtype, weight):
     assert message.dtype == expected.dtype
     np.testing.assert_allclose(message, weight * expected, rtol=1e-2)
     received = np.empty((1, len(message)), message.dtype)
-    unpack(answer.message, received)
+    unpack(sent_message.message, received)
     message[0] = -message[0]
     np.testing.assert_array_equal(received[0], message)
 
@@ -376,9 +376,9 @@ def test_batch_gets_the_step_if_it_asks():
     worker.task = worker.task._replace(batch=batch, has_keys=True)
     worker.prepare([batches(0, 1)])
     for step in (0, 3):
-        answer = worker.compute((jax.tree.leaves(PARAMS), sent(KEY), step))
+        sent_message = worker.compute((jax.tree.leaves(PARAMS), sent(KEY), step))
         expected = loss(PARAMS, {"x": batches(0, 1)["x"] * step})
-        np.testing.assert_allclose(answer.losses, [expected], rtol=1e-5)
+        np.testing.assert_allclose(sent_message.losses, [expected], rtol=1e-5)
 
 
 def test_thread_of_parts_survives_an_error_of_batches():

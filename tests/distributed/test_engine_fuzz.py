@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from jaxwgc.distributed.ray._events import Response
-from jaxwgc.distributed.ray._messages import Answer, Progress, Report
+from jaxwgc.distributed.ray._messages import Progress, Report, WorkerMessage
 from jaxwgc.distributed.ray._part_states import FINISHED, PartStatus
 from tests.distributed import simulated
 
@@ -71,8 +71,8 @@ class RoundMachine(RuleBasedStateMachine):
         worker %= self.num_workers
         call = self.world.fleet.slots[worker].call - age
         if not self.on_request:
-            answer = Answer(WRONG, np.ones(1), None, 0.1)
-            self.world.handle(Response(worker, call, answer, 0.1))
+            message = WorkerMessage(WRONG, np.ones(1), None, 0.1)
+            self.world.handle(Response(worker, call, message, 0.1))
         elif kind == 0:
             self.world.handle(Response(worker, call, WRONG, 0.1))
         else:
@@ -93,7 +93,7 @@ class RoundMachine(RuleBasedStateMachine):
             return
         for worker in np.flatnonzero(engine._missing):
             call = self.world.calls[worker]
-            assert simulated.is_call(call, "answer")
+            assert simulated.is_call(call, "send_sum")
             assert call.number == engine.number
             assert self.world.fleet.slots[worker].state == "computing"
             [weights] = call.arguments

@@ -20,7 +20,7 @@ def ready_fleet(**timeouts):
 
 
 def respond(fleet, worker, now):
-    """The newest call of a worker returns with a message that is no good answer."""
+    """The newest call of a worker returns with a message that is no good message."""
     event = Response(worker, fleet.slots[worker].call, NOTHING, 0.1)
     taken = []
     fleet.receive(event, now, lambda event, now: taken.append(event.worker))
@@ -78,7 +78,7 @@ def test_away_since_the_first_of_several_losses():
 
 def test_replacement_that_responds_is_not_suspected():
     """Though only a good message shows that it is well."""
-    fleet = ready_fleet(answer=10.0)
+    fleet = ready_fleet(response=10.0)
     fleet.lose(Lost(2, "its process died"), 0.0)
     fleet.ready(Ready(2, None, "node", "host"))
     fleet.call(Call(2, "compute", 0), 1.0)
@@ -90,7 +90,7 @@ def test_replacement_that_responds_is_not_suspected():
 
 
 def test_silence_counts_from_the_first_call_without_a_response():
-    fleet = ready_fleet(answer=10.0)
+    fleet = ready_fleet(response=10.0)
     fleet.call(Call(2, "compute", 0), 1.0)
     fleet.call(Call(2, "compute", 1), 4.0)
     fleet.poll(10.9)
@@ -100,7 +100,7 @@ def test_silence_counts_from_the_first_call_without_a_response():
 
 
 def test_silence_ends_with_a_response():
-    fleet = ready_fleet(answer=10.0)
+    fleet = ready_fleet(response=10.0)
     fleet.call(Call(2, "compute", 0), 1.0)
     respond(fleet, 2, 9.0)
     fleet.call(Call(2, "compute", 1), 9.0)

@@ -10,7 +10,7 @@ import pytest
 from jaxwgc import codes
 from jaxwgc.distributed.ray._events import Lost, Replace, Response, Verdict
 from jaxwgc.distributed.ray._fleet import filled, mark_lost, seconds_of_loads
-from jaxwgc.distributed.ray._messages import Answer, Layout
+from jaxwgc.distributed.ray._messages import Layout, WorkerMessage
 from jaxwgc.distributed.ray._rounds import MessageRound, RoundStart, StartUp
 from jaxwgc.reports import straggler_report
 from tests.distributed.simulated import (
@@ -37,7 +37,7 @@ def test_two_of_five_messages_end_a_round_and_idle_workers_begin_the_next():
     world.respond(3)
     assert world.engine.result is None
     # A response to no call, and one to a call that has returned.
-    late = Answer(np.zeros((1, 2), np.float32), np.ones(1), None, 0.1)
+    late = WorkerMessage(np.zeros((1, 2), np.float32), np.ones(1), None, 0.1)
     for call in (sends[3].call, 999):
         assert world.engine.handle(Response(3, call, late, 0.1), 0.3) == []
     # A message of another shape, whose worker is replaced.
@@ -109,8 +109,8 @@ def test_copies_of_a_part_with_different_batches_are_an_error():
 
     def respond(worker, batch_digest):
         message = np.ones((1, 2), np.float32)
-        answer = Answer(message, np.ones(1), None, 0.1, [batch_digest])
-        engine.handle(Response(worker, calls[worker], answer, 0.1), 1.0)
+        sent = WorkerMessage(message, np.ones(1), None, 0.1, [batch_digest])
+        engine.handle(Response(worker, calls[worker], sent, 0.1), 1.0)
 
     respond(2, b"digest a")
     respond(0, b"digest b")
@@ -121,7 +121,7 @@ def test_copies_of_a_part_with_different_batches_are_an_error():
 
 def test_losses_and_returns_are_a_line_each(caplog):
     """One worker raises, one is killed and one is frozen; each comes back."""
-    world = World(message_fleet(answer=60.0))
+    world = World(message_fleet(response=60.0))
     world.run(by_worker(1.0, 1.1, 0.5, 0.5, 0.6))
     caplog.set_level("INFO", "jaxwgc.distributed")
     world.begin(step=1)
@@ -147,7 +147,7 @@ def test_losses_and_returns_are_a_line_each(caplog):
         f"worker 0 is back in step 2 on host0; it was lost: {raised}",
         f"worker 1 is back in step 3 on host1; it was lost: {killed}",
     ]
-    frozen = r"silent for {}\.\d s; timeouts.answer is 60"
+    frozen = r"silent for {}\.\d s; timeouts.response is 60"
     suspected, lost, back = messages[4:]
     pattern = rf"worker 2 is suspected in step \d+: {frozen.format(30)}; {left}"
     assert re.fullmatch(pattern, suspected)
@@ -177,7 +177,7 @@ def test_suspects_are_not_waited_for_and_come_back(caplog):
 
 def test_lost_workers_are_counted_and_waited_for_once(caplog):
     """The pause begins at the loss, and responses of others do not shorten it."""
-    world = World(message_fleet(answer=60.0, replacement=8.0))
+    world = World(message_fleet(response=60.0, replacement=8.0))
     world.run(by_worker(*[0.1] * 5))
 
     def seconds(worker, action):

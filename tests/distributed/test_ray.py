@@ -45,7 +45,7 @@ def cluster(one_ray, folder):
         "key": KEY,
         "undecodable": "raise",
         # No worker is lost because the machine is busy.
-        "timeouts": Timeouts(answer=60.0, replacement=300.0),
+        "timeouts": Timeouts(response=60.0, replacement=300.0),
         "faults": ray_tasks.faults(folder),
     }
     with make_cluster(**options) as cluster:

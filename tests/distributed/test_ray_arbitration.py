@@ -16,7 +16,7 @@ LENGTH = 20_000
 PARTS = np.random.default_rng(0).normal(size=(2, LENGTH)).astype(np.float32)
 PARAMS = np.random.default_rng(1).normal(size=LENGTH).astype(np.float32)
 # No worker is lost because the machine is busy.
-PATIENT = Timeouts(answer=60.0, replacement=300.0)
+PATIENT = Timeouts(response=60.0, replacement=300.0)
 
 
 def gradient():
@@ -79,5 +79,5 @@ def test_audit_recomputes_a_part_of_large_parameters():
     for this_round in rounds:
         assert not this_round.wrong[0]
         if this_round.wrong[1]:
-            decoded = coding.decode_answers(this_round.messages, jnp.zeros(LENGTH))
+            decoded = coding.decode_sums(this_round.messages, jnp.zeros(LENGTH))
             np.testing.assert_allclose(decoded, gradient(), rtol=1e-5, atol=1e-4)

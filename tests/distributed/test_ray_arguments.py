@@ -24,7 +24,7 @@ from jaxwgc.gradients._contributions import term_of
 
 pytest.importorskip("ray")
 
-CODE = codes.reed_solomon(4, num_parts=4, replication=3)
+CODE = codes.reed_solomon(4, num_parts=4, copies=3)
 SEVERAL = codes.multi_message(codes.cyclic_mds(4, num_stragglers=2))
 DROP = {"verification": Verification("drop")}
 ARBITRATE = {"verification": Verification("arbitrate")}
@@ -143,7 +143,7 @@ def test_bad_arguments(others, error, message):
         (Verification, {"audit": -0.1}, ValueError),
         (Verification, {"noise": -1.0}, ValueError),
         (Verification, {"digests": None}, TypeError),
-        (Timeouts, {"answer": 1.9}, ValueError),
+        (Timeouts, {"response": 1.9}, ValueError),
         (Timeouts, {"start": None}, TypeError),
         (Timeouts, {"replacement": -1.0}, ValueError),
         (Faults, {"delay": 3}, TypeError),

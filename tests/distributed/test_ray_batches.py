@@ -27,7 +27,7 @@ ON_REQUEST = codes.replicated(2, num_parts=NUM_PARTS, copies=2)
 PARAMS = jnp.arange(5.0)
 OPTIMIZER = optax.sgd(1e-3, momentum=0.9)
 # No verdict depends on how long a process takes to start or to respond.
-PATIENT = Timeouts(answer=60.0, replacement=300.0)
+PATIENT = Timeouts(response=60.0, replacement=300.0)
 WRONG = f"step={batch_tasks.WRONG_STEP}, part={batch_tasks.WRONG_PART}"
 
 

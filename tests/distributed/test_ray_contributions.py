@@ -67,7 +67,7 @@ def test_training_is_that_of_one_process(code, tmp_path):
         key=KEY,
         has_aux=True,
         undecodable="raise",
-        timeouts=Timeouts(answer=3.0, replacement=300.0),
+        timeouts=Timeouts(response=3.0, replacement=300.0),
     ) as cluster:
         for num_rounds in (8, 20):
             final = cluster.train(
@@ -88,7 +88,7 @@ def test_faults_of_a_contribution_are_named():
         contribution=tasks.faulty,
         code=codes.uncoded(2, 4),
         parts=NUMBERED,
-        timeouts=Timeouts(answer=60.0, replacement=0.1),
+        timeouts=Timeouts(response=60.0, replacement=0.1),
     ) as cluster:
 
         def compute(first):

@@ -13,7 +13,7 @@ from jaxwgc import codes, stragglers
 from jaxwgc.distributed import Timeouts, Verification
 
 # No verdict depends on how long a process takes to start or to respond.
-PATIENT = Timeouts(answer=60.0, replacement=300.0)
+PATIENT = Timeouts(response=60.0, replacement=300.0)
 pytestmark = [pytest.mark.usefixtures("one_ray"), pytest.mark.weekly]
 
 

@@ -73,7 +73,7 @@ def test_workers_are_spread_and_a_lost_node_is_survived(nodes, caplog):
         "undecodable": "raise",
         "actor_options": {"num_cpus": 0.5},
         # No worker is lost because the machine is busy.
-        "timeouts": Timeouts(answer=60.0, replacement=300.0),
+        "timeouts": Timeouts(response=60.0, replacement=300.0),
     }
     with make_cluster(address=nodes.address, **options) as cluster:
         with caplog.at_level("INFO", "jaxwgc.distributed"):

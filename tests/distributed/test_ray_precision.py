@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("one_ray")
 PARTS = np.random.default_rng(0).normal(size=(1, 5))
 PARAMS = np.random.default_rng(1).normal(size=5)
 # No worker is lost because the machine is busy.
-PATIENT = Timeouts(answer=60.0, replacement=300.0)
+PATIENT = Timeouts(response=60.0, replacement=300.0)
 
 
 def test_workers_compute_in_64_bit_mode_if_the_coordinator_does(with_x64):

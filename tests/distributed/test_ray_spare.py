@@ -20,7 +20,7 @@ CODE = codes.fractional_repetition(2, num_stragglers=1)
 PARAMS = np.zeros(3, np.float32)
 PARTS = np.ones((CODE.num_parts, 3), np.float32)
 # No verdict depends on how long a process takes to start or to respond.
-PATIENT = Timeouts(answer=60.0, replacement=300.0)
+PATIENT = Timeouts(response=60.0, replacement=300.0)
 NEVER_READY = "a task that never ends"
 
 

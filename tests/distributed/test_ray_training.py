@@ -33,7 +33,7 @@ OPTIMIZER = optax.sgd(1e-3, momentum=0.9)
 # What is logged of a worker that was killed and of one that was frozen.
 RETURNS = (
     "worker 0 is back in step .* was lost: its process died",
-    "worker 1 is back in step .* was lost: .*timeouts.answer is 3",
+    "worker 1 is back in step .* was lost: .*timeouts.response is 3",
 )
 
 
@@ -46,7 +46,7 @@ def cluster(one_ray, tmp_path_factory):
         "wait": stragglers.until_decodable(CODE),
         "undecodable": "raise",
         "verification": Verification(audit=0.9),
-        "timeouts": Timeouts(answer=3.0, replacement=300.0),
+        "timeouts": Timeouts(response=3.0, replacement=300.0),
         "faults": ray_tasks.faults(tmp_path_factory.mktemp("faults"), seconds=0.005),
     }
     load = PARTS.__getitem__
@@ -149,7 +149,7 @@ def test_audits_find_a_corrupted_worker(cluster, caplog, monkeypatch):
             _, _, gradient, _ = step_of_one_process(
                 PARAMS, OPTIMIZER.init(PARAMS), step
             )
-            decoded = coding.decode_answers(round.messages, PARAMS)
+            decoded = coding.decode_sums(round.messages, PARAMS)
             chex.assert_trees_all_close(decoded, gradient, rtol=1e-4, atol=1e-3)
         return round
 

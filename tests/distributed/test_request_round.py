@@ -28,7 +28,7 @@ def by_worker(*seconds):
     """Seconds of a part; a sum takes a hundredth."""
 
     def seconds_of(worker, action):
-        return 0.01 if is_call(action, "answer") else seconds[worker]
+        return 0.01 if is_call(action, "send_sum") else seconds[worker]
 
     return seconds_of
 
@@ -55,7 +55,7 @@ def test_a_helper_does_one_part_of_a_slow_worker():
     np.testing.assert_array_equal(result.losses, np.arange(1, 9))
     assert result.times[0].tolist() == [1, 2, 3, np.inf]
     methods = [getattr(action, "method", "") for action in world.log]
-    assert [methods.count(method) for method in ("compute", "answer")] == [4, 4]
+    assert [methods.count(method) for method in ("compute", "send_sum")] == [4, 4]
     # Each report is followed by a call for the next, unless sums are asked for.
     listens = [action for action in world.log if is_call(action, "report")]
     assert [(listen.worker, listen.arguments[0]) for listen in listens][:3] == [
@@ -67,7 +67,7 @@ def test_a_helper_does_one_part_of_a_slow_worker():
 
 def requested(world):
     """Workers from which a sum was requested."""
-    return [action.worker for action in world.log if is_call(action, "answer")]
+    return [action.worker for action in world.log if is_call(action, "send_sum")]
 
 
 def test_sums_of_own_parts_come_without_a_request():
@@ -76,7 +76,7 @@ def test_sums_of_own_parts_come_without_a_request():
     check(result)
     assert result.elapsed == 2.0
     methods = [getattr(action, "method", "") for action in world.log]
-    assert [methods.count(method) for method in ("answer", "stop")] == [0, 0]
+    assert [methods.count(method) for method in ("send_sum", "stop")] == [0, 0]
 
 
 def test_sums_that_two_rounds_requested_are_expected():
@@ -194,7 +194,7 @@ def test_lost_between_report_and_sum(dies, seconds):
     world = World(request_fleet(), on_request=True)
 
     def seconds_of(worker, action):
-        if is_call(action, "answer"):
+        if is_call(action, "send_sum"):
             if worker == 1 and dies:
                 world.lose(1)
             return np.inf if worker == 1 else 0.01
@@ -205,7 +205,7 @@ def test_lost_between_report_and_sum(dies, seconds):
     assert not result.received[1]
     assert 4.0 <= result.elapsed < seconds
     # A worker is asked again only if its request has changed.
-    asked = [action.worker for action in world.log if is_call(action, "answer")]
+    asked = [action.worker for action in world.log if is_call(action, "send_sum")]
     assert asked.count(2) == 1
 
 
@@ -216,7 +216,7 @@ def test_overdue_sum_is_left_out_after_a_deadline():
     world = World(fleet, on_request=True)
 
     def seconds_of(worker, action):
-        if is_call(action, "answer"):
+        if is_call(action, "send_sum"):
             return np.inf if worker == 1 else 0.01
         return 1.0
 
@@ -265,12 +265,12 @@ def test_replacement_is_asked_again():
         world.respond(worker, num_parts=2)
     for worker in (0, 2, 3):
         world.respond(worker)
-    assert is_call(world.calls[1], "answer")
+    assert is_call(world.calls[1], "send_sum")
     world.lose(1)
     world.poll()
     world.respond(1)
     world.respond(1, num_parts=2)
-    assert is_call(world.calls[1], "answer")
+    assert is_call(world.calls[1], "send_sum")
     world.respond(1)
     check(world.engine.result)
 

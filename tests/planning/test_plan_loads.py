@@ -15,7 +15,7 @@ def step_times(choices):
     """Times of a step by code and waiting rule."""
     times = {}
     for choice in choices:
-        place = choice.name, choice.replication, choice.waits_for
+        place = choice.name, choice.copies, choice.waits_for
         times[place] = choice.step_time.value
     return times
 
@@ -28,7 +28,7 @@ def at_one_load():
         4,
         jax.random.key(0),
         candidates=Candidates(
-            replications=[1, 2],
+            copies=[1, 2],
             waiting=[stragglers.until_decodable],
             late="cancelled",
         ),
@@ -49,9 +49,9 @@ def test_times_are_ranked_again_with_an_overhead(at_one_load):
         for choice in choices:
             if choice.sends_several_messages or choice.by_speed:
                 continue
-            load = choice.replication
+            load = choice.copies
             ratio = (share + (1 - share) * load) / load
-            place = choice.name, choice.replication, choice.waits_for
+            place = choice.name, choice.copies, choice.waits_for
             np.testing.assert_allclose(
                 choice.step_time.value, ratio * times[place], rtol=1e-3
             )
@@ -60,16 +60,16 @@ def test_times_are_ranked_again_with_an_overhead(at_one_load):
 
 
 def test_a_plan_says_that_times_are_taken_to_be_proportional(at_one_load):
-    text = words(at_one_load.answer)
+    text = words(at_one_load.advice)
     assert "measured at one load, and are taken to be proportional to it." in text
     assert "If 50% of each time did not depend on the load, " in text
     assert "If all of each time did not depend on the load, " in text
     # A law is what it is.
     law = stragglers.shifted_exponential(1.0, 1.0)
-    few = Candidates(replications=[1, 2])
+    few = Candidates(copies=[1, 2])
     plan = jaxwgc.plan(law, 4, jax.random.key(0), candidates=few, num_rounds=1000)
     assert not plan.overheads
-    assert "one load" not in plan.answer
+    assert "one load" not in plan.advice
 
 
 def test_overheads_are_ranked_for_other_goals(at_one_load):
@@ -85,9 +85,9 @@ def test_a_plan_names_choices_beyond_the_measured_loads():
     """A load of 2 is measured, one of 3 is not."""
     table = np.stack([TIMES, 1.5 * TIMES])
     delay = stragglers.empirical(table, measured_at=[1.0, 2.0])
-    few = Candidates(replications=[1, 2, 3])
+    few = Candidates(copies=[1, 2, 3])
     plan = jaxwgc.plan(delay, 4, jax.random.key(0), candidates=few, num_rounds=1000)
-    text = words(plan.answer)
+    text = words(plan.advice)
     assert "Extrapolated beyond the largest measured load, 2, " in text
     sentence = text.split("Extrapolated", 1)[1].split(".")[0]
     assert "with 3 copies" in sentence

@@ -410,7 +410,7 @@ def assert_rounds(choice, rounds, result):
     messages = rounds.responding.sum(axis=2).astype(float)
     if choice.memory:
         messages += rounds.late.sum(axis=2)
-    assert_mean(Estimate(choice.num_answers, 0.0), messages, result, event=1)
+    assert_mean(Estimate(choice.num_messages, 0.0), messages, result, event=1)
 
 
 def assert_steps(choice, rounds, result):
@@ -496,7 +496,7 @@ DECODERS = {
 @functools.cache
 def standard_plan(late):
     """Returns a plan of the standard codes and rules, for workers of unequal speed."""
-    candidates = Candidates(replications=[2, 4], late=late)
+    candidates = Candidates(copies=[2, 4], late=late)
     return jaxwgc.plan(
         UNEQUAL, NUM_WORKERS, jax.random.key(0), candidates=candidates, goal=GOAL
     )
@@ -523,7 +523,7 @@ def test_standard_choices(name, late):
 @functools.cache
 def exact_plan():
     """Returns a plan of the standard codes and rules that are exact."""
-    candidates = Candidates(replications=[2, 4], late="busy", exact=True)
+    candidates = Candidates(copies=[2, 4], late="busy", exact=True)
     return jaxwgc.plan(
         UNEQUAL, NUM_WORKERS, jax.random.key(1), candidates=candidates, goal=GOAL
     )

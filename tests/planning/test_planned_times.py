@@ -139,7 +139,7 @@ def test_planned_steps_take_the_time_of_a_simulation_part_by_part(kind):
         kind.model,
         NUM_WORKERS,
         jax.random.key(0),
-        candidates=Candidates(replications=[1, 2, 3], late="cancelled"),
+        candidates=Candidates(copies=[1, 2, 3], late="cancelled"),
         tail=0.0,
         num_rounds=4000,
     )
@@ -149,7 +149,7 @@ def test_planned_steps_take_the_time_of_a_simulation_part_by_part(kind):
         if choice.wait.tolerance is not None and not is_of_sums:
             continue
         times = kind.times(loads_of(choice.code))
-        label = choice.name, choice.replication, choice.waits_for
+        label = choice.name, choice.copies, choice.waits_for
         mean = ends_of_rounds(choice, times).mean()
         ratios[label] = choice.step_time.value / mean
         assert choice.step_time.value > times.min()

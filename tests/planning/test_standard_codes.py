@@ -14,7 +14,7 @@ from jaxwgc.planning._candidates import codes_by_speed, speeds_of, standard_code
 def test_workers_have_up_to_eight_parts_while_all_are_at_most_512(
     num_workers, num_parts
 ):
-    replicated = next(standard_codes(num_workers, replications=[2]))
+    replicated = next(standard_codes(num_workers, copies=[2]))
     assert replicated.name == "replicated"
     assert replicated.code.num_parts == num_parts
 

@@ -80,16 +80,16 @@ def test_plot_and_plan(tmp_path, capsys, monkeypatch):
     picture = tmp_path / "a.png"
     np.save(path, TIMES)
     asked = []
-    answer = types.SimpleNamespace(answer="uncoded, waiting for all")
+    made = types.SimpleNamespace(advice="uncoded, waiting for all")
 
     def plan(*arguments, names, candidates):
         asked.append((*arguments, names, candidates.memory))
-        return answer
+        return made
 
     monkeypatch.setattr(jaxwgc, "plan", plan)
     read = json.loads(shown(capsys, path, "--json", "--plan", "--plot", picture))
-    assert read["plan"] == answer.answer
-    assert shown(capsys, path, "--plan").endswith(f"\n\n{answer.answer}\n")
+    assert read["plan"] == made.advice
+    assert shown(capsys, path, "--plan").endswith(f"\n\n{made.advice}\n")
     assert picture.stat().st_size > 1000
     shown(capsys, path, "--plan", "--memory")
     assert [memory for *_, memory in asked] == [False, False, True]
@@ -122,7 +122,7 @@ def test_times_after_a_barrier_are_not_planned_with(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(
         jaxwgc,
         "plan",
-        lambda *arguments, names, candidates: types.SimpleNamespace(answer="uncoded"),
+        lambda *arguments, names, candidates: types.SimpleNamespace(advice="uncoded"),
     )
     printed = shown(capsys, path, "--plan", "--before-collective")
     assert "Nothing to gain" in printed
@@ -204,14 +204,14 @@ def test_a_plan_is_printed_as_text_and_as_json(tmp_path, capsys):
     path = tmp_path / "a.npy"
     times = 1 + np.random.default_rng(0).random((20, 3))
     np.save(path, times)
-    options = "--exact", "--replications", "1", "2", "--target", "0.001"
+    options = "--exact", "--copies", "1", "2", "--target", "0.001"
     main(["plan", str(path), *options])
     printed = capsys.readouterr().out
     expected = jaxwgc.plan(
         jaxwgc.stragglers.empirical(times),
         3,
         jax.random.key(0),
-        candidates=jaxwgc.planning.Candidates(exact=True, replications=[1, 2]),
+        candidates=jaxwgc.planning.Candidates(exact=True, copies=[1, 2]),
         goal=jaxwgc.planning.Goal(target=0.001),
     )
     assert printed == f"{expected}\n"
@@ -223,8 +223,8 @@ def test_a_plan_with_stored_messages_is_drawn(tmp_path, capsys):
     path = tmp_path / "a.npy"
     picture = tmp_path / "a.png"
     np.save(path, 1 + np.random.default_rng(0).random((20, 3)))
-    main(["plan", str(path), "--memory", "--replications", "1", "--plot", str(picture)])
-    assert "+ late" in capsys.readouterr().out
+    main(["plan", str(path), "--memory", "--copies", "1", "--plot", str(picture)])
+    assert "+ memory" in capsys.readouterr().out
     assert picture.stat().st_size > 1000
 
 
@@ -408,7 +408,7 @@ def test_wrong_loads_of_files_are_told(options, message, at_loads, capsys, monke
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--replications", "9"], "replications must be at most num_workers"),
+        (["--copies", "9"], "copies must be at most num_workers"),
         (["--target", "2"], "target must be between 0 and 1"),
     ],
 )
@@ -427,7 +427,7 @@ def test_times_after_a_barrier_are_no_plan(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["plan", str(path), "--exact"])
     assert "before it waits for others" in capsys.readouterr().err
-    main(["plan", str(path), "--exact", "--replications", "1", "--before-collective"])
+    main(["plan", str(path), "--exact", "--copies", "1", "--before-collective"])
     assert "uncoded" in capsys.readouterr().out
 
 

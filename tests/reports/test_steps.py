@@ -156,20 +156,18 @@ def test_stored_messages_of_a_slow_worker_reach_the_goal():
         slow_one(),
         NUM_WORKERS,
         KEY,
-        candidates=Candidates(
-            replications=[1], waiting=[stragglers.fastest(5)], memory=True
-        ),
+        candidates=Candidates(copies=[1], waiting=[stragglers.fastest(5)], memory=True),
         goal=GOAL,
     )
     by_kind = {(choice.waits_for, choice.memory): choice for choice in result.choices}
-    remembering = by_kind["first 5 + late", True]
+    remembering = by_kind["first 5 + memory", True]
     waiting = by_kind["all", False]
     assert result.best.memory and result.best.late == "busy"
     assert math.isinf(by_kind["first 5", False].time.value)
     assert remembering.time.value < 0.5 * waiting.time.value
-    answer = " ".join(result.answer.split())
-    assert "late messages stored" in answer and "+ late" in str(result)
-    # Late answers are sent, too: one in three rounds or so.
-    assert 5.2 < remembering.num_answers < 5.5
+    advice = " ".join(result.advice.split())
+    assert "late messages stored" in advice and "+ memory" in str(result)
+    # Late messages are sent, too: one in three rounds or so.
+    assert 5.2 < remembering.num_messages < 5.5
     harder = result.replan(dataclasses.replace(GOAL, target=1e-4))
     assert harder.best.memory and harder.best.num_steps > result.best.num_steps

@@ -24,7 +24,7 @@ CODES = {
     "uncoded": codes.uncoded(N),
     "repetition": codes.fractional_repetition(N, num_stragglers=2),
     "cyclic": codes.cyclic_mds(N, num_stragglers=2),
-    "bernoulli": codes.bernoulli(jax.random.key(3), N, N, replication=3),
+    "bernoulli": codes.bernoulli(jax.random.key(3), N, N, copies=3),
 }
 DELAYS = {
     "exponential": stragglers.shifted_exponential(shift=1.0, rate=2.0),
@@ -733,7 +733,7 @@ def test_rules_decode_by_the_decoder_of_the_study():
 
 def test_functions_of_a_code_choose_among_its_decoders():
     """Decoders that the study does not use may be chosen, too."""
-    code = codes.reed_solomon(N, N, replication=3)
+    code = codes.reed_solomon(N, N, copies=3)
     seen = []
 
     def rule(code):

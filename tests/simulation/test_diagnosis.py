@@ -14,7 +14,7 @@ from tests.oracles import best_mixtures, row_scales, targets
 from tests.zoo import patterns
 
 KEY = jax.random.key(0)
-BERNOULLI = codes.bernoulli(KEY, 8, 6, replication=2)
+BERNOULLI = codes.bernoulli(KEY, 8, 6, copies=2)
 # Decoded by least squares below: their own decoders where they are the same.
 CODES = {
     "bernoulli": BERNOULLI,
@@ -98,11 +98,11 @@ class TestEveryPattern:
         assert diagnosis.message_length == numbers / 8 / 12
 
     def test_fractional_repetition_beyond_its_tolerance_has_a_closed_form(self):
-        """E of the error is k C(n - d, r) / C(n, r) for r answers, d = s + 1."""
+        """E of the error is k C(n - d, r) / C(n, r) for r responses, d = s + 1."""
         code = codes.fractional_repetition(8, 1)
         diagnosis = diagnose(code, range(8), num_patterns=70)
-        answers = 8 - diagnosis.num_stragglers
-        law = [math.comb(6, r) / math.comb(8, r) for r in answers]
+        responses = 8 - diagnosis.num_stragglers
+        law = [math.comb(6, r) / math.comb(8, r) for r in responses]
         np.testing.assert_allclose(diagnosis.mean_error, law, atol=1e-6)
         # At worst a block of two parts goes with every second straggler.
         np.testing.assert_allclose(
@@ -172,12 +172,12 @@ class TestCost:
         diagnosis = diagnose(BERNOULLI, 0, num_patterns=2)
         assert diagnosis.parts_per_worker == assignment.sum() / 8
         assert diagnosis.max_parts == assignment.sum(1).max()
-        assert diagnosis.replication == assignment.sum() / 6
-        assert diagnosis.min_replication == assignment.sum(0).min()
+        assert diagnosis.copies == assignment.sum() / 6
+        assert diagnosis.min_copies == assignment.sum(0).min()
         assert diagnosis.message_length == 1
         named = "some parts are on no worker"
         assert named not in str(diagnosis)
-        assert named in str(diagnosis._replace(min_replication=0))
+        assert named in str(diagnosis._replace(min_copies=0))
 
     def test_numbers_of_stragglers_by_default(self):
         """They go from 0 to half of the workers, and to 8 at most."""

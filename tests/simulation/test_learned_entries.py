@@ -16,7 +16,7 @@ from tests.oracles import best_mixtures, squared_errors
 
 KEY = jax.random.key(0)
 OTHER_KEY = jax.random.key(1)
-REGULAR = codes.regular_graph(jax.random.key(1), 10, replication=3)
+REGULAR = codes.regular_graph(jax.random.key(1), 10, copies=3)
 # One object, one number of steps and one shape, so that it is compiled once, until
 # there is another model: tests with others come last.
 MODEL = stragglers.bernoulli(0.3)
@@ -85,7 +85,7 @@ class TestImproves:
 
     def test_clusters(self):
         """They stay clusters: nothing outside of their blocks."""
-        inner = codes.bernoulli(jax.random.key(0), 5, 5, replication=3)
+        inner = codes.bernoulli(jax.random.key(0), 5, 5, copies=3)
         code = codes.clustered(inner, 2)
         learned = learn(code, key=jax.random.PRNGKey(0))
         assert learned.decoders[0].num_clusters == 2

@@ -130,7 +130,7 @@ class TestMeasuredAtLoads:
             np.testing.assert_allclose(times, load * base, rtol=1e-6)
 
     def test_lost_answers(self):
-        """NaN is a worker that never answers."""
+        """NaN is a worker that never responds."""
         seconds = self.seconds.copy()
         seconds[1, :, 2] = np.nan
         lost = np.isinf(self.rounds([0.0, 0.3, 0.3], seconds))

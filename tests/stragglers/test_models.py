@@ -68,12 +68,12 @@ class TestBernoulli:
     def test_probability_may_be_mapped_over(self):
         """Probabilities of 0 and 1 have a certain outcome."""
 
-        def answers(probability):
+        def responses(probability):
             model = stragglers.bernoulli(probability)
             return model.sample(KEY, model.init(2000), jnp.ones(2000))[0].received
 
         probabilities = np.array([0.0, 0.1, 0.5, 1.0], np.float32)
-        share = np.asarray(jax.jit(jax.vmap(answers))(probabilities)).mean(1)
+        share = np.asarray(jax.jit(jax.vmap(responses))(probabilities)).mean(1)
         error = 4 * np.sqrt(probabilities * (1 - probabilities) / 2000)
         assert np.all(np.abs(share - (1 - probabilities)) <= error)
 

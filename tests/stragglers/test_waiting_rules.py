@@ -52,7 +52,7 @@ class SecondMore(stragglers.WaitingRule):
 
 
 def some_times(dtype=np.float32, ties=True):
-    """Of five workers, some of which never answer."""
+    """Of five workers, some of which never respond."""
     generator = np.random.default_rng(0)
     times = generator.exponential(size=(NUM_ROUNDS, 5)) + 0.1
     if ties:
@@ -103,7 +103,7 @@ def test_real_rounds_end_as_simulated_ones(rule):
 
 @pytest.mark.parametrize("rule", FORMULAS.values(), ids=FORMULAS)
 def test_fast_rules_stay_in_numpy(rule):
-    """A real round asks after each answer, for which JAX takes a millisecond."""
+    """A real round asks after each response, for which JAX takes a millisecond."""
     times = np.array([0.5, np.inf, 1.0, 2.0, 3.0])
     assert isinstance(rule.ends(times), np.floating)
     assert isinstance(rule.is_over(times, 1.0), np.bool_)
@@ -267,14 +267,14 @@ class TestUntilDecodable:
 
     @pytest.mark.parametrize("name", CODES)
     def test_goes_on_at_the_first_prefix_that_decodes(self, name):
-        """Simulated with all rounds side by side, and answer by answer."""
+        """Simulated with all rounds side by side, and response by response."""
         code, tolerance = CODES[name]
         wait = stragglers.until_decodable(code, tolerance=tolerance)
         times = some_times()
         check = self.enough(code, tolerance)
         arrivals = simulated(wait, times)
         first = np.array([self.first_time(own, check) for own in times], np.float32)
-        # Without enough answers all are waited for.
+        # Without enough responses all are waited for.
         expected = np.where(np.isinf(first), times.max(1), first)
         np.testing.assert_array_equal(arrivals.elapsed, expected)
         received = (times <= expected[:, None]) & np.isfinite(times)
@@ -319,7 +319,7 @@ class TestUntilDecodable:
 
     def test_with_another_decoder(self):
         """One-step decoding."""
-        code = codes.bernoulli(jax.random.key(1), 5, 5, replication=3)
+        code = codes.bernoulli(jax.random.key(1), 5, 5, copies=3)
         masks = np.tri(5, dtype=bool)
         errors = jaxwgc.decoding(code, masks, decoders.OneStep).error
         misses = np.sqrt(errors / 5)

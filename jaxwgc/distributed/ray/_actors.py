@@ -12,7 +12,7 @@ import numpy as np
 from jaxwgc.distributed.ray import _events as events
 from jaxwgc.distributed.ray._errors import NoResponse, WorkerError, line_of
 from jaxwgc.distributed.ray._launcher import MAX_CALLS, Launcher, end_process
-from jaxwgc.distributed.ray._messages import Answer
+from jaxwgc.distributed.ray._messages import WorkerMessage
 from jaxwgc.distributed.ray._session import RayActor, RayReference, find_ray
 
 
@@ -254,7 +254,7 @@ class Actors:
                 self._launcher.prepare_spare()
             return started
         seconds = now - since
-        if isinstance(result, Answer):
+        if isinstance(result, WorkerMessage):
             seconds = self._travel_time.response_seconds(
                 called=since,
                 read=now,

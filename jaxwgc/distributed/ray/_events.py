@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxwgc.distributed.ray._messages import Answer, Progress
+from jaxwgc.distributed.ray._messages import Progress, WorkerMessage
 
 
 class Ready(NamedTuple):
@@ -39,14 +39,14 @@ class Response(NamedTuple):
     Attributes:
       worker: Index of the worker.
       call: Identifier of the call.
-      result: What the method returned: an `Answer`, a `Progress`, or a sum, which is
-        None if the worker has gone on to another round.
+      result: What the method returned: a `WorkerMessage`, a `Progress`, or a sum, which
+        is None if the worker has gone on to another round.
       seconds: Response time.
     """
 
     worker: int
     call: int
-    result: Answer | Progress | np.ndarray | None
+    result: WorkerMessage | Progress | np.ndarray | None
     seconds: float
 
 
@@ -105,7 +105,7 @@ class Call(NamedTuple):
     Attributes:
       worker: Index of the worker.
       method: `"compute"`, which is given the parameters of the round first, `"report"`,
-        `"answer"` or `"stop"`: see `PartWorker`.
+        `"send_sum"` or `"stop"`: see `PartWorker`.
       number: Round.
       arguments: Further arguments.
       call: Identifier, which `Fleet.call` sets.

@@ -98,7 +98,7 @@ class Fleet:
         self.timeouts = timeouts
         self.rules = rules
         self.restart(num_workers)
-        self.limit = ResponseLimit(timeouts.answer, num_workers)
+        self.limit = ResponseLimit(timeouts.response, num_workers)
         self.rows: list[np.ndarray] = []
         self.when = "at the start"
         self._actions: list[events.Action] = []
@@ -257,7 +257,7 @@ class Fleet:
         """Suspects a silent worker after half of its limit, and then replaces it."""
         silent = now - slot.since
         limit = self.limit.of(slot.index)
-        trouble = _silence(silent, "answer", limit)
+        trouble = _silence(silent, "response", limit)
         if silent > limit:
             self.limit.note_silence(slot.index)
             self.lose(events.Lost(slot.index, trouble), now)

@@ -176,7 +176,7 @@ def _options(code: GradientCode, options: Mapping[str, Any]) -> dict[str, Any]:
 # Variables that set the number of threads.
 _THREAD_VARIABLES = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # Methods that the coordinator calls.
-_METHODS = ("warm_up", "start", "compute", "report", "answer", "project", "stop")
+_METHODS = ("warm_up", "start", "compute", "report", "send_sum", "project", "stop")
 
 
 def actor_class(worker_class: type[WorkerBase]) -> type[WorkerBase]:

@@ -34,7 +34,7 @@ class Taken(enum.IntEnum):
     FINISHED = 2
 
 
-class Answer(NamedTuple):
+class WorkerMessage(NamedTuple):
     """A worker's message of a round.
 
     Attributes:
@@ -111,7 +111,7 @@ class Round(NamedTuple):
 
     Attributes:
       messages: (num_workers, length), zero if a message is missing. On request, the
-        requested sum of each worker, for `jaxwgc.coding.decode_answers`.
+        requested sum of each worker, for `jaxwgc.coding.decode_sums`.
       received: bool (num_workers,), workers with messages to decode. On request,
         workers from which a sum was requested.
       times: float (num_workers,), seconds from the start of the round to each response;
@@ -293,7 +293,7 @@ def _in_order(code: GradientCode, worker: int) -> np.ndarray:
 
 
 def pack(message: jax.typing.ArrayLike, dtype: str | None) -> jax.Array:
-    """Converts a message to the form in which it is sent: see `Answer`."""
+    """Converts a message to the form in which it is sent: see `WorkerMessage`."""
     message = jnp.asarray(message)
     if jnp.iscomplexobj(message):
         message = jnp.stack([message.real, message.imag], axis=-1)

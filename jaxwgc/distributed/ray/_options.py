@@ -11,7 +11,7 @@ from jaxwgc.codes import GradientCode
 
 # Shortest time limit, in seconds, for a silent worker. A machine that starts processes
 # may pause others for up to a second.
-SHORTEST_ANSWER_SECONDS = 2.0
+SHORTEST_RESPONSE_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Timeouts:
     """Seconds that a `RayCluster` waits for a worker.
 
     Args:
-      answer: Seconds without a response to a step, or on request without a finished
+      response: Seconds without a response to a step, or on request without a finished
         part, after which a worker is replaced; at least 2. None adapts it: 10 times the
         slowest of the last 20 responses of each worker, at least 2 and at most 60
         seconds, and 60 seconds for a worker that has not responded yet. A worker that
@@ -115,26 +115,26 @@ class Timeouts:
         such as `deadline`, ends an undecodable round at its own time.
 
     Raises:
-      ValueError: If `answer` is below 2, or another number is not positive.
+      ValueError: If `response` is below 2, or another number is not positive.
       TypeError: If one is not a number.
 
     Example:
       >>> import jaxwgc
-      >>> jaxwgc.distributed.Timeouts(answer=5)
-      Timeouts(answer=5, start=300.0, replacement=60.0)
+      >>> jaxwgc.distributed.Timeouts(response=5)
+      Timeouts(response=5, start=300.0, replacement=60.0)
     """
 
-    answer: float | None = None
+    response: float | None = None
     start: float = 300.0
     replacement: float = 60.0
 
     def __post_init__(self):
-        if self.answer is not None:
-            _check_seconds("answer", self.answer)
-            if self.answer < SHORTEST_ANSWER_SECONDS:
+        if self.response is not None:
+            _check_seconds("response", self.response)
+            if self.response < SHORTEST_RESPONSE_SECONDS:
                 raise ValueError(
-                    f"answer must be at least {SHORTEST_ANSWER_SECONDS:g} seconds; got "
-                    f"{self.answer}"
+                    f"response must be at least {SHORTEST_RESPONSE_SECONDS:g} seconds; "
+                    f"got {self.response}"
                 )
         _check_seconds("start", self.start)
         _check_seconds("replacement", self.replacement)

@@ -246,7 +246,7 @@ class PartWorker(WorkerBase):
             step.is_stopped = True
         return Progress(reports, self._sum_of_step(step, weights))
 
-    def answer(self, number: int, request: np.ndarray) -> np.ndarray | None:
+    def send_sum(self, number: int, request: np.ndarray) -> np.ndarray | None:
         """Returns the sum of the worker's messages, weighted by a request.
 
         None if the worker has gone on to another round. The worker then stops until the

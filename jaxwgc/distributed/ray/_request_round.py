@@ -342,7 +342,7 @@ class RequestRound(RoundEngine):
                 request = self.requests[worker]
                 call = events.Call(
                     worker=worker,
-                    method="answer",
+                    method="send_sum",
                     number=self.number,
                     arguments=(request,),
                 )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxwgc.distributed.ray._options import SHORTEST_ANSWER_SECONDS
+from jaxwgc.distributed.ray._options import SHORTEST_RESPONSE_SECONDS
 
 # Longest time limit, in seconds, for a silent worker. It is also the limit before the
 # first response of a worker.
@@ -22,14 +22,14 @@ class ResponseLimit:
       seconds: The limit for a worker that has responded before.
     """
 
-    def __init__(self, answer: float | None, num_workers: int):
-        self._is_fixed = answer is not None
+    def __init__(self, response: float | None, num_workers: int):
+        self._is_fixed = response is not None
         # Seconds of recent responses, oldest first. The second array also counts
         # silences as responses.
         self._recent = np.full((num_workers, _NUM_RECENT), np.nan)
         self._recent_with_silences = self._recent.copy()
         self._medians = np.full(num_workers, np.inf)
-        self.seconds = _CEILING_SECONDS if answer is None else answer
+        self.seconds = _CEILING_SECONDS if response is None else response
         self._limits = np.full(num_workers, self.seconds)
 
     @property
@@ -75,7 +75,9 @@ class ResponseLimit:
         if self._is_fixed:
             return
         limit = _MULTIPLE * self.slowest
-        self.seconds = float(np.clip(limit, SHORTEST_ANSWER_SECONDS, _CEILING_SECONDS))
+        self.seconds = float(
+            np.clip(limit, SHORTEST_RESPONSE_SECONDS, _CEILING_SECONDS)
+        )
         limits = _MULTIPLE * np.fmax.reduce(self._recent_with_silences, axis=1)
         limits = np.clip(limits, self.seconds, _CEILING_SECONDS)
         # The limit is NaN for a worker that has not responded yet.

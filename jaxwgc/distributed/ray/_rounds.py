@@ -12,11 +12,11 @@ from jaxwgc.distributed.ray._digests import BatchDigests
 from jaxwgc.distributed.ray._errors import error_of_user
 from jaxwgc.distributed.ray._fleet import Fleet, log, seconds_of_loads
 from jaxwgc.distributed.ray._messages import (
-    Answer,
     LateTime,
     Layout,
     PartValues,
     Round,
+    WorkerMessage,
     is_finite,
     unpack,
 )
@@ -199,7 +199,7 @@ class RoundEngine(Engine[Round]):
         return self._fleet.reason_to_stop(mask, given_up, now)
 
     def _check(self, wire: np.ndarray) -> None:
-        """Raises ValueError if a message has another shape, as it is sent."""
+        """Raises ValueError if a message has another shape, as it is received."""
         expected = (1, self.messages.shape[1])
         if np.iscomplexobj(self.messages):
             # Real and imaginary parts.
@@ -348,20 +348,20 @@ class MessageRound(RoundEngine):
         owner. The worker goes on with this round.
         """
         worker = event.worker
-        answer = event.result
-        assert isinstance(answer, Answer)
+        received = event.result
+        assert isinstance(received, WorkerMessage)
         slot = self._fleet.slots[worker]
         is_mine = slot.number == self.number
-        self._check(answer.message)
+        self._check(received.message)
         self._fleet.limit.note(worker, event.seconds)
         message = self.messages[worker : worker + 1]
         if is_mine or slot.owner is self._owner is not None:
-            unpack(answer.message, message)
+            unpack(received.message, message)
             self.late[worker] = not is_mine and is_finite(message)
         if is_mine:
-            self._digests.check(worker, self._layout.held[worker], answer.digests)
+            self._digests.check(worker, self._layout.held[worker], received.digests)
         if is_mine and not is_finite(message):
-            trouble = self._layout.not_finite("message", answer.not_finite)
+            trouble = self._layout.not_finite("message", received.not_finite)
             self._fleet.blame(slot, trouble)
             return
         if is_mine or slot.away_since is not None:
@@ -371,8 +371,8 @@ class MessageRound(RoundEngine):
         if is_mine:
             self._values[worker, 0] = PartValues(
                 parts=self._layout.held[worker],
-                losses=answer.losses,
-                aux=answer.aux,
+                losses=received.losses,
+                aux=received.aux,
             )
             self.times[worker] = now - self._begin
             self._ends = None

@@ -24,7 +24,14 @@ from jaxwgc.distributed.ray._data import (
 from jaxwgc.distributed.ray._digests import digest
 from jaxwgc.distributed.ray._errors import naming_parts
 from jaxwgc.distributed.ray._events import Ready
-from jaxwgc.distributed.ray._messages import Answer, SentKey, pack, read, sent, unpack
+from jaxwgc.distributed.ray._messages import (
+    SentKey,
+    WorkerMessage,
+    pack,
+    read,
+    sent,
+    unpack,
+)
 from jaxwgc.distributed.ray._session import find_ray
 from jaxwgc.distributed.ray._task import (
     Assignment,
@@ -214,7 +221,7 @@ class Worker(WorkerBase):
 
     _is_stacked = True
 
-    def compute(self, order: Order | bytes) -> Answer:
+    def compute(self, order: Order | bytes) -> WorkerMessage:
         """Returns the message for leaves of params, key and step, possibly pickled."""
         begin = time.monotonic()
         leaves, key, step = read_order(order)
@@ -229,7 +236,7 @@ class Worker(WorkerBase):
                 digest(jax.tree.map(operator.itemgetter(place), data))
                 for place in range(len(self.held))
             ]
-        return Answer(
+        return WorkerMessage(
             message=self._corrupted(step, results.message),
             losses=results.losses,
             aux=results.aux,
