@@ -131,8 +131,8 @@ def best_with_errors() -> list[tuple[str, str]]:
     ]
 
 
-def num_stale_choices(row: str) -> int:
-    """Returns in how many traces a row chooses stale gradients."""
+def num_stored_choices(row: str) -> int:
+    """Returns in how many traces a row chooses stored messages."""
     [choices] = rows("plan_ways", row)
     return sum("late" in choice for choice in choices.values())
 
@@ -449,8 +449,8 @@ CLAIMS = [
         PLANNING,
         "in five of six traces, they are the choice of both halves",
         lambda: (
-            num_stale_choices("choice: least regret")
-            == num_stale_choices("choice: second half")
+            num_stored_choices("choice: least regret")
+            == num_stored_choices("choice: second half")
             == 5
         ),
     ),

@@ -129,7 +129,7 @@ def losses(trace: str, waits_for: str) -> np.ndarray:
     return np.array(loss)
 
 
-def plateau_of_stale_gradients() -> float:
+def plateau_of_stored_messages() -> float:
     """Returns the loss that changes least between two times, in job_4."""
     loss = losses("job_4", "first 5 + memory")
     before = loss[1 : np.argmax(loss < 0.05)]
@@ -198,7 +198,7 @@ def code_pays_from(delays: str) -> float:
 
 
 def on_request_over_published() -> np.ndarray:
-    """Returns times of parts on request over those of block coordinate coding."""
+    """Returns times on request over those of block coordinate coding."""
     name = "slow_workers_blocks"
     return column(name, "on request ×6") / column(name, "published optimum")
 

@@ -72,7 +72,7 @@ GROUPS = {
     "ignore stragglers": ("ignore a quarter", "ignore half"),
     "stored messages": ("stored messages",),
     "code, 2 copies": ("code, 2 copies",),
-    "finished parts, 2 copies": ("finished parts, 2 copies",),
+    "on request, 2 copies": ("on request, 2 copies",),
     "every arrival": ("every arrival", "delay-adaptive", "Ringmaster"),
     "Rescaled": ("Rescaled",),
     "collect, then step": ("Rennala", "FedBuff"),
@@ -98,7 +98,7 @@ def methods_of(num_workers: int) -> dict[str, Any]:
             uncoded, three_quarters, late="busy", memory=True
         ),
         "code, 2 copies": synchronous(repetition, until_decodable),
-        "finished parts, 2 copies": synchronous(replicated, until_decodable),
+        "on request, 2 copies": synchronous(replicated, until_decodable),
         "every arrival": asynchronous.every_arrival(),
         "delay-adaptive": asynchronous.delay_adaptive(),
         "Ringmaster": asynchronous.ringmaster(threshold=2 * num_workers, stops=True),

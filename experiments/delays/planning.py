@@ -39,7 +39,7 @@ BEST = "second half"
 # Fraction of workers that respond before a late deadline.
 _LATE_DEADLINE = 0.98
 EVERYONE = "waiting for all"
-STALE = "first f, stale gradients"
+STORED = "first f, memory"
 # Half of the width of a trace in the figure of ways; traces have a distance of 1.
 _HALF_WIDTH = 0.3
 # Parts per worker if loads are unequal or parts are sent on request.
@@ -167,7 +167,7 @@ def by_halves(
         "proportional placement × 2": Candidate("", shared, others, "busy"),
         "on request × 2": Candidate("", request, until_decodable(request)),
         "on request × 2, by speed": Candidate("", by_speed, until_decodable(by_speed)),
-        STALE: stored,
+        STORED: stored,
         "choice of the plan": plan.best,
     }
     delay = stragglers.empirical(second, replace=True)
@@ -219,7 +219,7 @@ def tabulate_ways(numbers: Numbers) -> ResultTable:
     def column(record):
         cells = {way: f"{time:.4g}" for way, time in record["ways"].items()}
         num_awaited = record["waits_for"].split()[1]
-        cells[STALE] += f" (f = {num_awaited})"
+        cells[STORED] += f" (f = {num_awaited})"
         cells["perfect division"] = f"{record['bound']:.4g}"
         goals = record["goals"]
         for way in (CHOICES[1], BEST):

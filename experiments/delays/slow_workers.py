@@ -1,4 +1,4 @@
-"""Slow workers that still count: parts on request, and stale gradients."""
+"""Slow workers that still count: sums on request, and stored messages."""
 
 import functools
 from collections.abc import Callable
@@ -41,7 +41,7 @@ SPEEDS = (1.0, 0.9, 1.1, 0.3)
 
 @command("slow-workers", "Slow workers that still count", count="rounds")
 def slow_workers(rounds: int = 10_000, seed: int = 0) -> Sections:
-    """Simulates slow workers that contribute: on request, by coverage, stale gradients.
+    """Simulates slow workers that contribute: on request, by coverage, by stored messages.
 
     Args:
         rounds: Simulated rounds of random delays, a tenth of them for 256 workers;
@@ -121,7 +121,7 @@ def on_request(traces: dict[str, np.ndarray], num_rounds: int, key: jax.Array) -
     return timed(
         rows,
         "Time of a step: waiting for all without a code; any n - s of the workers, "
-        "each with s + 1 times the work; finished parts on request with 2 copies and "
+        "each with s + 1 times the work; on request with 2 copies and "
         "with 3, and with 2 until that share of the parts is covered; perfect "
         "division, all workers busy to the end and no part computed twice",
         {
@@ -157,7 +157,7 @@ def blocks(num_rounds: int, key: jax.Array) -> Study:
         rows,
         f"Time of a step, in millions, of {WORK:,} units of work that each take 50 + "
         "Exp(mean 1000): block coordinate gradient coding as published, and finished "
-        "parts on request. Both count computation alone",
+        "on request. Both count computation alone",
         {
             "workers": "{num_workers}",
             "best exact code": "{best_code:.2f}",

@@ -24,7 +24,7 @@ SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 # Ways to act in the figure, by the beginning of their names in the numbers.
 CHOICES = {
     "code": "exact, one message per worker",
-    "request": "exact, parts on request",
+    "request": "exact, on request",
     "first": f"first {RESPONSES:.0%} of the workers",
 }
 # Rounds that are simulated at once, to bound memory.
@@ -88,7 +88,7 @@ def fixed_share(num_rounds: int, key: jax.Array) -> Study:
         rows,
         f"Time of a step of {NUM_WORKERS} workers, by the share of the time at load 1 "
         "that does not depend on the load: waiting for all without a code; fractional "
-        f"repetition, one message per worker; finished parts on request, {NUM_PARTS} "
+        f"repetition, one message per worker; on request, {NUM_PARTS} "
         f"per worker; first {RESPONSES:.0%} of the workers without a code, which loses "
         "the other parts. Every round begins afresh",
         {

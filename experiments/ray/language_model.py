@@ -101,7 +101,7 @@ def ways() -> dict[str, Way]:
 def language_model(steps: int = 120, fault_every: int = 20, seed: int = 0) -> Study:
     """Trains a language model while workers are killed and frozen: loss by time.
 
-    Compares finished parts on request, a restart from the last checkpoint, and updates
+    Compares sums on request, a restart from the last checkpoint, and updates
     without the lost workers with a run without faults.
 
     Args:

@@ -93,11 +93,11 @@ def ways() -> dict[str, LocalWay]:
     """Returns the ways to train by name."""
     code = codes()
     result = {
-        "every step, finished parts": LocalWay(Way(code["requests"]), None),
+        "every step, on request": LocalWay(Way(code["requests"]), None),
         "10 steps, no faults": LocalWay(Way(code["uncoded"], has_faults=False), 10),
     }
     for num_local in LOCAL_STEPS:
-        name = f"{num_steps_named(num_local)}, finished parts"
+        name = f"{num_steps_named(num_local)}, on request"
         result[name] = LocalWay(Way(code["requests"]), num_local)
     others = {
         "one message per worker": Way(code["messages"]),
@@ -299,7 +299,7 @@ def exact_codes() -> dict[str, jaxwgc.GradientCode]:
     code = codes()
     return {
         "one message per worker": code["messages"],
-        "finished parts": code["requests"],
+        "on request": code["requests"],
     }
 
 

@@ -63,7 +63,7 @@ class Candidates:
         `"cancelled"` workers stop.
       memory: Whether to try storing late messages, for uncoded workers that wait for a
         number of workers. False by default, since a short trace does not tell how
-        stale messages can get with heavy-tailed times.
+        stored messages can get with heavy-tailed times.
       exact: Whether to leave out candidates without exact gradients in every round.
 
     Raises:
@@ -355,7 +355,7 @@ def standard_rules(
 
 
 def _rules_on_request(code: GradientCode, exact: bool) -> Iterator[WaitingRule]:
-    """Yields the waiting rules of a code for finished parts on request."""
+    """Yields the waiting rules of a code for sums on request."""
     yield stragglers.until_decodable(code)
     if exact:
         return

@@ -74,7 +74,7 @@ class Candidate:
 
     @property
     def sends_several_messages(self) -> bool:
-        """True if workers send several messages, or finished parts on request."""
+        """True if workers send several messages, or sums on request."""
         return self.code.messages_per_worker > 1
 
     @functools.cached_property

@@ -191,7 +191,7 @@ def plan(
     exact code and any n - s responses, this is the rule of Halbawi et al.
 
     Late workers that send one message continue, and join the round in which they
-    respond, as in a `RayCluster`. Workers that send finished parts on request begin
+    respond, as in a `RayCluster`. Workers that send sums on request begin
     every round together, and so do all workers with `Candidates(late="cancelled")`.
 
     **Steps.** Gradient descent with the best constant step size on a quadratic loss.

@@ -14,7 +14,7 @@ from jaxwgc.planning._candidates import codes_by_speed, speeds_of, standard_code
 def test_workers_have_up_to_eight_parts_while_all_are_at_most_512(
     num_workers, num_parts
 ):
-    replicated = next(standard_codes(num_workers, copies=[2]))
+    replicated = next(standard_codes(num_workers, numbers_of_copies=[2]))
     assert replicated.name == "replicated"
     assert replicated.code.num_parts == num_parts
 
@@ -28,7 +28,7 @@ def test_workers_of_unequal_speed_have_copies_only_if_they_are_compared(with_cop
 
 
 def test_parts_have_one_copy_or_more_by_default():
-    assert list(Candidates().copies(3)) == [1, 2, 3]
+    assert list(Candidates().checked_copies(3)) == [1, 2, 3]
 
 
 def test_workers_that_rarely_respond_have_no_speed():
