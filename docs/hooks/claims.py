@@ -134,7 +134,7 @@ def best_with_errors() -> list[tuple[str, str]]:
 def num_stored_choices(row: str) -> int:
     """Returns in how many traces a row chooses stored messages."""
     [choices] = rows("plan_ways", row)
-    return sum("late" in choice for choice in choices.values())
+    return sum("memory" in choice for choice in choices.values())
 
 
 def random_errors(code: str) -> tuple[np.ndarray, np.ndarray]:
