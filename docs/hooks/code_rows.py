@@ -19,7 +19,7 @@ PEELING = "[peeling](#recovery-by-peeling)"
 UNFINISHED = "[unfinished work](#unfinished-work)"
 UNEQUAL = "[unequal workers](#workers-of-unequal-reliability)"
 SLOW = "[slow workers](slow-workers.md)"
-SCALE = "[scale](cluster/measured.md#overhead-and-scale)"
+SCALE = "[scale](reproduction/clusters.md#overhead-and-scale)"
 APPROXIMATE = "approximate"
 
 

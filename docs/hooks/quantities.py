@@ -203,7 +203,7 @@ def on_request_over_published() -> np.ndarray:
     return column(name, "on request ×6") / column(name, "published optimum")
 
 
-# docs/cluster/measured.md
+# docs/reproduction/clusters.md
 def milliseconds(code: str, fault: str = "calm") -> float:
     """Returns the median time of a step of `python -m experiments cluster`."""
     return results("cluster")["summary"][code][fault]["milliseconds"]["median"]

@@ -3,8 +3,7 @@
     python docs/hooks/tables.py
 
 A table stands between the comments `<!-- NAME -->` and `<!-- end -->`, where NAME is
-that of its file in docs/results. In the same way, `<!-- README:NAME -->` stands before
-the section of README.md that its comments call NAME, and `<!-- list_NAME -->` before a
+that of its file in docs/results. In the same way, `<!-- list_NAME -->` stands before a
 table of what the library has, see `lists.py`. A number stands behind `<!-- = EXPRESSION
 -->`, where EXPRESSION is Python with the names of `quantities.py`, and keeps its number
 of decimals. So they are seen on GitHub, too.
@@ -29,7 +28,7 @@ log = logging.getLogger("mkdocs.hooks.tables")
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(
-    r"<!-- (?P<name>= .*?|(?:README:)?\w+) -->(?P<content>.*?)<!-- end -->", re.DOTALL
+    r"<!-- (?P<name>= .*?|\w+) -->(?P<content>.*?)<!-- end -->", re.DOTALL
 )
 # A number, a percentage, or a product with a power of ten: $1.2 \cdot 10^{-5}$.
 _NUMBER = re.compile(
@@ -87,7 +86,7 @@ def on_page_markdown(markdown, **_):
 
 
 def _content(match, page):
-    """The table, section or number that `match` should contain."""
+    """The table or number that `match` should contain."""
     name = match["name"]
     if name.startswith("= "):
         try:
@@ -97,11 +96,7 @@ def _content(match, page):
             raise ValueError(f"{page}: cannot compute {name[2:]}: {error}") from error
     if name in lists.TABLES:
         return f"\n\n{lists.TABLES[name]()}\n"
-    prefix, _, section = name.rpartition(":")
-    if not prefix:
-        return f"\n\n{quantities.text(name)}\n"
-    after = (ROOT / "README.md").read_text().split(f"[start:{section}] -->\n")[1]
-    return f"\n\n{after.split('<!--')[0]}\n"
+    return f"\n\n{quantities.text(name)}\n"
 
 
 def _rounded(value, printed):

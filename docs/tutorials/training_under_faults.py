@@ -126,5 +126,5 @@ plt.show()
 # slow, waiting for all of them would be faster. [Should you code at
 # all?](should_you_code.py) decides by your own times. With `codes.replicated`, the
 # second copy is computed only when it is needed. [Run it on your
-# cluster](../cluster/start-here.md) has checkpoints, several machines, and what is guaranteed
+# cluster](../cluster/several-machines.md) has checkpoints, several machines, and what is guaranteed
 # under which failure.
