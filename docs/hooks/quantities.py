@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.stats
 
 ROOT = Path(__file__).parents[2]
 # Of the package and of the experiments, for `constant`.
@@ -87,36 +86,9 @@ def num_runs(experiment: str) -> float:
     return number(results(experiment)["command"].partition("--runs")[2])
 
 
-# docs/delays.md
-EVERYONE = "`uncoded`, all"
-EXACT_ON_REQUEST = "`replicated` × 2, decodable"
 SIMILAR_JOBS = ("job_1", "job_2", "job_3")
 STEADY_TRACES = ("uneven_seconds", "one_slow_seconds", *SIMILAR_JOBS)
 TRACES = (*STEADY_TRACES, "job_4")
-
-
-def over_everyone(trace: str, choice: str, title: str = "step") -> float:
-    """Returns the time of a choice relative to that of waiting for all."""
-    name = f"time_{trace}"
-    return cell(name, title, choice) / cell(name, title, EVERYONE)
-
-
-def times_to_target(traces: tuple[str, ...], words: str) -> list[float]:
-    """Returns times relative to waiting for all, of choices with these words."""
-    return [
-        over_everyone(trace, row["code, waiting rule"], "time to target")
-        for trace in traces
-        for row in rows(f"time_{trace}")
-        if words in row["code, waiting rule"]
-    ]
-
-
-def times_of_one_message() -> list[float]:
-    """Returns times to the target of codes with one message per worker."""
-    return [
-        *times_to_target(SIMILAR_JOBS, "fractional_repetition"),
-        *times_to_target(SIMILAR_JOBS, "any_placement"),
-    ]
 
 
 def losses(trace: str, waits_for: str) -> np.ndarray:
@@ -197,12 +169,6 @@ def code_pays_from(delays: str) -> float:
     return min(share for share in times if share > max(slower, default=-1))
 
 
-def on_request_over_published() -> np.ndarray:
-    """Returns times on request over those of block coordinate coding."""
-    name = "slow_workers_blocks"
-    return column(name, "on request ×6") / column(name, "published optimum")
-
-
 # docs/reproduction/clusters.md
 def milliseconds(code: str, fault: str = "calm") -> float:
     """Returns the median time of a step of `python -m experiments cluster`."""
@@ -222,13 +188,6 @@ def slowdown_on_request(copies: int) -> float:
     return milliseconds(code, "two slow") / milliseconds(code)
 
 
-def overhead_of_two_copies() -> float:
-    """Returns milliseconds that a step on request adds with empty work."""
-    price = results("cluster")["price"]
-    two_copies = price["on request, 2 copies"]
-    return two_copies["milliseconds"] - price["uncoded"]["milliseconds"]
-
-
 # docs/planning.md
 def way(trace: str, name: str, relative_to: str = "waiting for all") -> float:
     """Returns the time of a way to act relative to another way."""
@@ -240,13 +199,6 @@ def planned_step(trace: str, code: str, waits_for: str) -> float:
     """Returns the step of a choice relative to waiting for all without a code."""
     name = f"plan_{trace}"
     return cell(name, "step", code, waits_for) / cell(name, "step", "`uncoded`", "all")
-
-
-# docs/which-worker-is-slow.md
-def probability_of_three_stalls() -> float:
-    """Returns the share of traces of 30 rounds with at least 3 stalls."""
-    stalled = constant("experiments.delays.straggler_reports.STALLED")
-    return float(scipy.stats.binom.sf(2, 30, stalled))
 
 
 # docs/sketching.md

@@ -130,5 +130,5 @@ print(f"decoded gradient: relative difference from the weighted sum {error:.1e}"
 
 # %% [markdown]
 # Descent ends at the solution of the sample, not at that of all data. A [new sample at
-# every step](../getting-started.md#a-new-sample-at-every-step) avoids this.
+# every step](../getting-started.md#fewer-data-leverage-score-sampling) avoids this.
 # [Sketching](../sketching.md) measures samplers, embeddings and solvers side by side.
