@@ -415,15 +415,15 @@ CLAIMS = [
             np.all(worst_errors("`cyclic_mds`") < worst_errors(code))
             for code in EXACT_CODES
         ),
-    ),,
+    ),
     Claim(
         HALBAWI,
         "were tried to $10^{-4}$ if a tenth of up to 200 workers may fail",
         lambda: max(worst_residuals(0.1)) < 1e-4,
-    ),,
+    ),
     Claim(
         HALBAWI,
         "If a fifth of up to 200 workers may fail, it decodes them to $10^{-3}$",
         lambda: max(worst_residuals(0.1, 0.2)) < 1e-3,
-    ),,
+    ),
 ]
