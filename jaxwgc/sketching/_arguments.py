@@ -27,14 +27,14 @@ _TAKERS = (
 
 
 def finite_array(name: str, value: Any) -> Array:
-    """Converts `value` to a float array, and checks that a concrete one is finite."""
+    """Converts a value to a float array; rejects NaN and infinity unless traced."""
     array = float_array(name, value)
     _check_finite(name, value, array.dtype)
     return array
 
 
 def finite_matrix(name: str, value: Any) -> Array:
-    """Converts `value` to a real matrix on one device; a concrete one is finite."""
+    """Converts `value` to a real matrix on one device; rejects NaN and infinity."""
     array_validation.check_dense(name, value, _TAKERS)
     matrix = float_array(name, value)
     validation.check_shape(name, matrix, "(N, p)", ("any", "any"))
@@ -45,7 +45,7 @@ def finite_matrix(name: str, value: Any) -> Array:
 def nonnegative_array(
     name: str, value: Any, dtype: DTypeLike, largest: float = np.inf
 ) -> Array:
-    """Converts numbers from 0 to `largest`; traced numbers out of range become NaN."""
+    """Converts numbers of at least 0 to an array; traced invalid numbers become NaN."""
     array = finite_array(name, value).astype(dtype)
     values = concrete(value, dtype)
     if values is None:
@@ -57,7 +57,7 @@ def nonnegative_array(
 
 
 def scalar(value: ArrayLike, dtype: DTypeLike) -> Array:
-    """Converts a number to a scalar array, without compilation unless traced."""
+    """Converts a number to a scalar array, without a compiled program unless traced."""
     if isinstance(value, Array):
         return value.astype(dtype)
     return jax.device_put(np.asarray(value, dtype))
@@ -159,7 +159,7 @@ def _compressed_rows(name: str, matrix: Any) -> Any:
 
 
 class HasDtype(Protocol):
-    """An array, or a pytree of arrays that are one matrix."""
+    """An array, or a pytree of arrays that together are one matrix."""
 
     @property
     def dtype(self) -> np.dtype: ...
@@ -169,7 +169,7 @@ T = TypeVar("T", bound=HasDtype)
 
 
 def right_hand_side(target: ArrayLike, shape: tuple[int, ...]) -> Array:
-    """Checks and converts the right-hand side y for a matrix of the given shape."""
+    """Checks and converts the targets of least squares for a matrix of given shape."""
     array = finite_array("target", target)
     if array.ndim not in (1, 2) or len(array) != shape[0] or array.size == 0:
         raise ValueError(
@@ -180,7 +180,7 @@ def right_hand_side(target: ArrayLike, shape: tuple[int, ...]) -> Array:
 
 
 def sketch_size(value: int, shape: tuple[int, ...], more: int = 0) -> int:
-    """Checks that a sketch size is at least min(N, p) + `more`."""
+    """Checks that a sketch has enough rows for the rank of the matrix."""
     value = validation.check_int("sketch_size", value, minimum=1)
     smallest = min(shape) + more
     if value < smallest:
@@ -192,7 +192,7 @@ def sketch_size(value: int, shape: tuple[int, ...], more: int = 0) -> int:
 
 
 def regulariser(ridge: ArrayLike, dtype: np.dtype) -> Array | None:
-    """Converts a ridge to a non-negative, finite number, or None if it is zero.
+    """Checks and converts a ridge; returns None if the ridge is zero.
 
     Subnormal numbers count as zero. A negative traced ridge becomes NaN.
     """
@@ -219,7 +219,7 @@ def stopping_tolerance(
 
 
 def with_cutoff(array: T, rcond: ArrayLike | None, default: float) -> tuple[T, Array]:
-    """Returns an array or matrix, and the cutoff `rcond` or its default in its dtype.
+    """Checks `rcond`, and returns the matrix with the relative cutoff to use.
 
     If a traced `rcond` is not in [0, 1), the array becomes NaN, and so does the result.
     """

@@ -231,11 +231,11 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
 
 
 def _minimum_norm(state: _State, vector: Array, max_iterations: int) -> Solution:
-    """Computes the minimum-norm minimiser u of ‖Xᵀu - vector‖.
+    """Computes the minimum-norm solution for the transposed matrix.
 
-    It is u = -Xθ for the θ with Xᵀ(-Xθ) = vector. Iterations recompute u = -Xθ as a
-    residual, so that the error of u does not grow with the square of the condition
-    number.
+    It minimises ‖Xᵀu - vector‖. It is u = -Xθ for the θ with Xᵀ(-Xθ) = vector.
+    Iterations recompute u = -Xθ as a residual, so that the error of u does not grow
+    with the square of the condition number.
     """
     factors = state.preconditioner.factors
     in_row_space = factors.in_row_space(vector, factors.row_space())

@@ -22,12 +22,13 @@ _BLOCK_ENTRIES = 2**21
 
 
 def gaussian(key: Array, sketch_size: int, num_rows: int) -> Embedding:
-    """Returns an embedding with independent normal entries, variance 1 / sketch_size.
+    """Returns an embedding with independent normal entries.
 
-    It has the sharpest theory, and the smallest size for a given accuracy. Applying it
-    to d columns takes sketch_size * num_rows normal variables and d times as many
-    multiplications. S is generated in blocks of columns, so that memory does not grow
-    with num_rows.
+    The entries have mean 0 and variance 1 / sketch_size. It has the sharpest
+    theory, and the smallest size for a given accuracy. Applying it to d columns
+    takes sketch_size * num_rows normal variables and d times as many
+    multiplications. S is generated in blocks of columns, so that memory does not
+    grow with num_rows.
 
     Args:
       key: PRNG key of either kind.
@@ -62,10 +63,11 @@ def gaussian(key: Array, sketch_size: int, num_rows: int) -> Embedding:
 
 
 def rademacher(key: Array, sketch_size: int, num_rows: int) -> Embedding:
-    """Returns an embedding with independent entries ±1 / √sketch_size.
+    """Returns an embedding with independent random signs as entries, scaled.
 
-    It is as accurate as `gaussian` in practice, and faster to generate: one word of
-    random bits gives 32 entries. Memory does not grow with num_rows.
+    The entries are ±1 / √sketch_size. It is as accurate as `gaussian` in practice,
+    and faster to generate: one word of random bits gives 32 entries. Memory does
+    not grow with num_rows.
 
     Args:
       key: PRNG key of either kind.
@@ -95,7 +97,7 @@ def rademacher(key: Array, sketch_size: int, num_rows: int) -> Embedding:
 
 
 class _DenseEmbedding(Embedding):
-    """Dense embedding S = [S_0 S_1 ...], with a separate key for every block S_i.
+    """A dense embedding, with a separate random key for every block of columns.
 
     Attributes:
       draw_entries: A function of a key and a shape that draws independent entries of

@@ -36,10 +36,11 @@ _SPARSE_CONSTANT = 4
 
 
 def embedding_distortion(basis: ArrayLike, embedding: Embedding) -> Array:
-    """Computes the distortion of an embedding on a subspace: ‖UᵀSᵀSU - I‖₂.
+    """Computes by how much an embedding distorts lengths in a subspace.
 
-    This is the largest |σ² - 1| over the singular values σ of SU. A distortion ε < 1
-    preserves the squared norm of every vector of the subspace up to the factor 1 ± ε.
+    The distortion is ‖UᵀSᵀSU - I‖₂ for a basis U of the subspace. This is the
+    largest |σ² - 1| over the singular values σ of SU. A distortion ε < 1 preserves
+    the squared norm of every vector of the subspace up to the factor 1 ± ε.
 
     Args:
       basis: U, real of shape (N, p), with orthonormal columns, such as Q of a QR
@@ -99,7 +100,7 @@ def recommended_sketch_size(
     num_nonzeros: int = 8,
     coherence: float | None = None,
 ) -> int:
-    """Computes the sketch size for which theory bounds the distortion by ε.
+    """Computes the sketch size for which theory bounds the distortion.
 
     For any fixed subspace of dimension p, `embedding_distortion` is at most epsilon
     with a probability of at least 1 - delta. All sizes are upper bounds; a smaller

@@ -1,4 +1,4 @@
-"""The base class of embeddings: random matrices S that are never formed."""
+"""The base class of embeddings: random matrices that are never formed."""
 
 import abc
 import dataclasses
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 @dataclass_transform(frozen_default=True)
 @dataclasses.dataclass(frozen=True, eq=False)
 class Embedding(abc.ABC):
-    """A random matrix S of shape (sketch_size, num_rows) with E[SᵀS] = I.
+    """A random matrix that nearly preserves lengths, and has few rows.
 
-    The constructors are `gaussian`, `rademacher`, `srht`, `count_sketch`,
-    `sparse_sign`, `sparse_stack` and `row_sampling`. An embedding holds a key, not S:
-    every use draws an identical S. The key alone determines S, for any dtype of the
-    argument and in 32-bit and 64-bit mode. An embedding is a pytree, and passes through
-    `jax.jit` and `jax.vmap`. `embedding @ X` is SX.
+    S has shape (sketch_size, num_rows) and E[SᵀS] = I. The constructors are
+    `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign`, `sparse_stack`
+    and `row_sampling`. An embedding holds a key, not S: every use draws an
+    identical S. The key alone determines S, for any dtype of the argument and in
+    32-bit and 64-bit mode. An embedding is a pytree, and passes through `jax.jit`
+    and `jax.vmap`. `embedding @ X` is SX.
 
     Your own embedding is a subclass. It has `apply_to_columns` and `to_array`, which
     draw S from `key`. Its annotated attributes become fields. For sparse matrices, it
@@ -61,7 +62,7 @@ class Embedding(abc.ABC):
         register(dataclasses.dataclass(frozen=True, eq=False)(cls))
 
     def apply(self, tree: Any) -> Any:
-        """Multiplies every array of a pytree by S from the left.
+        """Multiplies every array of a pytree by the embedding, from the left.
 
         The map is linear and differentiable. All leaves share one S, so that a matrix
         and a right-hand side can be embedded together or one after the other.
@@ -87,11 +88,13 @@ class Embedding(abc.ABC):
         return _apply_to_leaves(self, arrays)
 
     def __matmul__(self, tree: Any) -> Any:
-        """Returns `embedding.apply(tree)`."""
+        """Multiplies a matrix or pytree by the embedding, like `apply`."""
         return self.apply(tree)
 
     def matrix(self, dtype: DTypeLike | None = None) -> Array:
-        """Returns S, (sketch_size, num_rows), in the default float dtype or `dtype`.
+        """Returns the embedding as an array, for tests and small examples.
+
+        It is S, (sketch_size, num_rows), in the default float dtype or `dtype`.
 
         Raises:
           ValueError: If dtype is of integers or bools, which would truncate entries.
@@ -104,14 +107,14 @@ class Embedding(abc.ABC):
 
     @abc.abstractmethod
     def apply_to_columns(self, arrays: list[Array]) -> list[Array]:
-        """Computes the products of S with several matrices (num_rows, any)."""
+        """Multiplies several matrices with equal numbers of rows by the embedding."""
 
     @abc.abstractmethod
     def to_array(self, dtype: np.dtype) -> Array:
-        """Returns S in `dtype`."""
+        """Returns the embedding as an array of the given dtype."""
 
     def apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
-        """Computes the product of S with a sparse matrix, given by its entries.
+        """Multiplies a sparse matrix, given by its entries, by the embedding.
 
         Entries are arrays `row`, `column` and `data`, some of them out of bounds.
         """
@@ -122,7 +125,7 @@ class Embedding(abc.ABC):
         )
 
     def draw(self) -> tuple[Array, Array]:
-        """Draws the random arrays of `apply_to_part`."""
+        """Draws the random arrays that `apply_to_part` takes."""
         raise TypeError(
             "embedding must be count_sketch, sparse_sign or sparse_stack for Blocks "
             f"and sharded rows; got {type(self).__name__}"
@@ -131,7 +134,7 @@ class Embedding(abc.ABC):
     def apply_to_part(
         self, arrays: list[Array], drawn: tuple[Array, Array], start: Array | None
     ) -> list[Array]:
-        """Multiplies columns of S by rows of arrays.
+        """Multiplies some rows of arrays by the matching columns of the embedding.
 
         Args:
           arrays: Some rows of each array.
@@ -173,7 +176,7 @@ def check_sizes(key: Array, sketch_size: int, num_rows: int) -> tuple[Array, int
 
 
 def random_signs(key: Array, shape: tuple[int, ...]) -> Array:
-    """Draws independent signs ±1, float32, 32 from each word of random bits."""
+    """Draws independent random signs, 32 of them from each word of random bits."""
     *leading, size = shape
     num_words = -(-size // 32)
     words = jax.random.bits(key, (*leading, num_words), jnp.uint32)
@@ -206,7 +209,7 @@ def _matrix(embedding: Embedding, dtype: np.dtype) -> Array:
 
 
 def number_arrays(tree: Any) -> tuple[Any, Any]:
-    """Converts leaves to arrays or BCOO of floats; also returns shapes and dtypes."""
+    """Converts the leaves of a pytree to float arrays or sparse matrices."""
     # A sparse matrix is one leaf, although it is a pytree of values and indices.
     leaves, structure = jax.tree.flatten(tree, is_leaf=is_sparse)
     arrays = []
@@ -229,7 +232,7 @@ Index: TypeAlias = Array | np.int32
 def fold_blocks(
     add: Callable[[Index, T, int], T], total: T, num_rows: int, size: int
 ) -> T:
-    """Accumulates a total by `add(index, total, number of rows)` over all blocks."""
+    """Accumulates a total over all blocks of rows."""
     num_blocks, num_left = divmod(num_rows, size)
     start = np.int32(0)
     end = np.int32(num_blocks)

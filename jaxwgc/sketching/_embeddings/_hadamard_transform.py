@@ -23,12 +23,12 @@ _HADAMARD_ROWS = 1024
 
 
 def srht(key: Array, sketch_size: int, num_rows: int) -> Embedding:
-    """Returns the subsampled randomised Hadamard transform S = R H D / √sketch_size.
+    """Returns a subsampled randomised Hadamard transform, an embedding.
 
-    D flips the signs of rows at random. H is the Hadamard matrix of the next power of
-    two M ≥ N, which spreads every row over all rows. R picks rows of H uniformly
-    without replacement. If sketch_size exceeds M, R takes every row once (or twice,
-    ...) and picks the rest.
+    The embedding is S = R H D / √sketch_size. D flips the signs of rows at random.
+    H is the Hadamard matrix of the next power of two M ≥ N, which spreads every row
+    over all rows. R picks rows of H uniformly without replacement. If sketch_size
+    exceeds M, R takes every row once (or twice, ...) and picks the rest.
 
     It is applied in one pass over N rows, in time O(N log sketch_size) per column. Rows
     of H that are not picked are never computed, and no padded copy is made.
@@ -66,7 +66,7 @@ def srht(key: Array, sketch_size: int, num_rows: int) -> Embedding:
 
 class _HadamardEmbedding(Embedding):
     def _drawn(self) -> tuple[Array, Array]:
-        """Draws indices of rows of H, (sketch_size,), and random signs, (num_rows,)."""
+        """Draws sampled rows of the Hadamard matrix, and signs for the rows of data."""
         row_key, sign_key = jax.random.split(self.key)
         order = jnp.arange(next_power_of_two(self.num_rows), dtype=jnp.int32)
         order = jax.random.permutation(row_key, order)
@@ -106,7 +106,7 @@ class _HadamardEmbedding(Embedding):
 
 
 def _hadamard_transform(rows: Array) -> Array:
-    """Multiplies a matrix by H; its number of rows is a small power of two."""
+    """Multiplies a matrix by the Hadamard matrix of a small power of two."""
     size = len(rows)
     inner_size = next_power_of_two(math.isqrt(size))
     outer = jnp.asarray(scipy.linalg.hadamard(size // inner_size), rows.dtype)
@@ -118,5 +118,5 @@ def _hadamard_transform(rows: Array) -> Array:
 
 
 def _parity_sign(left: Array, right: Index) -> Array:
-    """Returns the entries (-1)^popcount(left & right) of H, int32."""
+    """Returns entries of the Hadamard matrix for given rows and columns."""
     return 1 - 2 * (lax.population_count(left & right) & 1)

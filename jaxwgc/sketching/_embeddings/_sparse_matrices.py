@@ -1,4 +1,4 @@
-"""Embeddings by sparse random matrices, with a few entries ±1 in every column."""
+"""Embeddings by sparse random matrices, with a few random signs in every column."""
 
 import functools
 
@@ -27,11 +27,11 @@ _CHUNK_COLUMNS = 1024
 
 
 def count_sketch(key: Array, sketch_size: int, num_rows: int) -> Embedding:
-    """Returns an embedding with one entry ±1 per column: rows are added to buckets.
+    """Returns an embedding that adds each row, with a random sign, to a random bucket.
 
-    It is the fastest embedding to apply, in one pass over the nonzeros of a matrix. It
-    needs a sketch size that grows with the square of the number of columns. See
-    `recommended_sketch_size`.
+    Each column has one entry ±1. It is the fastest embedding to apply, in one pass
+    over the nonzeros of a matrix. It needs a sketch size that grows with the square
+    of the number of columns. See `recommended_sketch_size`.
 
     Args:
       key: PRNG key of either kind.
@@ -63,10 +63,11 @@ def count_sketch(key: Array, sketch_size: int, num_rows: int) -> Embedding:
 def sparse_sign(
     key: Array, sketch_size: int, num_rows: int, num_nonzeros: int | None = None
 ) -> Embedding:
-    """Returns an embedding with a few entries ±1 / √num_nonzeros in every column.
+    """Returns an embedding with a few random signs in every column.
 
-    Also called OSNAP. With the default of 8, it is about as accurate as `gaussian` at
-    an equal sketch size on most matrices. It takes 8 passes over the matrix.
+    Each column has num_nonzeros entries ±1 / √num_nonzeros. Also called OSNAP. With
+    the default of 8, it is about as accurate as `gaussian` at an equal sketch size
+    on most matrices. It takes 8 passes over the matrix.
 
     Args:
       key: PRNG key of either kind.
@@ -194,7 +195,7 @@ def sparse_stack(
 
 
 def _position(name: str, value: ArrayLike) -> Array:
-    """Checks a number of a block or of a row, and converts it to an int32 scalar."""
+    """Checks the number of a block or of a row, and converts it to a scalar."""
     if np.ndim(value) or not is_kind(value, "integers"):
         raise TypeError(f"{name} must be an int; got {validation.in_short(value)}")
     array_validation.check_number(
@@ -207,7 +208,7 @@ class _SparseEmbedding(Embedding):
     num_nonzeros: Static[int]
 
     def draw(self) -> tuple[Array, Array]:
-        """Draws buckets and signs, int32 and float32 (num_nonzeros, num_rows)."""
+        """Draws the buckets and signs of all columns."""
         # All bits come from one draw, since compiling a draw takes most of the compile
         # time.
         num_signs = -(-self.num_nonzeros // 32)
@@ -263,7 +264,7 @@ class _StackedEmbedding(_SparseEmbedding):
         return buckets, 1 - 2 * (bits % 2).astype(jnp.float32)
 
     def _bits_of_block(self, block: Array) -> Array:
-        """Draws a word for each column of a block, uint32 (num_rows,).
+        """Draws a word of random bits for each column of a block.
 
         Every chunk of columns has a key, so that bits do not depend on num_rows.
         """
@@ -283,7 +284,7 @@ class _StackedEmbedding(_SparseEmbedding):
 
 
 def _some_columns(drawn: Array, start: Array, size: int) -> Array:
-    """Slices columns of buckets or signs; columns beyond the last one are zero.
+    """Returns some columns of buckets or signs, padded with zeros.
 
     They multiply the padding of a chunk, which is zero as well.
     """
@@ -292,7 +293,7 @@ def _some_columns(drawn: Array, start: Array, size: int) -> Array:
 
 
 def _distinct(bits: Array, size: int) -> Array:
-    """Draws distinct numbers below `size` in every column, one per row of bits, int32.
+    """Draws distinct random buckets for every column, from random bits.
 
     Floyd's algorithm draws all subsets with equal probability (up to 2**-32 times the
     size), in `count` steps for any size.
@@ -319,7 +320,7 @@ _SUM_ROWS = 4096
 def bucket_sums(
     arrays: list[Array], buckets: Array, signs: Array, num_buckets: int
 ) -> list[Array]:
-    """Adds every row, times its signs, to one bucket per row of `buckets`."""
+    """Adds every row, times its signs, to its buckets."""
     by_rows = functools.partial(_row_by_row, num_buckets=num_buckets)
     at_once = functools.partial(_all_at_once, num_buckets=num_buckets)
     return lax.platform_dependent(arrays, buckets, signs, cpu=by_rows, default=at_once)
@@ -337,7 +338,7 @@ def _bucket_sums_jvp(num_buckets, primals, tangents):
 def _row_by_row(
     arrays: list[Array], buckets: Array, signs: Array, num_buckets: int
 ) -> list[Array]:
-    """Adds wide rows to buckets in place, on CPUs 3 to 10 times as fast as a scatter.
+    """Adds wide rows to buckets one by one, which is faster than a scatter on CPUs.
 
     Sums are taken in two levels, which keeps rounding small for any number of rows.
     """

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @jax.tree_util.register_static
 class BlockMatrix(RowMatrix):
-    """The matrix of `Blocks`. Each product or sum over rows reads all chunks once.
+    """The matrix of `Blocks`, which reads all blocks once per product or sum.
 
     Sums over chunks are in float64, with or without x64. Loops run in Python.
     """
@@ -123,7 +123,7 @@ class BlockMatrix(RowMatrix):
     def triangle_and_products(
         self, target: Array | np.ndarray
     ) -> tuple[Array, Array, Array]:
-        """Computes the `triangle`, Xᵀy and ‖y‖², in one pass over X."""
+        """Computes the triangular factor and products with targets in one pass."""
         num_columns = self.shape[1]
         sums: Any = None
         # The factors of the chunks so far, stacked. If there are more than 2p rows, a
@@ -175,10 +175,11 @@ def _chunk_sum(
 
 @jax.jit
 def _chunk_products(rows: Array, target: Array) -> tuple[Array, tuple[Array, Array]]:
-    """Computes R with RᵀR = XᵀX, and Xᵀy and ‖y‖², for the rows X of a chunk.
+    """Computes the triangular factor of some rows, and their products with targets.
 
-    R is square but not triangular. It is computed by Gram matrices, which are far
-    faster than QR and as accurate.
+    Returns R with RᵀR = XᵀX, and Xᵀy and ‖y‖², for the rows X of a chunk. R is
+    square but not triangular. It is computed by Gram matrices, which are far faster
+    than QR and as accurate.
     """
     matrix = Dense(rows)
     factors = factors_of(matrix, None, 0.0)

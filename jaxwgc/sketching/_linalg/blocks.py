@@ -86,7 +86,7 @@ class Blocks:
 
 
 class Chunk(NamedTuple):
-    """Some rows of `Blocks`.
+    """Consecutive rows of `Blocks` that are computed at once.
 
     Attributes:
       start: The index of the first row.
@@ -158,14 +158,14 @@ class Chunks:
         self._prints = prints
 
     def row_scaled(self, factors: np.ndarray) -> "Chunks":
-        """Returns the chunks with each row multiplied by its factor, (N,)."""
+        """Returns the chunks with each row multiplied by its factor."""
         chunks = copy.copy(self)
         chunks._row_factors = factors
         chunks.largest = self.largest * factors.max()
         return chunks
 
     def _scaled(self, rows: Any, start: int, size: int) -> Any:
-        """Multiplies the first `size` rows by their factors; zeros may follow them."""
+        """Multiplies rows by their factors, except rows of padding."""
         if self._row_factors is None:
             return rows
         factors = np.zeros((rows.shape[0], 1), self.dtype)
@@ -219,7 +219,7 @@ class Chunks:
             yield buffer[:size], num_filled
 
     def _alike_blocks(self) -> Iterator[Any]:
-        """Yields the blocks, after a check that columns and sparsity are the same."""
+        """Yields blocks after a check of their columns and of their sparsity."""
         num_columns: int | None = None
         are_sparse = False
         for block in self._blocks:
@@ -236,7 +236,7 @@ class Chunks:
 
 
 def some_rows(matrix: Any, start: int, stop: int) -> Any:
-    """Slices rows of a CSR matrix without a copy, unlike the slices of SciPy."""
+    """Returns rows of a CSR matrix without a copy."""
     starts = matrix.indptr[start : stop + 1]
     first = starts[0]
     last = starts[-1]
@@ -256,7 +256,7 @@ def _check_finite(rows: Any, start: int) -> None:
 
 
 def _fingerprint(rows: Any) -> tuple[float, float]:
-    """Computes a sum that identifies rows, and the scale of its rounding error.
+    """Computes a sum that identifies rows, to detect blocks that change.
 
     It is a weighted sum of the eighth roots of sums over each row.
     A change of the size of a row changes its root, unlike its sign. With the sums

@@ -1,4 +1,4 @@
-"""Entries of sparse matrices: their sums in buckets, and those of sampled rows."""
+"""Entries of sparse matrices, and sums of them."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Entries(NamedTuple):
-    """The rows, columns and values of entries, each (num_entries,)."""
+    """Entries of a sparse matrix: their rows, columns and values."""
 
     row: Array
     column: Array
@@ -18,7 +18,7 @@ class Entries(NamedTuple):
 
 
 def entries_of_bcoo(matrix: "BCOO") -> Entries:
-    """Returns the entries of a matrix, some of them out of bounds (padding)."""
+    """Returns the entries of a BCOO, padding included."""
     # Indices become unsigned, so that negative ones are out of bounds, too.
     row, column = matrix.indices.T.astype(jnp.uint32)
     return Entries(row, column, matrix.data)
@@ -42,7 +42,7 @@ def bucket_entries(
 
 
 def slots_of_rows(indices: Array, scale: Array, num_rows: int) -> Array:
-    """Returns the slot of every row in a sample, or num_slots if it was not drawn.
+    """Returns the position of every row in a sample.
 
     Args:
       indices: The row of each slot, (num_slots,).
@@ -58,7 +58,7 @@ def slots_of_rows(indices: Array, scale: Array, num_rows: int) -> Array:
 
 
 def sampled_bcoo(matrix: "BCOO", indices: Array, scale: Array) -> "BCOO":
-    """Returns the sampled rows of a matrix times their scale, (num_slots, p).
+    """Returns the sampled rows of a sparse matrix, times their scales.
 
     The number of stored entries does not depend on the rows that were drawn. Entries
     that are not drawn become padding, out of bounds.

@@ -1,4 +1,7 @@
-"""Factors V and s of X diag(scale) = U diag(s) Vᵀ, and numerical ranks."""
+"""Singular values and right singular vectors of scaled matrices, and ranks.
+
+They are V and s of X diag(scale) = U diag(s) Vᵀ.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple, Self
@@ -56,12 +59,14 @@ def solver_cutoff(shape: tuple[int, ...], dtype: np.dtype) -> float:
 
 
 def root_of(ridge: Array | None) -> Array | None:
-    """Computes √ridge as a constant for `jax.grad`; None stays None."""
+    """Computes the square root of a ridge, without derivatives; None stays None."""
     return None if ridge is None else jnp.sqrt(lax.stop_gradient(ridge))
 
 
 class Factors(NamedTuple):
-    """Factors V and s of X diag(scale) = U diag(s) Vᵀ, as constants for `jax.grad`.
+    """Singular values and right singular vectors of a scaled matrix, as constants.
+
+    They are V and s of X diag(scale) = U diag(s) Vᵀ.
 
     Attributes:
       scale: (p,), powers of two that scale the norms of columns to about 1.
@@ -81,7 +86,7 @@ class Factors(NamedTuple):
 
     @classmethod
     def of_orthonormal_columns(cls, scale: Array) -> Self:
-        """Returns the factors of an X with orthonormal columns after scaling.
+        """Returns the factors of a matrix with orthonormal columns after scaling.
 
         As a preconditioner of any X, they only scale the columns.
         """
@@ -103,7 +108,7 @@ class Factors(NamedTuple):
 
     @property
     def norm(self) -> Array:
-        """Returns the Frobenius norm of X diag(scale), or 1 if X is zero."""
+        """Returns the Frobenius norm of the scaled matrix, or 1 if it is zero."""
         return safe(jnp.linalg.norm(self.singular_values))
 
     def null_vector(self) -> Array:
@@ -116,7 +121,7 @@ class Factors(NamedTuple):
         return jnp.where(self.has_null_space, self.truncated_part(draw), 0)
 
     def truncated_part(self, vectors: Array) -> Array:
-        """Returns the parts of vectors (p,) or (p, c) in the truncated directions."""
+        """Returns the components of vectors in the truncated directions."""
 
         def project(_: Array, part: Array) -> Array:
             return part - product(self.vectors, product(self.vectors.T, part))
@@ -124,7 +129,7 @@ class Factors(NamedTuple):
         return _twice(project, vectors)
 
     def has_all_directions(self, probe: Array, image: Array, rcond: Array) -> Array:
-        """Tests whether the sketch contains all directions of X above the cutoff.
+        """Tests whether the sketch has all directions of the matrix above the cutoff.
 
         The null space of SX contains the null space of X, and all directions of X that
         the sketch misses. A random vector of this space detects missed directions.
@@ -139,7 +144,7 @@ class Factors(NamedTuple):
 
     @jax.jit
     def row_space(self) -> Array:
-        """Returns an orthonormal basis of the row space of X, without column scales."""
+        """Returns an orthonormal basis of the row space, without column scales."""
 
         def basis() -> Array:
             rows = self.vectors / self.scale[:, None]
@@ -157,7 +162,7 @@ class Factors(NamedTuple):
         return lax.cond(self.has_null_space, basis, lambda: self.vectors)
 
     def in_row_space(self, vector: Array, row_space: Array) -> Array:
-        """Removes the part of a vector in the null space of X, without column scales.
+        """Removes the component of a vector in the null space, without column scales.
 
         V spans the row space of X diag(scale). A solution in the span of V minimises
         ‖θ / scale‖ instead of ‖θ‖.
@@ -170,7 +175,7 @@ class Factors(NamedTuple):
         return jnp.where(self.has_null_space, part, vector)
 
     def direction(self, in_range: Array, row_space: Array) -> Array:
-        """Computes the step of θ / scale that changes Xθ by U `in_range`.
+        """Computes the change of scaled parameters for a given change of the fit.
 
         The step of θ has the minimum norm.
         """
@@ -179,7 +184,7 @@ class Factors(NamedTuple):
 
 
 def _twice(project: Callable[[Array, Array], Array], vectors: Array) -> Array:
-    """Applies a projection twice: the second one removes rounding errors of the first.
+    """Applies a projection twice, so that rounding errors of the first are removed.
 
     A loop compiles the projection once.
     """
@@ -193,7 +198,9 @@ def factors_of(
     method: str = "gram",
     threshold: ArrayLike = WELL_CONDITIONED,
 ) -> Factors:
-    """Computes the factors of X stacked on `root_ridge` I.
+    """Computes the factors of a matrix with a ridge.
+
+    The factored matrix is X stacked on `root_ridge` I.
 
     Args:
       matrix: X.
@@ -227,7 +234,9 @@ def factors_of_small(
     scale: Array | float = 1.0,
     root_ridge: Array | None = None,
 ) -> Factors:
-    """Computes the factors of X stacked on `root_ridge` I.
+    """Computes the factors of a small matrix with a ridge.
+
+    The factored matrix is X stacked on `root_ridge` I.
 
     Args:
       small: R of a QR factorisation of X diag(scale), or a sketch of X diag(scale).
@@ -239,7 +248,7 @@ def factors_of_small(
 
 
 class UnitColumns(NamedTuple):
-    """A small matrix X diag(scale), whose columns have norms near 1.
+    """A small matrix with columns scaled to norms near 1.
 
     Attributes:
       array: The matrix, or zeros if it is not finite.
@@ -255,7 +264,7 @@ class UnitColumns(NamedTuple):
 def unit_columns(
     small: Array, scale: Array | float = 1.0, root_ridge: Array | None = None
 ) -> UnitColumns:
-    """Scales columns; for the arguments, see `factors_of_small`."""
+    """Scales columns to norms near 1; arguments are those of `factors_of_small`."""
     small = lax.stop_gradient(small)
     if root_ridge is not None:
         ridge_rows = root_ridge * jnp.eye(small.shape[1], dtype=root_ridge.dtype)
@@ -270,7 +279,7 @@ def unit_columns(
 
 
 def factors_of_unit_columns(columns: UnitColumns, rcond: ArrayLike) -> Factors:
-    """Computes the factors of X by QR and a singular value decomposition."""
+    """Computes factors by QR and a singular value decomposition."""
     array, scale, finite = columns
     if array.shape[0] > array.shape[1]:
         array = triangle(array)
@@ -286,7 +295,7 @@ def gram_factors(
     *,
     has_units: bool = True,
 ) -> Factors:
-    """Computes factors of a tall X from one Gram matrix, or from two if needed.
+    """Computes factors of a tall matrix from one or two Gram matrices.
 
     The eigenvalues of XᵀX are accurate to eps times the largest only, so that singular
     values below √eps are lost. The second Gram matrix is YᵀY for Y = X V (Λ +

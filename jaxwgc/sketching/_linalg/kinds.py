@@ -99,7 +99,7 @@ def matrix_of(value: "MatrixLike | OperatorLike") -> RowMatrix:
 def system_of(
     key: Array, matrix: "MatrixLike | OperatorLike", target: ArrayLike
 ) -> tuple[Matrix, Array]:
-    """Checks X of any kind and the right-hand side y; returns both in one dtype.
+    """Checks the matrix and targets of least squares, and converts both to one dtype.
 
     Args:
       key: PRNG key of the test of an operator.
@@ -119,7 +119,7 @@ def system_of(
 def row_system_of(
     matrix: "MatrixLike | OperatorLike", target: ArrayLike
 ) -> tuple[RowMatrix, Array]:
-    """Checks X with access to rows and y, like `system_of`; rejects operators."""
+    """Checks a matrix with access to rows, and targets; rejects operators."""
     rows = matrix_of(matrix)
     target = _arguments.right_hand_side(target, rows.shape)
     if isinstance(rows, BlockMatrix):
@@ -132,7 +132,7 @@ def row_system_of(
 
 
 def warn_of_precision(original: Any, matrix: Matrix, rank: Array | np.ndarray) -> None:
-    """Warns if the precision of the computation has reduced the rank of a matrix.
+    """Warns if a computation in float32 loses rank that float64 has.
 
     Args:
       original: The matrix passed by the caller.
@@ -187,7 +187,7 @@ def compiled(
     [Callable[Concatenate[M, P], T]],
     Callable[Concatenate[M, P], T],
 ]:
-    """Returns a decorator that compiles a function of a matrix, as `jax.jit` does.
+    """Decorates a function of a matrix, so that it is compiled as by `jax.jit`.
 
     Functions of a `BlockMatrix` run op by op, since each of its methods reads blocks on
     the host.

@@ -1,4 +1,4 @@
-"""Matrices given by functions that multiply vectors, those of lineax among them."""
+"""Matrices given by functions that multiply vectors, and operators of lineax."""
 
 import dataclasses
 import sys
@@ -42,7 +42,7 @@ _PRODUCTS_AT_ONCE = 16
 @dataclass_transform(frozen_default=True)
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearOperator:
-    """A matrix X given by a function v ↦ Xv.
+    """A matrix given by a function that multiplies a vector by it.
 
     `preconditioned`, `sketch_and_solve` and `approximate_leverage_scores` accept it as
     a matrix. They also accept operators of lineax: a `MatrixLinearOperator` counts as
@@ -170,11 +170,11 @@ class Operator(Matrix):
         return [small.astype(self.dtype), *(embedding @ array for array in arrays)]
 
     def to_array(self) -> Array:
-        """Returns X, (N, p), from p products."""
+        """Returns the matrix as an array, from its products with all unit vectors."""
         return self._map_columns(lambda column: column).T
 
     def row_norms(self, basis: Array, scale: Array) -> Array:
-        """Computes the squared row norms (N,) of X diag(scale) Q for Q (p, l).
+        """Computes squared row norms of the scaled matrix times another one.
 
         It takes l products, and keeps the results of a few of them at a time.
         """
@@ -190,7 +190,7 @@ class Operator(Matrix):
         return norms
 
     def _map_columns(self, function: Callable[[Array], Array]) -> Array:
-        """Applies `function` to columns of X, a few at a time, and stacks results."""
+        """Applies a function to a few columns at a time, and stacks the results."""
         num_columns = self.shape[1]
         units = jnp.eye(num_columns, dtype=self.dtype)
         batch_size = min(_PRODUCTS_AT_ONCE, num_columns)
@@ -255,7 +255,7 @@ def _checked_function(
 def _hoisted(
     function: Callable[[Array], Array], vector: np.ndarray
 ) -> Callable[[Array], Array]:
-    """Turns traced arrays in the closure of a function into leaves, for `jax.jit`.
+    """Turns traced arrays that a function refers to into leaves, for `jax.jit`.
 
     `jax.closure_convert` does so for arrays of floats only.
     """
@@ -272,7 +272,7 @@ def _hoisted(
 
 @jax.jit
 def probed(key: Array, matrix: Operator) -> tuple[Array, Array]:
-    """Estimates the Frobenius norm, and tests whether the two functions are adjoint."""
+    """Estimates the norm, and tests whether the two functions are adjoint."""
     num_rows, num_columns = matrix.shape
     dtype = matrix.dtype
 
@@ -310,7 +310,7 @@ def from_lineax(value: Any) -> Any:
 
 
 def operator_from_lineax(operator: "lineax.AbstractLinearOperator") -> LinearOperator:
-    """Returns a `LinearOperator` of vectors in which pytrees are concatenated.
+    """Converts an operator of lineax on pytrees to one on flat vectors.
 
     Raises:
       TypeError: If a leaf of a structure is complex.
@@ -334,7 +334,7 @@ def _is_array(leaf: object) -> bool:
 
 
 def check_real(operator: "lineax.AbstractLinearOperator") -> np.dtype:
-    """Returns the dtype of an operator, or raises TypeError if it is complex."""
+    """Returns the dtype of an operator; raises TypeError if it is complex."""
     leaves = jax.tree.leaves((operator.in_structure(), operator.out_structure()))
     dtype = jnp.result_type(*leaves)
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -345,7 +345,7 @@ def check_real(operator: "lineax.AbstractLinearOperator") -> np.dtype:
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class _SplitOperator:
-    """An operator as a pytree of arrays, since its leaves may also be functions.
+    """An operator of lineax split into arrays and other leaves, so that it is a pytree.
 
     Attributes:
       arrays: The operator, with None for a leaf that is not an array.
@@ -357,14 +357,14 @@ class _SplitOperator:
 
 
 def _mv(split: _SplitOperator, vector: Array) -> Array:
-    """Computes the product with a vector (p,), of shape (N,)."""
+    """Multiplies a vector by the operator."""
     import equinox
 
     return _product(equinox.combine(split.arrays, split.others), vector)
 
 
 def _rmv(split: _SplitOperator, vector: Array) -> Array:
-    """Computes the product of the transpose with a vector (N,), of shape (p,)."""
+    """Multiplies a vector by the transposed operator."""
     import equinox
 
     operator = equinox.combine(split.arrays, split.others)

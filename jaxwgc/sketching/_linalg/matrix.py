@@ -1,4 +1,4 @@
-"""The abstract classes of matrices, of which solvers and scores are functions."""
+"""Abstract base classes of the kinds of matrices."""
 
 import abc
 import dataclasses
@@ -26,7 +26,9 @@ T = TypeVar("T")
 
 
 class LineProducts(NamedTuple):
-    """Products with X of a residual r = y - Xθ and of a direction d.
+    """Products of a matrix with the residual at a point and with a direction.
+
+    The residual is r = y - Xθ, and d is the direction.
 
     Attributes:
       gradient: Xᵀr, (p,) or (p, c).
@@ -42,10 +44,11 @@ class LineProducts(NamedTuple):
 
 
 class Matrix(abc.ABC):
-    """A real matrix X of shape (N, p).
+    """A real matrix of any kind.
 
-    Each kind of matrix is a subclass and a pytree: `Dense`, `Sparse`, `Sharded`,
-    `BlockMatrix` and `Operator`. Arrays with N rows are global arrays for every kind.
+    The matrix X has shape (N, p). Each kind of matrix is a subclass and a pytree:
+    `Dense`, `Sparse`, `Sharded`, `BlockMatrix` and `Operator`. Arrays with N rows
+    are global arrays for every kind.
     """
 
     # Whether X is read from outside of JAX, such as from a disk, once per product.
@@ -55,29 +58,29 @@ class Matrix(abc.ABC):
     @property
     @abc.abstractmethod
     def shape(self) -> tuple[int, int]:
-        """Returns (N, p)."""
+        """Returns the numbers of rows and columns."""
 
     @property
     @abc.abstractmethod
     def dtype(self) -> np.dtype:
-        """Returns the dtype of X and of its products."""
+        """Returns the dtype of the matrix and of its products."""
 
     @abc.abstractmethod
     def mv(self, vector: Array) -> Array:
-        """Computes Xv for v (p,) or (p, c)."""
+        """Multiplies vectors by the matrix."""
 
     @abc.abstractmethod
     def rmv(self, vector: Array) -> Array:
-        """Computes Xᵀu for u (N,) or (N, c)."""
+        """Multiplies vectors by the transposed matrix."""
 
     @abc.abstractmethod
     def sketch(self, embedding: "Embedding", *arrays: Array) -> list[Array]:
-        """Computes S X, and S times arrays with N rows, for an embedding S (m, N)."""
+        """Multiplies the matrix, and arrays of as many rows, by an embedding."""
 
     def line_products(
         self, target: Array, solution: Array, direction: Array
     ) -> LineProducts:
-        """Computes `LineProducts` for y (N,) or (N, c), θ and d, in one pass over X."""
+        """Computes products with a residual and a direction in one pass."""
         residual = target - self.mv(solution)
         moved = self.mv(direction)
         return LineProducts(
@@ -95,7 +98,7 @@ class RowMatrix(Matrix):
     def sum_rows(
         self, function: Callable[..., T], *args: Any, along: tuple[Array, ...] = ()
     ) -> T:
-        """Sums `function(block, *slices, *args)` over blocks of rows.
+        """Sums a function of blocks of rows over all blocks.
 
         Args:
           function: Returns a pytree of arrays. It is a function at the top level of a
@@ -107,24 +110,27 @@ class RowMatrix(Matrix):
 
     @abc.abstractmethod
     def row_norms(self, basis: Array, scale: Array) -> Array | np.ndarray:
-        """Computes the squared row norms (N,) of X diag(scale) Q for Q (p, l).
+        """Computes squared row norms of the scaled matrix times another one.
 
         For a streamed matrix, they are a NumPy array.
         """
 
     @abc.abstractmethod
     def row_scaled(self, factors: Array) -> "RowMatrix":
-        """Returns diag(factors) X for factors (N,)."""
+        """Returns the matrix with each row multiplied by a factor."""
 
     @abc.abstractmethod
     def column_maxima(self) -> Array:
-        """Computes the largest absolute value in each column, (p,).
+        """Computes the largest absolute value in each column.
 
         For a streamed matrix, they are estimates from its first rows.
         """
 
     def gram_products(self, basis: Array, scale: Array) -> Array:
-        """Computes ZᵀZQ stacked on (ZQ)ᵀZQ for Z = X diag(scale), (p + l, l)."""
+        """Computes the Gram matrix of scaled columns, times given columns.
+
+        Returns ZᵀZQ stacked on (ZQ)ᵀZQ for Z = X diag(scale), (p + l, l).
+        """
         return self.sum_rows(gram_products_of_block, scale, basis)
 
     def line_products(
@@ -135,7 +141,7 @@ class RowMatrix(Matrix):
         )
 
     def triangle(self) -> Array:
-        """Computes R of X = QR, at most (p, p).
+        """Computes the triangular factor of a QR decomposition.
 
         Sparse and sharded matrices have no QR factorisation, only a Gram matrix.
         """
@@ -143,19 +149,19 @@ class RowMatrix(Matrix):
 
     @property
     def is_wide(self) -> bool:
-        """Returns whether to decompose XXᵀ instead of XᵀX."""
+        """Returns whether the matrix has more columns than rows."""
         num_rows, num_columns = self.shape
         return num_rows < num_columns and not self.is_streamed
 
 
 def gram_of_block(block: Array, scale: Array, basis: Array | None = None) -> Array:
-    """Computes the term of one block in the Gram matrix of X diag(scale) Q."""
+    """Computes the term of one block of rows in the Gram matrix."""
     rows = block * scale
     return gram(rows if basis is None else product(rows, basis))
 
 
 def gram_products_of_block(block: Array, scale: Array, basis: Array) -> Array:
-    """Computes the term of one block in `RowMatrix.gram_products`."""
+    """Computes the term of one block of rows in `RowMatrix.gram_products`."""
     scaled_block = block * scale
     image = product(scaled_block, basis)
     return jnp.concatenate([product(scaled_block.T, image), product(image.T, image)])
@@ -178,7 +184,7 @@ def _line_products_of_block(
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dense(RowMatrix):
-    """An array (N, p) on one device."""
+    """A matrix that is an array on one device."""
 
     array: Array
 
@@ -197,7 +203,7 @@ class Dense(RowMatrix):
         return Dense(self.array.T)
 
     def scaled(self, scale: Array) -> "Dense":
-        """Returns X diag(scale)."""
+        """Returns the matrix with scaled columns."""
         return Dense(self.array * scale)
 
     def row_scaled(self, factors):
@@ -229,7 +235,7 @@ class Dense(RowMatrix):
         return lax.fori_loop(0, num_blocks, add, function(*last_slices, *args))
 
     def map_rows(self, function: Callable[[Array], Array]) -> Array:
-        """Applies `function` to blocks of rows; it returns one number per row."""
+        """Applies a function that returns one number per row to blocks of rows."""
         num_rows = len(self.array)
         size = block_size(*self.array.shape)
         num_blocks = -(-num_rows // size)

@@ -1,4 +1,4 @@
-"""Stopping of iterations: convergence, stagnation, maximum number."""
+"""Stopping of iterations: at convergence, at stagnation, at a maximum number."""
 
 import functools
 from typing import NamedTuple, Self, TypeVar
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Monitor(NamedTuple):
-    """Progress of the iterations of each system.
+    """Progress of the iterations for each target.
 
     Attributes:
       iteration: The number of iterations, int32, () or (c,).
@@ -86,5 +86,5 @@ class Monitor(NamedTuple):
 
 
 def select(is_chosen: Array, chosen: T, other: T) -> T:
-    """Selects the state of each system from `chosen` or from `other`."""
+    """Selects the new or the old state, for each target."""
     return jax.tree.map(functools.partial(jnp.where, is_chosen), chosen, other)

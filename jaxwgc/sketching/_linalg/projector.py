@@ -1,4 +1,4 @@
-"""Scores, which are diagonals of projectors, and their derivatives."""
+"""Scores, the diagonals of projections, and their derivatives."""
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,12 @@ from jaxwgc.sketching._linalg.matrix import RowMatrix, gram_of_block
 
 @jax.custom_jvp
 def orthonormaliser_of_gram(inverse: Array, row_basis: Array, gram: Array) -> Array:
-    """Returns L = `inverse`, for which L Lᵀ = `gram`⁺, with a derivative.
+    """Returns a root of the pseudoinverse of a Gram matrix, with a derivative.
 
-    `gram` is XᵀX, so that X L has orthonormal columns. The derivative is with respect
-    to `gram`, up to a rotation of L, on which scores do not depend. `row_basis` is an
-    orthonormal basis of the row space of X, which contains L. Truncated columns are
-    zero.
+    Returns L = `inverse`, for which L Lᵀ = `gram`⁺. `gram` is XᵀX, so that X L has
+    orthonormal columns. The derivative is with respect to `gram`, up to a rotation
+    of L, on which scores do not depend. `row_basis` is an orthonormal basis of the
+    row space of X, which contains L. Truncated columns are zero.
     """
     del row_basis, gram
     return inverse
@@ -40,7 +40,7 @@ def _orthonormaliser_of_gram_jvp(primals, tangents):
 
 
 def _off_rows(row_basis: Array, row_projector: Array) -> Array:
-    """Computes the projector on the null space of X.
+    """Computes the projection on the null space of a matrix.
 
     Its value comes from the orthonormal `row_basis`, since X times the projector must
     be accurately zero. Its derivative comes from `row_projector`, X⁺X, which may be
@@ -56,9 +56,10 @@ def _off_rows(row_basis: Array, row_projector: Array) -> Array:
 def orthonormaliser(
     matrix: RowMatrix, factors: Factors, ridge: Array | None = None
 ) -> Array:
-    """Returns L for which X diag(scale) L is orthonormal, with its derivative.
+    """Returns the factor that makes scaled columns orthonormal, with its derivative.
 
-    The derivative takes one further pass over X. A streamed matrix has none.
+    The columns of X diag(scale) L are orthonormal. The derivative takes one further
+    pass over X. A streamed matrix has none.
 
     Args:
       matrix: X.

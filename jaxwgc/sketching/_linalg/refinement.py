@@ -32,7 +32,9 @@ _DAMPED_SHARE = 1 / 64
 
 
 class Problem(NamedTuple):
-    """Least squares of X stacked on `root_ridge` I.
+    """Least squares with a ridge as additional rows.
+
+    The matrix is X stacked on `root_ridge` I.
 
     Attributes:
       matrix: X, constant for `jax.grad`.
@@ -56,9 +58,10 @@ class Problem(NamedTuple):
 
 
 class Point(NamedTuple):
-    """x = θ / scale of each system, and its residual r = b - Ax.
+    """Scaled parameters and residual, for each target.
 
-    A is X diag(scale) stacked on √ridge diag(scale), and b is y padded with zeros.
+    They are x = θ / scale and r = b - Ax. A is X diag(scale) stacked on √ridge
+    diag(scale), and b is y padded with zeros.
 
     Attributes:
       x: (p,) or (p, c).
@@ -72,7 +75,7 @@ class Point(NamedTuple):
 
 
 class State(NamedTuple):
-    """State of the iterations of each system.
+    """State of the iterations, for each target.
 
     Attributes:
       point: The current x, and its recomputed residual.
@@ -102,7 +105,7 @@ class State(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The end of a step of conjugate gradients.
+    """Result of a step of conjugate gradients.
 
     Attributes:
       point: The point, with its recomputed residual.
@@ -128,7 +131,7 @@ class Step(NamedTuple):
 
 
 class Status(enum.IntEnum):
-    """What follows a step, for each system."""
+    """What happens after a step: continue, restart or stop, for each target."""
 
     # The next step, with the updated s.
     GO_ON = 0
@@ -143,10 +146,12 @@ class Status(enum.IntEnum):
 
 
 class Refinement(NamedTuple):
-    """Least squares with A = X diag(scale) stacked on `root_ridge` diag(scale).
+    """Least squares by conjugate gradients in the scaled columns of a matrix.
 
-    Conjugate gradients run on AP, where P is the inverse of the factors. Every step
-    recomputes the residual, so that rounding errors of earlier steps do not accumulate.
+    The matrix is A = X diag(scale) stacked on `root_ridge` diag(scale). Conjugate
+    gradients run on AP, where P is the inverse of the factors. Every step
+    recomputes the residual, so that rounding errors of earlier steps do not
+    accumulate.
 
     Attributes:
       problem: X, y, the ridge and the tolerance.
@@ -164,7 +169,7 @@ class Refinement(NamedTuple):
     is_sketched: bool = True
 
     def solve(self, max_iterations: int) -> State:
-        """Runs conjugate gradients from θ = 0 until θ is backward stable.
+        """Runs conjugate gradients from zero until the solution is backward stable.
 
         If rounding of Xᵀr dominates θ, damped steps follow. If no θ is backward stable,
         the point of the result has the x of the smallest backward error.
@@ -185,7 +190,7 @@ class Refinement(NamedTuple):
         return state._replace(point=state.point._replace(x=x))
 
     def _start(self, max_iterations: int) -> State:
-        """Computes the state at θ = 0."""
+        """Computes the state of the iterations at zero."""
         if self.target_products is None:
             target = self.problem.target
             gradient = self.problem.matrix.rmv(target)
@@ -267,7 +272,7 @@ class Refinement(NamedTuple):
         )
 
     def _line_products(self, x: Array, direction: Array) -> LineProducts:
-        """Computes products with A, for the residual of x and a direction."""
+        """Computes the products for the residual at a point and for a direction."""
         scale = self.factors.scale
         solution = scaled(scale, x)
         direction = scaled(scale, direction)
@@ -286,7 +291,7 @@ class Refinement(NamedTuple):
         )
 
     def is_lowest(self, state: State) -> Array:
-        """Tests whether the residual is near its minimum, by a product with X itself.
+        """Tests whether the residual is near its minimum, by a product with the matrix.
 
         The singular values of a sketch may differ much from those of X. So X is applied
         to the direction of the gradient.
@@ -314,7 +319,7 @@ class Refinement(NamedTuple):
         return is_lowest & (point.squared <= growth * state.monitor.history[0] ** 2)
 
     def _is_near_minimum(self, squared: Array, removable: Array, state: State) -> Array:
-        """Tests whether ‖r‖ exceeds its minimum by little, in units of ‖y‖.
+        """Tests whether the residual exceeds its minimum by rounding alone.
 
         If X is at the limits of the precision, this test is stricter than that of the
         backward error.
@@ -342,7 +347,7 @@ def _after(
     *,
     is_sketched: bool,
 ) -> State:
-    """Decides what follows a step, and returns the state of the running systems."""
+    """Decides whether to continue, restart or stop, for each target."""
     is_damped = state.damping > 0
     tolerance = jnp.where(is_damped, _DAMPED_SHARE, 1) * tolerance
     # The factor 1/4 is a margin, since the updated s is an estimate.
@@ -406,7 +411,7 @@ def moved_point(
     step: Array,
     required_gradient: Array | None,
 ) -> tuple[Point, Array]:
-    """Returns the point at x + step * direction, from the products at x.
+    """Returns the point after a step, and whether its residual has lost its digits.
 
     Also returns whether its ‖r‖² has lost its digits, as the small difference of large
     numbers.
@@ -434,7 +439,7 @@ def moved_point(
 
 @jax.jit
 def _backward_error(factors: Factors, point: Point, s: Array) -> Array:
-    """Computes Karlson and Waldén's estimate of the backward error, relative to ‖X‖.
+    """Estimates the backward error, as Karlson and Waldén do, relative to the matrix.
 
     Args:
       factors: The factors of X or of a sketch.
@@ -450,7 +455,10 @@ def _backward_error(factors: Factors, point: Point, s: Array) -> Array:
 
 @jax.jit
 def _required_damping(factors: Factors, point: Point) -> Array:
-    """Computes ω² for damped steps from a solved point, or 0 if none are needed."""
+    """Computes the damping of further steps from a solved point, or 0 for none.
+
+    It is ω² of `_damping_weights`.
+    """
     values = factors.singular_values
     smallest = jnp.min(jnp.where(values > 0, values, jnp.inf))
     squared = point.squared / safe(jnp.sum(point.x**2, axis=0))
@@ -460,9 +468,10 @@ def _required_damping(factors: Factors, point: Point) -> Array:
 
 
 def _damping_weights(factors: Factors, damping: Array) -> Array:
-    """Computes s / √(s² + ω²), (p,) or (p, c).
+    """Computes weights that damp steps along small singular values.
 
-    P times these weights is the preconditioner of damped steps, V (s² + ω²)^(-1/2).
+    They are s / √(s² + ω²) for singular values s and damping ω². P times these
+    weights is the preconditioner of damped steps, V (s² + ω²)^(-1/2).
     """
     values = factors.singular_values
     squares = jnp.add.outer(values**2, damping)

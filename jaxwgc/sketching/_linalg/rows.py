@@ -16,13 +16,13 @@ _MIN_QR_ROWS = 256
 
 
 def block_size(num_rows: int, num_columns: int) -> int:
-    """Returns the number of rows per block."""
+    """Returns how many rows are computed at once."""
     size = max(_MIN_ROWS, min(_MAX_ROWS, _BLOCK_ENTRIES // num_columns))
     return min(num_rows, size)
 
 
 def gram(rows: Array) -> Array:
-    """Computes the Gram matrix of the columns; symmetry saves a quarter of the work."""
+    """Computes the Gram matrix of the columns, with a quarter less work by symmetry."""
     half = rows.shape[1] // 2
     if half < 32:
         return product(rows.T, rows)
@@ -40,7 +40,7 @@ def diagonal(matrix: Array) -> Array:
 
 
 def triangle(matrix: Array) -> Array:
-    """Computes R of QR, block by block if there are many rows.
+    """Computes the triangular factor of a QR decomposition, in blocks of rows.
 
     The rounding of one long sum over all rows would hide small singular values.
     """
@@ -56,7 +56,7 @@ def triangle(matrix: Array) -> Array:
 
 
 def transposed_product(rows: Array, vectors: Array) -> Array:
-    """Computes the transpose of rows (n, p) times vectors (n,) or (n, c).
+    """Multiplies vectors by the transpose of rows.
 
     For one vector, the sum over rows is a reduction, which XLA takes in a tree. Its
     rounding is a fifth of that of a matrix product, which adds rows in order. On CPUs,
@@ -68,12 +68,12 @@ def transposed_product(rows: Array, vectors: Array) -> Array:
 
 
 def scaled(factors: Array, vectors: Array) -> Array:
-    """Returns vectors (n,) or (n, c) times factors (n,)."""
+    """Multiplies vectors by a factor for each row."""
     return (factors * vectors.T).T
 
 
 def padded_with_zeros(array: Array, num_rows: int) -> Array:
-    """Appends `num_rows` rows of zeros to an array."""
+    """Appends rows of zeros to an array."""
     return jnp.pad(array, [(0, num_rows)] + [(0, 0)] * (array.ndim - 1))
 
 
@@ -83,7 +83,7 @@ def safe(value: Array) -> Array:
 
 
 def column_scale(maxima: Array, root_ridge: Array | None = None) -> Array:
-    """Returns a power of two per column that scales its largest entry to about 1.
+    """Returns powers of two that scale the largest entry of each column to about 1.
 
     Scales avoid overflow of squares of finite columns. Powers of two are exact. If X is
     not finite, neither are the sums of squares of scaled columns.

@@ -16,7 +16,7 @@ from jaxwgc.sketching._linalg.sparse import Sparse
 
 
 class ColumnScaling(NamedTuple):
-    """The scales of columns, which replace `Factors` if X is too wide for them.
+    """Column scales, which replace `Factors` for matrices that are too wide.
 
     Attributes:
       scale: (p,), powers of two that scale the norms of columns to about 1.
@@ -29,7 +29,9 @@ class ColumnScaling(NamedTuple):
 
 
 class Iterate(NamedTuple):
-    """x = θ / scale of each system, and the state of its iterations.
+    """Scaled parameters and state of the iterations, for each target.
+
+    The scaled parameters are x = θ / scale.
 
     Attributes:
       x: The solution so far.
@@ -47,7 +49,10 @@ class Iterate(NamedTuple):
 
 
 class ScaledSystem(NamedTuple):
-    """Least squares with A = X diag(scale) stacked on `root_ridge` diag(scale)."""
+    """Least squares by conjugate gradients, with scaled columns and a ridge.
+
+    The matrix is A = X diag(scale) stacked on `root_ridge` diag(scale).
+    """
 
     matrix: Matrix
     scaling: ColumnScaling
@@ -55,7 +60,7 @@ class ScaledSystem(NamedTuple):
     root_ridge: Array | None = None
 
     def times(self, vector: Array) -> Array:
-        """Returns Av."""
+        """Multiplies vectors by the scaled matrix with its ridge."""
         vector = scaled(self.scaling.scale, vector)
         image = self.matrix.mv(vector)
         if self.root_ridge is None:
@@ -63,7 +68,7 @@ class ScaledSystem(NamedTuple):
         return jnp.concatenate([image, self.root_ridge * vector])
 
     def transposed_times(self, vector: Array) -> Array:
-        """Returns Aᵀu."""
+        """Multiplies vectors by the transpose of the scaled matrix with its ridge."""
         num_rows = self.matrix.shape[0]
         image = self.matrix.rmv(vector[:num_rows])
         if self.root_ridge is not None:
@@ -71,7 +76,7 @@ class ScaledSystem(NamedTuple):
         return scaled(self.scaling.scale, image)
 
     def padded(self, target: Array) -> Array:
-        """Pads the right-hand side with zeros for the rows of a ridge."""
+        """Pads targets with zeros for the rows of a ridge."""
         if self.root_ridge is None:
             return target
         return padded_with_zeros(target, self.matrix.shape[1])
@@ -79,7 +84,7 @@ class ScaledSystem(NamedTuple):
     def solve(
         self, target: Array, max_iterations: int, is_transposed: bool = False
     ) -> Iterate:
-        """Computes the minimum-norm minimiser of ‖Av - target‖ or ‖Aᵀu - target‖.
+        """Computes the minimum-norm solution for the matrix, or for its transpose.
 
         Iterations start at zero. The updated residual is as accurate as that of LSQR.
         If it passes the test, the next iteration recomputes the residual, and continues
@@ -133,7 +138,7 @@ class ScaledSystem(NamedTuple):
     def _backward_error(
         self, solution: Array, gradient: Array, residual: Array
     ) -> Array:
-        """Computes the smaller of two bounds on the backward error, relative to ‖X‖.
+        """Computes the smaller of two bounds on the relative backward error.
 
         Changes of X by r rᵀX / rᵀr and by r θᵀ / θᵀθ each make θ exact.
         """
@@ -145,7 +150,7 @@ class ScaledSystem(NamedTuple):
         return jnp.minimum(by_gradient, by_residual) / safe(self.scaling.norm)
 
     def _error_by_both(self, state: Iterate, recomputed: Array) -> Array:
-        """Bounds the backward error by the updated and the recomputed residual.
+        """Bounds the backward error by the updated and by the recomputed residual.
 
         If the residual r is small against y, the rounding error of y - Aθ can exceed
         the bound for Aᵀr. Let u be the updated residual, and d = r - u. A change of A
@@ -168,7 +173,7 @@ class ScaledSystem(NamedTuple):
 def column_scaling(
     matrix: Operator | Sparse, root_ridge: Array | None
 ) -> ColumnScaling:
-    """Computes powers of two that scale columns to about 1, and the scaled norm of X.
+    """Computes powers of two that scale columns, and the norm after scaling.
 
     Rows `root_ridge` I count as rows of X. All columns of an operator share one power,
     and its norm is an estimate.

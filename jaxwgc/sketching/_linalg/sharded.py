@@ -20,7 +20,7 @@ _EVERYWHERE = PartitionSpec()
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sharded(RowMatrix):
-    """An array (N, p) with rows on several devices.
+    """A matrix that is an array with rows on several devices.
 
     Each method runs on the rows of each device. Sums over rows then add over devices.
 
@@ -84,7 +84,7 @@ class Sharded(RowMatrix):
         *,
         has_rows: bool = False,
     ) -> T:
-        """Runs `function(rows, *slices, *args)` on the rows of each device.
+        """Runs a function on the rows of each device.
 
         Args:
           function: A function without arrays in its closure, which JAX rejects on a

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sparse(RowMatrix):
-    """A sparse matrix, as entries sorted by rows. Entries at equal positions add up.
+    """A sparse matrix, stored as entries that are sorted by rows.
 
     Products with vectors take time proportional to the entries. On CPUs, segment sums
     are three times as fast as products with BCOO. Blocks of rows are densified one at a
@@ -45,7 +45,7 @@ class Sparse(RowMatrix):
     def of_entries(
         cls, entries: Entries, shape: tuple[int, int], is_sorted: bool = False
     ) -> "Sparse":
-        """Returns the matrix of entries in any order, some of them out of bounds."""
+        """Returns the matrix with the given entries, in any order, padding included."""
         num_rows, num_columns = shape
         row, column, data = entries
         is_inside = (row < num_rows) & (column < num_columns)
@@ -89,7 +89,7 @@ class Sparse(RowMatrix):
         return self.of_entries(entries, (num_columns, num_rows))
 
     def scaled(self, scale: Array) -> "Sparse":
-        """Returns X diag(scale)."""
+        """Returns the matrix with scaled columns."""
         return dataclasses.replace(self, entries=self._scaled_entries(scale))
 
     def row_scaled(self, factors):
@@ -147,7 +147,7 @@ class Sparse(RowMatrix):
         return zeros.at[self.entries.column].max(values)
 
     def column_squares(self, scale: Array) -> Array:
-        """Returns the squared norms of the columns of X diag(scale)."""
+        """Returns the squared norms of scaled columns."""
         _, column, data = self._scaled_entries(scale)
         return jax.ops.segment_sum(data**2, column, self.sizes[1])
 
@@ -156,7 +156,7 @@ class Sparse(RowMatrix):
         return Entries(row, column, data * scale[column])
 
     def _block(self, i: ArrayLike) -> Array:
-        """Returns block i of rows, densified, with zero rows at the end."""
+        """Returns a block of rows as an array, with rows of zeros as padding."""
         size = block_size(*self.sizes)
         first = jnp.asarray(i * size, jnp.uint32)
         end = self.starts[i + 1]
@@ -180,7 +180,7 @@ class Sparse(RowMatrix):
 
 @jax.jit
 def sparse_of_bcoo(matrix: "BCOO") -> Sparse:
-    """Returns the matrix of a BCOO, without entries out of bounds (padding)."""
+    """Converts a BCOO, without its padding."""
     num_rows, num_columns = matrix.shape
     shape = (num_rows, num_columns)
     return Sparse.of_entries(entries_of_bcoo(matrix), shape, matrix.indices_sorted)

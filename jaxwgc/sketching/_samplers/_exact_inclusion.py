@@ -21,7 +21,7 @@ _LARGEST = np.uint32(2**32 - 1)
 def poisson_rows(
     key: Array, probabilities: Array, sample_size: int
 ) -> tuple[Array, Array]:
-    """Draws a Poisson sample: a mask of its rows, and all inclusion probabilities."""
+    """Draws a Poisson sample of rows, and computes inclusion probabilities."""
     is_certain, units = _in_units(sample_size * probabilities)
     bits = jax.random.bits(key, probabilities.shape, jnp.uint32)
     inclusion = _from_units(units, is_certain, probabilities.dtype)
@@ -31,7 +31,7 @@ def poisson_rows(
 def systematic_rows(
     key: Array, probabilities: Array, sample_size: int
 ) -> tuple[Array, Array]:
-    """Draws a systematic sample of shuffled rows: a mask, and inclusion probabilities.
+    """Draws a systematic sample of shuffled rows, and inclusion probabilities.
 
     The inclusion probabilities are intervals, laid end to end from a random start in
     [0, 1). A row is selected if its interval contains an integer. Ends of intervals are
@@ -57,7 +57,7 @@ def systematic_rows(
 def inclusion_of_fixed_size(
     probabilities: Array, sample_size: int
 ) -> tuple[Array, Array, Array]:
-    """Computes inclusion probabilities min(1, c p) that sum to `sample_size` exactly.
+    """Computes inclusion probabilities whose sum is exactly the sample size.
 
     Returns:
       Three arrays (N,): the probabilities below 1 in units of 2**-32, uint32, with 0
@@ -71,7 +71,7 @@ def inclusion_of_fixed_size(
 
 
 def _in_units(chances: Array) -> tuple[Array, Array]:
-    """Returns which probabilities are 1, and the others in units of 2**-32 (uint32).
+    """Finds rows that are certain, and converts other probabilities to integers.
 
     A positive probability stays positive.
     """
@@ -89,7 +89,7 @@ def _from_units(units: Array, is_certain: Array, dtype: np.dtype) -> Array:
 
 
 def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, Array]:
-    """Returns inclusion probabilities min(1, c p), and how many of them are 1."""
+    """Computes inclusion probabilities of at most 1, and how many are 1."""
     descending = -jnp.sort(-probabilities)
     num_rows = descending.shape[0]
     tails = jnp.cumsum(descending[::-1])[::-1]
@@ -147,7 +147,7 @@ _State: TypeAlias = tuple[Array, Array, Array]
 
 
 def permutation_of_rows(order: ArrayLike, num_rows: int) -> Array:
-    """Checks an order of rows, and converts it to int32 (num_rows,).
+    """Checks an order of the rows, and converts it to an array.
 
     A traced order is checked by `is_permutation`.
     """
@@ -169,7 +169,7 @@ def is_permutation(order: Array) -> Array:
 def pivotal_rows(
     key: Array, probabilities: Array, sample_size: int, order: Array
 ) -> tuple[Array, Array]:
-    """Draws a pivotal sample: a mask of its rows, and all inclusion probabilities.
+    """Draws a pivotal sample of rows, and computes inclusion probabilities.
 
     Rows are the leaves of a complete binary tree, in the given order. At each node, the
     undecided rows of its two subtrees compete. One of them is decided: it is selected
@@ -213,7 +213,7 @@ def pivotal_rows(
 
 
 def _below(bits: Array, size: Array) -> Array:
-    """Returns ⌊bits · size / 2³²⌋, a random number below `size`; 0 stands for 2³²."""
+    """Converts random bits to a uniform integer below a bound."""
     # Products of halves fit into 32 bits.
     half = jnp.uint32(2**16)
     high, low = jnp.divmod(bits, half)

@@ -86,7 +86,7 @@ class _RowEmbedding(Embedding):
         return self._filled(rows, sample)
 
     def _filled(self, rows: Array, sample: RowSample) -> Array:
-        """Scales sampled rows, and appends zeros for the unused rows of S."""
+        """Scales sampled rows, and pads the sketch with rows of zeros."""
         rows = rows * sample.scale.astype(rows.dtype)[:, None]
         return jnp.pad(rows, [(0, self.sketch_size - rows.shape[0]), (0, 0)])
 

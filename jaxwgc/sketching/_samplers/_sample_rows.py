@@ -36,7 +36,7 @@ _LOG_OVERFLOW = math.log(1e9)
 
 
 class RowSample(NamedTuple):
-    """Distinct rows of a sample, and the factors to multiply them with.
+    """A sample of distinct rows, and the factors to multiply them with.
 
     See `sample_rows`.
     """
@@ -80,7 +80,7 @@ def sample_rows(
     weighted: bool = True,
     order: ArrayLike | None = None,
 ) -> RowSample:
-    """Samples distinct rows, with counts and the scales that make the sample unbiased.
+    """Samples distinct rows, with scales that make the sample unbiased.
 
     - `"with_replacement"`: sample_size independent draws. A row that is drawn c times
       has the scale √(c / (sample_size p)).
@@ -200,7 +200,7 @@ def sample_rows(
 
 
 def _num_poisson_slots(sample_size: int) -> int:
-    """Returns a number of slots that is exceeded with a probability below 1e-9.
+    """Returns a size that a Poisson sample exceeds with probability below 1e-9.
 
     The number is from Bernstein's inequality. The number of selected rows has a mean
     and a variance of at most `sample_size`.
@@ -220,7 +220,7 @@ def _drawn_rows(
     method: str,
     weighted: bool,
 ) -> RowSample:
-    """Runs `sample_rows` on checked arguments, in one compiled function."""
+    """Samples rows for checked arguments, in one compiled program."""
     probabilities, valid = normalised(scores)
     if order is not None:
         valid &= is_permutation(order)
@@ -271,7 +271,7 @@ RULES = ("lev", "unif", "slev")
 def row_probabilities(
     scores: ArrayLike, rule: str = "lev", alpha: ArrayLike = 0.9
 ) -> Array:
-    """Computes sampling probabilities of rows by the rules LEV, UNIF and SLEV.
+    """Computes sampling probabilities of rows from their leverage scores.
 
     Args:
       scores: (N,), one non-negative number per row, such as `leverage_scores`.

@@ -47,9 +47,10 @@ def approximate_leverage_scores(
     epsilon: float = 0.5,
     rcond: ArrayLike | None = None,
 ) -> Array | np.ndarray:
-    """Returns leverage scores within a factor 1 ± epsilon, each with probability 99%.
+    """Computes leverage scores to a given relative accuracy, by a sketch.
 
-    X is multiplied from the left by a sparse random matrix of signs with a few times p
+    Each score is within a factor 1 ± epsilon with a probability of 99%. X is
+    multiplied from the left by a sparse random matrix of signs with a few times p
     rows. The R factor of this sketch replaces the R factor of X: the scores are the
     squared row norms of X R⁻¹. If p is large, R⁻¹ is first multiplied by a Gaussian
     matrix with few columns, which keeps these norms approximately.
@@ -143,7 +144,7 @@ def approximate_leverage_scores(
 
 
 def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
-    """Returns the number of sketch rows, and of projection columns or None."""
+    """Returns the numbers of rows of the sketch and of columns of the projection."""
     needed = _degrees_of_freedom(epsilon)
     # The sketch needs at least 3p rows beyond p to be a subspace embedding in every
     # draw. If X has few columns, a bad draw of the sketch makes all scores wrong. With
@@ -159,7 +160,7 @@ def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
 
 @functools.cache
 def _degrees_of_freedom(epsilon: float) -> int:
-    """Returns the least k, to within 3%, for which χ²_k / k is within 1 ± epsilon.
+    """Returns the number of random columns for a relative accuracy of scores.
 
     The probability of a larger deviation of χ²_k / k is at most `_MISSES`.
     """

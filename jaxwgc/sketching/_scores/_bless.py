@@ -41,7 +41,7 @@ def bless(
     oversampling: float = 8.0,
     step: float = 2.0,
 ) -> BlessSample:
-    """Returns approximate ridge leverage scores without forming the kernel matrix.
+    """Computes ridge leverage scores of a kernel without forming its matrix.
 
     The scores are the diagonal of K (K + ridge I)⁻¹ with Kᵢⱼ = k(xᵢ, xⱼ): the
     `ridge_leverage_scores` of the features of the kernel. They are computed along a
@@ -190,7 +190,7 @@ def bless(
 
 
 def _diagonal(kernel: Kernel, points: Array) -> np.ndarray:
-    """Returns k(x, x) of all points, after a check of the kernel."""
+    """Evaluates the kernel of every point with itself, after a check."""
     shape = jax.eval_shape(kernel, points[:2], points[:1])
     expected = (min(2, points.shape[0]), 1)
     if not is_kind(shape, "real floats") or shape.shape != expected:
@@ -221,7 +221,7 @@ def _compiled_scores(
     kernel: Kernel,
     is_projected: bool,
 ) -> Array:
-    """Computes scores of all points from landmarks and the roots of their weights.
+    """Computes scores of all points from weighted landmarks, in one program.
 
     Let z be the coordinates of a point in the span of the landmarks. The score is (k(x,
     x) - zᵀz) / ridge. Projected scores add zᵀ (Σ z zᵀ + ridge I)⁻¹ z.

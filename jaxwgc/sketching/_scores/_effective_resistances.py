@@ -18,12 +18,14 @@ _BLOCK = 2**20
 def effective_resistances(
     edges: ArrayLike, weights: ArrayLike | None = None, num_vertices: int | None = None
 ) -> Array:
-    """Returns the effective resistance (e_u - e_v)ᵀ L⁺ (e_u - e_v) of every edge.
+    """Computes the effective resistance of every edge of a graph.
 
-    With the weights as conductances, this is the voltage between the ends of the edge
-    when a unit of current flows from one end to the other. The resistance times the
-    weight is the leverage score of the row √w (e_u - e_v)ᵀ of the weighted incidence
-    matrix. These scores sum to the number of vertices minus the number of components.
+    It is (e_u - e_v)ᵀ L⁺ (e_u - e_v) for an edge between u and v and the Laplacian
+    L. With the weights as conductances, this is the voltage between the ends of the
+    edge when a unit of current flows from one end to the other. The resistance
+    times the weight is the leverage score of the row √w (e_u - e_v)ᵀ of the
+    weighted incidence matrix. These scores sum to the number of vertices minus the
+    number of components.
 
     Args:
       edges: int (m, 2), the two ends of each edge, from 0. Parallel edges are allowed.
@@ -131,12 +133,14 @@ def _resistances(edges: Array, weights: Array, num_vertices: int) -> Array:
 
 
 def _eliminated(adjacency: Array) -> tuple[Array, Array]:
-    """Returns flows H and pivots s: the resistance of uv is Σ_k (H_uk - H_vk)² / s_k.
+    """Eliminates vertices; returns the flows and pivots that give resistances.
 
-    Gaussian elimination replaces one vertex after the other by edges between its
-    neighbours: L = Σ_k s_k (e_k - u_k)(e_k - u_k)ᵀ, with u_k the shares of the current
-    from k to its neighbours. Diagonals are sums of off-diagonal entries. So nothing is
-    subtracted, and all entries have a small relative error at any condition number.
+    The resistance of the edge uv is Σ_k (H_uk - H_vk)² / s_k for flows H and pivots
+    s. Gaussian elimination replaces one vertex after the other by edges between its
+    neighbours: L = Σ_k s_k (e_k - u_k)(e_k - u_k)ᵀ, with u_k the shares of the
+    current from k to its neighbours. Diagonals are sums of off-diagonal entries. So
+    nothing is subtracted, and all entries have a small relative error at any
+    condition number.
     """
     num_vertices = adjacency.shape[0]
     order = jnp.arange(num_vertices)

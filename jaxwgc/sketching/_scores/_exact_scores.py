@@ -37,11 +37,11 @@ METHODS = ("auto", "gram", "qr")
 def leverage_scores(
     matrix: MatrixLike, method: str = "auto", rcond: ArrayLike | None = None
 ) -> Array | np.ndarray:
-    """Returns the leverage score of every row: the diagonal of X X⁺.
+    """Computes how much each row matters to a linear fit: its leverage score.
 
-    The scores sum to the numerical rank of X and do not change when X is multiplied
-    from the right by an invertible matrix. The matrix may be rank-deficient, wide or
-    zero.
+    Scores are the diagonal of X X⁺. The scores sum to the numerical rank of X and
+    do not change when X is multiplied from the right by an invertible matrix. The
+    matrix may be rank-deficient, wide or zero.
 
     The numerical rank counts singular values above `rcond` times the largest. Every
     column is first multiplied by a power of two that scales its norm to about 1. So the
@@ -138,11 +138,11 @@ def leverage_scores(
 def ridge_leverage_scores(
     matrix: MatrixLike, ridge: ArrayLike, rcond: ArrayLike | None = None
 ) -> Array | np.ndarray:
-    """Computes ridge leverage scores: the diagonal of X (XᵀX + ridge I)⁻¹ Xᵀ.
+    """Computes the leverage score of each row in a fit with a ridge.
 
-    The scores sum to the effective dimension Σ σ² / (σ² + ridge) over the singular
-    values σ of X. They fall as the ridge grows, and at ridge 0 they are the leverage
-    scores.
+    Scores are the diagonal of X (XᵀX + ridge I)⁻¹ Xᵀ. The scores sum to the
+    effective dimension Σ σ² / (σ² + ridge) over the singular values σ of X. They
+    fall as the ridge grows, and at ridge 0 they are the leverage scores.
 
     Args:
       matrix: X, (N, p), of any kind that `leverage_scores` takes.
@@ -258,7 +258,7 @@ def _rank(matrix: RowMatrix, rcond: Array) -> NumericalRank:
 def factors_of_wide(
     matrix: RowMatrix, rcond: ArrayLike, has_units: bool = True
 ) -> tuple[RowMatrix, Factors, Array]:
-    """Returns the transpose of a wide X, its factors, and the column scales of X."""
+    """Returns a wide matrix transposed, with its factors and column scales."""
     assert isinstance(matrix, Dense | Sparse)
     scale = column_scale(matrix.column_maxima())
     squares = lax.stop_gradient(matrix).sum_rows(_squares, scale)
@@ -274,7 +274,10 @@ def factors_of_wide(
 
 
 def wide_scores(matrix: RowMatrix, ridge: Array | None, rcond: Array) -> Array:
-    """Computes scores of a wide X: the diagonal of K (K + ridge I)⁺ with K = X Xᵀ."""
+    """Computes scores of a wide matrix from the Gram matrix of its rows.
+
+    Scores are the diagonal of K (K + ridge I)⁺ with K = X Xᵀ.
+    """
     # With a ridge, all columns share one scale, since the ridge has the units of X. The
     # factorisation then truncates nothing: truncation below includes the ridge.
     cutoff = rcond if ridge is None else 0.0

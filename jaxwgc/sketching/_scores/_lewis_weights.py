@@ -1,4 +1,4 @@
-"""Lewis weights: leverage scores for ℓ_p norms."""
+"""Lewis weights: leverage scores for norms other than the Euclidean norm."""
 
 import functools
 from collections.abc import Callable
@@ -36,9 +36,10 @@ def lewis_weights(
     max_iterations: int = 1000,
     rcond: ArrayLike | None = None,
 ) -> LewisWeights:
-    """Returns the ℓ_p Lewis weights: wᵢ = leverage score i of W^(1/2 - 1/p) X.
+    """Computes Lewis weights, the leverage scores of rows in another norm.
 
-    Rows sampled in proportion to Lewis weights keep ‖X z‖_p for all z, as leverage
+    For the ℓ_p norm, wᵢ is the leverage score of row i of W^(1/2 - 1/p) X. Rows
+    sampled in proportion to Lewis weights keep ‖X z‖_p for all z, as leverage
     scores do for the Euclidean norm. At p = 2 they are the leverage scores.
 
     Let τ be the leverage scores of W^(1/2 - 1/p) X. A step multiplies each wᵢ by a
@@ -140,7 +141,7 @@ def _lewis_weights(
     log_lengths = jnp.log(safe_lengths)
 
     def log_ratios(log_weights: Array) -> Array:
-        """Returns log(τ / w), scores τ over weights w; 0 for rows of zeros."""
+        """Computes logarithms of scores over weights; 0 for rows of zeros."""
         logs = (0.5 - 1 / p) * log_weights + log_lengths
         logs = logs - jnp.max(jnp.where(is_row, logs, -jnp.inf), initial=-jnp.inf)
         roots = jnp.where(is_row, jnp.exp(jnp.where(is_row, logs, 0)), 0)
@@ -198,7 +199,7 @@ def _iterate(
     log_ratios: Callable[[Array], Array],
     start: Array,
 ) -> tuple[Array, tuple[Array, Array]]:
-    """Returns logarithms of weights; also the number of iterations and residual."""
+    """Iterates the logarithms of weights until their equation holds."""
     power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
 
     def step(state: _State) -> _State:
@@ -235,7 +236,7 @@ def _iterate(
 
 
 def _solve_tangent(derivative: Callable[[Array], Array], target: Array) -> Array:
-    """Solves a linear equation with the derivative of the log ratios.
+    """Solves for the derivative of the weights, by the implicit function theorem.
 
     Its eigenvalues are from -1 to -2 / p.
     """

@@ -1,4 +1,4 @@
-"""Rank-k leverage scores: row norms in the leading singular directions."""
+"""Leverage scores of rows in the leading singular directions."""
 
 import functools
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _MAX_STEPS = 1000
 
 
 class RankKScores(NamedTuple):
-    """Rank-k leverage scores, and a bound on their error.
+    """Leverage scores in leading directions, and a bound on their error.
 
     See `rank_k_leverage_scores`.
     """
@@ -46,11 +46,12 @@ def rank_k_leverage_scores(
     oversampling: int | None = None,
     rcond: ArrayLike | None = None,
 ) -> RankKScores:
-    """Computes rank-k leverage scores: squared row norms of U_k.
+    """Computes leverage scores of rows in the leading singular directions.
 
-    The columns of U_k are the leading k left singular vectors of X. Rows that matter to
-    the best rank-k approximation of X have large scores. Unlike in `leverage_scores`,
-    noise below these directions does not count.
+    Scores are the squared row norms of U_k, the leading left singular vectors. The
+    columns of U_k are the leading k left singular vectors of X. Rows that matter to
+    the best rank-k approximation of X have large scores. Unlike in
+    `leverage_scores`, noise below these directions does not count.
 
     The scores take a few passes over the rows, and X is never decomposed. All but two
     of the passes build a block Krylov space of XᵀX from a random start. The next pass
@@ -213,7 +214,7 @@ def _scores(
 def _accuracy(
     vectors: Array, values: Array, passed: Array, rcond: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """Computes rank, gap, error bound and ambiguity of directions from their images."""
+    """Computes rank, gap, error bound and ambiguity of the leading directions."""
     num_columns, rank = vectors.shape
     largest = values[0]
     is_kept = values[:rank] > rcond * largest
@@ -252,11 +253,12 @@ def _projection(
     is_bad: Array,
     image: Array,
 ) -> Array:
-    """Returns V / σ, which is B with X B = U_k, with derivatives up to a rotation.
+    """Returns leading directions over singular values, with derivatives.
 
-    The derivatives are those of `image`, XᵀX V for a constant V. All other arguments
-    are constants. Truncated vectors are 0, and their values 1. First derivatives are
-    NaN if `is_bad`, and second derivatives always.
+    It is B = V / σ with X B = U_k; derivatives are right up to a rotation. The
+    derivatives are those of `image`, XᵀX V for a constant V. All other arguments
+    are constants. Truncated vectors are 0, and their values 1. First derivatives
+    are NaN if `is_bad`, and second derivatives always.
     """
     del matrix, scale, is_bad, image
     return vectors / values
@@ -264,7 +266,10 @@ def _projection(
 
 @_projection.defjvp
 def _projection_jvp(primals, tangents):
-    """Solves (σ_a² - XᵀX) y = (d XᵀX) v_a for y orthogonal to leading directions."""
+    """Solves for derivatives orthogonal to the leading directions.
+
+    Solves (σ_a² - XᵀX) y = (d XᵀX) v_a for y.
+    """
     matrix, scale, vectors, values, is_bad, image = primals
     change = tangents[-1]
     inner = product(vectors.T, change)
@@ -297,7 +302,7 @@ def _projection_jvp(primals, tangents):
 def leading_directions(
     run: Callable[[Array], Array], start: Array, num_passes: int
 ) -> tuple[Array, Array]:
-    """Computes leading right singular vectors and values, one per column of `start`.
+    """Computes leading singular values and right singular vectors.
 
     `run` maps Q (p, l) to Xᵀ(X Q) stacked on (X Q)ᵀ(X Q), (p + l, l), in one pass.
 
@@ -326,7 +331,7 @@ def leading_directions(
 
 @jax.jit
 def _next_block(basis: Array, new: Array) -> Array:
-    """Returns an orthonormal block, orthogonal to the basis, from new columns."""
+    """Returns new columns, made orthonormal and orthogonal to the basis."""
     num_columns, width = basis.shape
     num_free = max(num_columns - width, 0)
     new = new[:, :num_free]
@@ -339,7 +344,7 @@ def _next_block(basis: Array, new: Array) -> Array:
 
 @functools.partial(jax.jit, static_argnames="width")
 def _in_basis(basis: Array, images: Array, width: int) -> Array:
-    """Returns the leading directions in the span of a basis Q, from images XᵀX Q.
+    """Returns the leading directions in the span of a basis.
 
     They are the Rayleigh-Ritz vectors times XᵀX, which takes no further pass, since the
     images are known.
@@ -359,7 +364,7 @@ def _in_basis(basis: Array, images: Array, width: int) -> Array:
 
 @functools.partial(jax.jit, static_argnames="num_columns")
 def _extracted(passed: Array, num_columns: int) -> tuple[Array, Array]:
-    """Returns singular vectors and values of Xᵀ U, U an orthonormal basis of X Q."""
+    """Extracts singular values and vectors from a basis of the images."""
     images = passed[:num_columns]
     squares = passed[num_columns:]
     sizes = jnp.sqrt(diagonal(squares))

@@ -158,7 +158,7 @@ def _choose(matrix: RowMatrix, target: Array, ridges: Array) -> RidgeChoice:
 
 
 class _Fit(NamedTuple):
-    """The fits of all ridges.
+    """The fits of all ridges, from one factorisation.
 
     Attributes:
       left: L, for which U = X L are the left singular vectors of X.

@@ -46,7 +46,7 @@ _ROUNDING = 100
 
 
 class StandardErrors(NamedTuple):
-    """Standard errors of the coefficients, each (p,) or (p, c); see `influence`."""
+    """Standard errors of the coefficients by several estimators; see `influence`."""
 
     classical: Array
     hc0: Array
@@ -304,13 +304,16 @@ def _influence(
 
 
 def _root(weights: Array) -> Array:
-    """Computes √w with a derivative of 0 at w = 0."""
+    """Computes square roots of weights, with derivative 0 at 0."""
     is_zero = weights == 0
     return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, weights)))
 
 
 def _num_parameters(factors: Factors, inverse: Array, ridge: Array | None) -> Array:
-    """Computes the sum of the exact scores: rank - ridge tr((XᵀX + ridge I)⁺)."""
+    """Computes the effective number of parameters: the sum of the exact scores.
+
+    The sum is rank - ridge tr((XᵀX + ridge I)⁺).
+    """
     rank = jnp.asarray(factors.rank.rank, factors.scale.dtype)
     if ridge is None:
         return rank
@@ -319,10 +322,11 @@ def _num_parameters(factors: Factors, inverse: Array, ridge: Array | None) -> Ar
 
 
 def _gram_inverse(factors: Factors, inverse: Array) -> Array:
-    """Computes E for which θ = diag(scale) E diag(scale) Xᵀy.
+    """Computes the inverse of the scaled Gram matrix with its ridge.
 
-    It is a generalised inverse of the Gram matrix of the scaled columns of X stacked on
-    √ridge I. If X has a null space, it is the one of minimum-norm solutions.
+    It is E for which θ = diag(scale) E diag(scale) Xᵀy. It is a generalised inverse
+    of the Gram matrix of the scaled columns of X stacked on √ridge I. If X has a
+    null space, it is the one of minimum-norm solutions.
     """
 
     def of_minimum_norm() -> Array:
@@ -335,7 +339,7 @@ def _gram_inverse(factors: Factors, inverse: Array) -> Array:
 
 
 def _complement(leverage: Array) -> Array:
-    """Computes 1 - h, which is NaN if h is 1 up to rounding."""
+    """Computes 1 minus scores; NaN for scores of 1 up to rounding."""
     rest = 1 - leverage
     rounding = _ROUNDING * jnp.finfo(leverage.dtype).eps
     return jnp.where(rest > rounding, rest, jnp.nan)
@@ -356,7 +360,7 @@ def _studentized(standardized: Array, degrees_of_freedom: Array) -> Array:
 def _sums_of_block(
     block: Array, residuals: Array, leverage: Array, scale: Array, gram_inverse: Array
 ) -> tuple[Array, Array]:
-    """Computes the terms of one block of rows in Σ e² and in Σ ω a².
+    """Computes the terms of one block of rows in sums of squared residuals.
 
     e are the residuals times √w, and aᵢ is the derivative of θ / scale with respect to
     √wᵢ yᵢ. The variances ω are 1, e², e² / (1 - h) and e² / (1 - h)².

@@ -255,7 +255,7 @@ def _solve(
 
 
 class _Sketch(NamedTuple):
-    """A sketch of X, prepared for steps.
+    """A sketch of the matrix, prepared for steps.
 
     Attributes:
       small: SX.
@@ -285,7 +285,7 @@ class _State(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """The steps for one target, with X and y scaled to size 1.
+    """The steps for one target, with matrix and target scaled to size 1.
 
     Attributes:
       matrix: X.
@@ -314,7 +314,7 @@ class _Steps(NamedTuple):
     def solve(
         self, tolerance: Array, num_iterations: int
     ) -> tuple[Solution, Factors | None]:
-        """Runs the iterations from θ = 0; also returns the factors of the last sketch.
+        """Runs the iterations from zero; also returns the factors of the last sketch.
 
         With a projection, there are no factors.
         """
@@ -349,7 +349,7 @@ class _Steps(NamedTuple):
         return solution, factors
 
     def sketch(self, key: Array) -> _Sketch:
-        """Returns a sketch of X.
+        """Draws a sketch of the matrix.
 
         The sketch changes the iterations, not their limit, and so has no derivative.
         """
@@ -366,7 +366,7 @@ class _Steps(NamedTuple):
         return _Sketch(small, None, hessian)
 
     def _step(self, state: _State, key: Array) -> tuple[_State, tuple[Array, Array]]:
-        """Takes a step; also returns the root of the objective, and ‖SXΔθ‖."""
+        """Takes a step; also returns the size of the objective and of the step."""
         sketch = self.fixed_sketch
         if sketch is None:
             sketch = self.sketch(key)
@@ -387,7 +387,10 @@ class _Steps(NamedTuple):
         return new_state, (jnp.sqrt(squared), moved)
 
     def _gradient(self, solution: Array) -> tuple[Array, Array]:
-        """Computes Xᵀ(y - Xθ) - ridge θ, and the objective."""
+        """Computes the negative gradient and the objective at a point.
+
+        The negative gradient is Xᵀ(y - Xθ) - ridge θ.
+        """
         rows = Dense(self.matrix)
         residual = self.target - rows.mv(solution)
         gradient = rows.rmv(residual)
@@ -398,7 +401,7 @@ class _Steps(NamedTuple):
         return gradient - pulled, squared + jnp.sum(pulled * solution)
 
     def _projected(self, solution: Array) -> Array:
-        """Projects the scaled θ on the convex set."""
+        """Projects scaled parameters on the convex set."""
         if self.projection is None:
             return solution
         projected = self.projection(solution * self.unit)
@@ -407,7 +410,7 @@ class _Steps(NamedTuple):
     def _constrained_change(
         self, hessian: Array, solution: Array, gradient: Array
     ) -> Array:
-        """Takes accelerated projected gradient steps; restarts after overshoots."""
+        """Minimises over the convex set by accelerated projected gradient steps."""
         largest = jnp.linalg.eigvalsh(hessian)[-1]
         inverse = 1 / jnp.where(largest > 0, largest, 1)
 

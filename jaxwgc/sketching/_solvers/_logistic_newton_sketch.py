@@ -28,7 +28,7 @@ def logistic_newton_sketch(
     tolerance: ArrayLike | None = None,
     max_iterations: int = 50,
 ) -> Solution:
-    """Fits logistic regression by `newton_sketch`.
+    """Fits logistic regression by Newton's method with sketched Hessians.
 
     The objective is the mean over the N rows of log(1 + exp(xᵢᵀθ)) - yᵢ xᵢᵀθ, plus
     ridge / 2 ‖θ‖². There is no intercept. Add a column of ones for one; the ridge then
@@ -106,7 +106,7 @@ def logistic_newton_sketch(
 def _has_converged(
     newton: Solution, features: Array, labels: Array, ridge: ArrayLike
 ) -> Array:
-    """Returns False if θ separates the labels without a ridge: 2θ is then better."""
+    """Returns False if the labels are separable without a ridge."""
     margins = product(features, newton.solution) * (2 * labels - 1)
     is_separated = jnp.all((margins > 0) & ((labels == 0) | (labels == 1)))
     return newton.converged & (~is_separated | (jnp.asarray(ridge) > 0))

@@ -36,7 +36,7 @@ class Point(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A loss with a ridge for flat parameters, and a root of its Hessian.
+    """A loss with a ridge on flat parameters, and a root of its Hessian.
 
     Attributes:
       loss: `loss(params, *args) -> scalar`.
@@ -53,31 +53,34 @@ class Problem(NamedTuple):
     ridge: Array | None
 
     def objective(self, flat: Array) -> Array:
-        """Returns the objective: the loss plus ridge / 2 ‖θ‖²."""
+        """Computes the loss plus half of the ridge times the squared norm."""
         loss = self.loss(self.unravel(flat), *self.args)
         weight = 0 if self.ridge is None else self.ridge
         return jnp.asarray(loss, flat.dtype) + weight / 2 * jnp.sum(flat**2)
 
     def at(self, flat: Array) -> Point:
-        """Returns the point at flat parameters."""
+        """Computes value and gradient of the objective at flat parameters."""
         value, gradient = jax.value_and_grad(self.objective)(flat)
         return Point(flat, value, gradient)
 
     def root(self, flat: Array) -> Array:
-        """Returns B (N, p) with BᵀB the Hessian without the ridge."""
+        """Returns a root of the Hessian without the ridge.
+
+        The root is B (N, p), and BᵀB is the Hessian.
+        """
         tree = self.square_root_hessian(self.unravel(flat), *self.args)
         columns = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(tree)]
         return jnp.concatenate(columns, axis=1).astype(flat.dtype)
 
     def hessian(self, root: Array, vector: Array) -> Array:
-        """Multiplies a vector by the Hessian BᵀB + ridge I."""
+        """Multiplies a vector by the Hessian with the ridge."""
         image = product(product(root, vector), root)
         return image if self.ridge is None else image + self.ridge * vector
 
     def direction(
         self, root: Array, small: Array, gradient: Array, num_steps: int
     ) -> tuple[Array, Array]:
-        """Computes a descent direction by a sketch of B, refined by B.
+        """Computes a descent direction from a sketched Hessian, then refines it.
 
         Also returns the norm of the part of the gradient outside of the row space of
         the sketch.
@@ -152,13 +155,16 @@ class _Search(NamedTuple):
 
 
 def root_factors(root: Array, ridge: Array | None) -> Factors:
-    """Computes the factors of B, or of a sketch of B, stacked on √ridge I."""
+    """Computes the factors of the Hessian's root with a ridge, or of its sketch."""
     rcond = solver_cutoff(root.shape, root.dtype)
     return factors_of_small(root, rcond, root_ridge=root_of(ridge))
 
 
 def _inverse_root(small: Array, ridge: Array | None) -> Array:
-    """Returns W for which W Wᵀ is (BᵀB + ridge I)⁺, where B is a sketch."""
+    """Returns a root of the inverse Hessian, from a sketch.
+
+    Returns W for which W Wᵀ is (BᵀB + ridge I)⁺, with a sketch B.
+    """
     # Both methods start from the same columns.
     columns = unit_columns(small, root_ridge=root_of(ridge))
 

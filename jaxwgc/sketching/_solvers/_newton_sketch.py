@@ -40,12 +40,12 @@ def newton_sketch(
     tolerance: ArrayLike | None = None,
     max_iterations: int = 50,
 ) -> Solution:
-    """Minimises loss(θ) + ridge / 2 ‖θ‖² by Newton steps with sketched Hessians.
+    """Minimises a convex loss by Newton steps with sketched Hessians.
 
-    The Hessian of the loss is BᵀB with B of shape (N, p). Every step draws a sketch S
-    of m rows and solves a system with (SB)ᵀSB + ridge I. The ridge is not sketched. A
-    backtracking line search makes the method converge from any starting point if the
-    loss is convex.
+    The objective is loss(θ) + ridge / 2 ‖θ‖². The Hessian of the loss is BᵀB with B
+    of shape (N, p). Every step draws a sketch S of m rows and solves a system with
+    (SB)ᵀSB + ridge I. The ridge is not sketched. A backtracking line search makes
+    the method converge from any starting point if the loss is convex.
 
     Near the solution, each step lowers the error by a factor of about √(d / m). Here d
     is the effective dimension of the Hessian H, the trace of H (H + ridge I)⁻¹, at most
@@ -158,7 +158,7 @@ def newton_sketch(
 
 
 def _num_rows_of_root(root: Any, params: Any) -> int:
-    """Returns N, after a check of the shapes of B, a pytree like params.
+    """Checks the shapes of the Hessian's root, and returns its number of rows.
 
     Raises:
       ValueError: If the structures differ, or a leaf of B does not have the shape of
@@ -274,7 +274,7 @@ def _minimiser(
     args: tuple[Any, ...],
     ridge: Array | None,
 ) -> Array:
-    """Returns `flat` with the derivative of the point at which the gradient is zero."""
+    """Returns the solution with the derivative of an exact minimum."""
     del loss, square_root_hessian, unravel, args, ridge
     return flat
 

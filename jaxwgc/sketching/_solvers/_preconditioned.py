@@ -260,7 +260,7 @@ def preconditioned(
 
 
 def chosen_method(method: str, matrix: Matrix, sketch_size: int) -> str:
-    """Returns the method for a matrix, after a check that its kind supports it.
+    """Chooses the method for a kind of matrix, or checks the given one.
 
     `"auto"` chooses by the kind and the size.
     """
@@ -299,7 +299,7 @@ def chosen_method(method: str, matrix: Matrix, sketch_size: int) -> str:
 
 
 def _num_tries(matrix: Sparse) -> int:
-    """Returns the number of iterations with column scales to try before a sketch.
+    """Returns how many iterations without a sketch to try first.
 
     They take about half the time of the sketch. If they do not converge, the solution
     takes 1.5 times as long as by the sketch alone.
@@ -374,7 +374,7 @@ def _by_columns_first(
     max_iterations: int,
     by_factors: Callable[[], tuple[Solution, Factors]],
 ) -> tuple[Solution, Factors]:
-    """Solves with column scales, or by factors if `num_tries` iterations do not do it.
+    """Solves with column scales, and by factors if this does not converge.
 
     With a ridge, X stacked on √ridge I has full rank, unless the ridge is as small as
     the rounding errors of X. In this case, the solution is by factors.
@@ -398,7 +398,7 @@ def _by_columns_first(
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Preconditioner:
-    """Factors of X or of a sketch.
+    """Factors of a matrix or of its sketch, for conjugate gradients.
 
     Attributes:
       factors: The factors, with the rows of a ridge.
@@ -421,7 +421,7 @@ def preconditioner_of(
     method: str,
     threshold: float = 0.0,
 ) -> Preconditioner:
-    """Computes the factors of X, or of its sketch, for iterations.
+    """Computes the factors of a matrix or of its sketch.
 
     Args:
       problem: The problem.
@@ -459,7 +459,7 @@ def preconditioner_of(
 def refined(
     problem: Problem, preconditioner: Preconditioner, max_iterations: int
 ) -> Solution:
-    """Solves by iterations with a preconditioner."""
+    """Solves by conjugate gradients with a preconditioner."""
     factors = preconditioner.factors
     refinement = Refinement(
         problem=problem,

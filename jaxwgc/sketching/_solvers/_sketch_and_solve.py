@@ -38,12 +38,13 @@ def sketch_and_solve(
     ridge: ArrayLike = 0.0,
     rcond: ArrayLike | None = None,
 ) -> Solution:
-    """Solves sketched least squares: minimises ‖S(Xθ - y)‖² + ridge ‖θ‖².
+    """Solves least squares roughly, by one sketch of the data.
 
-    It takes one sketch and one factorisation, without iterations. With an embedding of
-    distortion ε, the residual ‖Xθ - y‖ is within a factor (1 + ε) / (1 - ε) of its
-    minimum. The required sketch size grows with 1 / ε. See `preconditioned` for an
-    exact solution in similar time.
+    The solution minimises ‖S(Xθ - y)‖² + ridge ‖θ‖². It takes one sketch and one
+    factorisation, without iterations. With an embedding of distortion ε, the
+    residual ‖Xθ - y‖ is within a factor (1 + ε) / (1 - ε) of its minimum. The
+    required sketch size grows with 1 / ε. See `preconditioned` for an exact
+    solution in similar time.
 
     Args:
       key: A PRNG key.

@@ -56,7 +56,7 @@ class Solution(NamedTuple):
 
 
 def to_unit_size(target: Array) -> Array:
-    """Returns powers of two that scale targets to size 1, () or (c,).
+    """Returns powers of two that scale targets to size 1.
 
     Squares of scaled targets do not overflow.
     """
@@ -64,7 +64,7 @@ def to_unit_size(target: Array) -> Array:
 
 
 def in_units(result: Solution, to_unit: Array, scale: Array) -> Solution:
-    """Converts the solution for y * `to_unit` to the solution for y, (N,) or (N, c).
+    """Converts the solution for scaled targets to the solution for the targets.
 
     `converged` becomes False if θ overflows, or if underflow changes θ / `scale` by
     more than rounding; scales bring the columns of X to one size. It also becomes False
@@ -101,10 +101,11 @@ def implicit_solution(
     ridge: Array | None,
     factors: Factors | ColumnScaling,
 ) -> Array:
-    """Returns `solution` with its derivative as minimum-norm θ of Xᵀ(y - Xθ) = ridge θ.
+    """Returns a solution with the derivative of the exact solution.
 
-    With r = y - Xθ, the derivative solves [I X; Xᵀ -ridge I] [dr; dθ] = [dy - dX θ;
-    dridge θ - dXᵀ r]. `Factors` of X or of a sketch precondition this system. They are
+    The exact solution is the minimum-norm θ of Xᵀ(y - Xθ) = ridge θ. With r = y -
+    Xθ, the derivative solves [I X; Xᵀ -ridge I] [dr; dθ] = [dy - dX θ; dridge θ -
+    dXᵀ r]. `Factors` of X or of a sketch precondition this system. They are
     constants, as is the value of `solution`. With a `ColumnScaling`, θ / scale has
     the minimum norm.
 
@@ -171,9 +172,10 @@ def solve_augmented(
     target: Array,
     required_gradient: Array,
 ) -> tuple[Array, Array]:
-    """Solves r + Xθ = target and Xᵀr - ridge θ = required_gradient for r and θ.
+    """Solves the augmented system of least squares for residual and parameters.
 
-    If X is rank-deficient, it applies the pseudo-inverse, which ignores the part of
+    The equations are r + Xθ = target and Xᵀr - ridge θ = required_gradient. If X is
+    rank-deficient, it applies the pseudo-inverse, which ignores the part of
     `required_gradient` in the null space of X.
     """
 
@@ -217,7 +219,7 @@ def _scaled_solution(
     target: Array,
     required_gradient: Array,
 ) -> Array:
-    """Solves the equations of `solve_augmented` for θ, in scaled columns."""
+    """Solves the equations of `solve_augmented` for scaled parameters."""
     root_ridge = root_of(ridge)
     tolerance = jnp.asarray(4 * jnp.finfo(matrix.dtype).eps, matrix.dtype)
     if isinstance(factors, Factors):
