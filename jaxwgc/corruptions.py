@@ -98,7 +98,7 @@ class CorruptionModel(abc.ABC):
 
     @abc.abstractmethod
     def corrupted(self, key: jax.Array, messages: jax.Array) -> jax.Array:
-        """Returns the corrupted versions of all messages, (num_messages, length).
+        """Returns the corrupted versions of all messages.
 
         Args:
           key: PRNG key.
@@ -271,7 +271,7 @@ class same_vector(CorruptionModel):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class codeword_part(CorruptionModel):
-    """Part of a codeword added to each message: the worst collusion.
+    """Part of a codeword added to each message, the worst attack of colluding workers.
 
     The sum is valid for other gradients. If all workers add their part, no parity check
     fails. Corrupted workers can be told from the others only by their number.
@@ -339,12 +339,12 @@ class quantization(CorruptionModel):
 
 
 def _size_of(messages: jax.Array) -> jax.Array:
-    """Returns the root mean square of all entries, in the dtype of messages."""
+    """Computes the root mean square of all entries of the messages."""
     return _root_mean_square(messages).astype(messages.dtype).reshape(())
 
 
 def _root_mean_square(numbers: jax.Array, axis: int | None = None) -> jax.Array:
-    """Returns the root mean square of absolute values, with the axes kept, real.
+    """Computes root mean squares of absolute values along axes.
 
     Numbers are scaled by a power of two, so that squares stay in range.
     """

@@ -1,4 +1,4 @@
-"""Iterative block leverage sampling: a new sample of parts at every step."""
+"""Aggregation of a new sample of parts at every step, by leverage scores."""
 
 import functools
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from jaxwgc.stragglers import StragglerModel
 
 
 class BlockLeverageState(NamedTuple):
-    """State of `block_leverage_aggregate`, which describes it."""
+    """State of `block_leverage_aggregate`."""
 
     key: jax.Array
     indices: jax.Array
@@ -164,7 +164,7 @@ def sampled_value_and_grad(
     *,
     num_draws: int | None = None,
 ) -> Callable:
-    """Returns a function that computes the decoded gradient of a new sample of parts.
+    """Computes the decoded gradient of a new sample of parts at every step.
 
     It needs one backward pass over the k sampled parts: a step costs k / K of a full
     one. The parts are weighted so that value and gradient are unbiased estimates of
@@ -280,7 +280,7 @@ class _PartSampler:
                 )
 
     def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the parts of a sample, int32 (k,), and their weights, (k,)."""
+        """Draws parts, and the weights that make their sum unbiased."""
         if self._num_draws is None:
             sample = sample_partitions(
                 key, self._probabilities, num_distinct=self._num_slots + 1

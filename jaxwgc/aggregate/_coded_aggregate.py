@@ -1,4 +1,4 @@
-"""Aggregation of partial gradients in a simulated coded cluster."""
+"""Aggregation of partial gradients as by a coded cluster, simulated."""
 
 import functools
 import operator
@@ -226,7 +226,7 @@ def coded_aggregate(
 def check_updates(
     updates: Any, size: int, axis_name: str, params: Any, shapes: Any
 ) -> None:
-    """Checks that updates are floats like params with an added leading axis.
+    """Checks that updates are floats like params, with an axis of parts first.
 
     If params is None, updates are compared with `shapes`, recorded by `init`, unless
     these are None, too.
@@ -285,12 +285,12 @@ def _compare_by_path(updates: Any, size: int, axis_name: str, expected: Any) -> 
 
 
 def _is_shape(node: object) -> bool:
-    """Returns whether a node of `shapes_of` stands for an array."""
+    """Returns whether a node of `shapes_of` is the shape of an array."""
     return isinstance(node, dict) and list(node.values()) == [()]
 
 
 def _leaf_names(name: str, shapes: dict[str, str], others: dict[str, str]) -> str:
-    """Returns the names of the first leaves with a path that `others` lacks."""
+    """Returns the names of leaves that `others` lacks."""
     names = [f"{name}{path}" for path in shapes if path not in others]
     if not names:
         return "no leaves"
@@ -299,7 +299,7 @@ def _leaf_names(name: str, shapes: dict[str, str], others: dict[str, str]) -> st
 
 
 def _rounded(messages: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """Returns messages with their numbers rounded to a dtype."""
+    """Rounds the numbers of messages to a dtype."""
     if jnp.iscomplexobj(messages):
         return jax.lax.complex(
             _rounded(messages.real, dtype), _rounded(messages.imag, dtype)

@@ -32,7 +32,7 @@ ORDER = (
 
 
 class DecodingPolicy:
-    """Processing of a round: observe, correct errors, use stored messages, count.
+    """Processing of a round by an aggregator, from messages to update.
 
     Args:
       code: Gradient code.
@@ -184,7 +184,7 @@ class DecodingPolicy:
     def check_params(
         self, state: CodedAggregateState, params: optax.Params | None
     ) -> None:
-        """Raises ValueError if stored messages are of gradients of other params."""
+        """Raises ValueError if stored messages do not fit params."""
         shapes = shapes_of(params)
         if jax.tree.structure(shapes) != jax.tree.structure(state.shapes):
             raise ValueError(
@@ -200,7 +200,7 @@ class DecodingPolicy:
         late: ArrayLike | None = None,
         **others: object,
     ) -> tuple[Arrived | None, jax.Array | float | None]:
-        """Returns the round that the extra arguments of an update describe.
+        """Returns the round that the arguments of an update describe.
 
         Returns:
           What has arrived, and the duration. None if the arguments describe no round,
@@ -254,7 +254,7 @@ class DecodingPolicy:
         state: CodedAggregateState,
         key: jax.Array,
     ) -> tuple[Arrived, CodedAggregateState]:
-        """Returns the messages that are not corrupted, and the state with error counts.
+        """Excludes corrupted messages, and counts errors in the state.
 
         Args:
           arrived: Messages of the round.
@@ -283,7 +283,7 @@ class DecodingPolicy:
         state: CodedAggregateState,
         messages: jax.Array | None = None,
     ) -> tuple[optax.Updates, CodedAggregateState]:
-        """Returns the update and the state after a round.
+        """Computes the update and the state after a round.
 
         Args:
           arrived: Messages of the round.
@@ -356,7 +356,7 @@ class DecodingPolicy:
         return stored, state._replace(memory=memory)
 
     def _by_message(self, mask: jax.Array) -> jax.Array:
-        """Returns a mask of messages for a mask of workers."""
+        """Converts a mask of workers to a mask of messages."""
         return jnp.repeat(jnp.asarray(mask), self.code.messages_per_worker)
 
 
@@ -369,7 +369,7 @@ def _is_misspelt(name: str) -> bool:
 
 
 def shapes_of(tree: Any) -> Any:
-    """Returns a pytree like `tree` with each array replaced by a dict keyed by shape.
+    """Returns the shapes of the arrays of a pytree, in its structure.
 
     The state that holds it consists of dicts and tuples, which every checkpoint library
     can save.
@@ -378,7 +378,7 @@ def shapes_of(tree: Any) -> Any:
 
 
 def check_unmasked(params: Any) -> None:
-    """Raises ValueError if `optax.masked` has left out leaves of params."""
+    """Raises ValueError if `optax.masked` hides leaves of params."""
     nodes = jax.tree.leaves(params, is_leaf=_is_masked)
     if any(_is_masked(node) for node in nodes):
         raise ValueError(
@@ -394,7 +394,7 @@ def _is_masked(node: object) -> bool:
 def make_aggregator(
     init: optax.TransformInitFn, update: optax.TransformUpdateExtraArgsFn
 ) -> optax.GradientTransformationExtraArgs:
-    """Returns an optax aggregator."""
+    """Makes an optax aggregator from its `init` and `update`."""
     # The module is experimental and may move, which must not break `import jaxwgc`.
     from optax.experimental import aggregating
 

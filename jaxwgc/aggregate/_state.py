@@ -8,7 +8,7 @@ from jaxwgc import coding
 
 
 class ErrorCounts(NamedTuple):
-    """Corrupted workers of the last round, and counts of them so far.
+    """Corrupted workers of the last round, and counts over all rounds.
 
     Attributes:
       wrong: bool (num_workers,), workers with messages that were found corrupted in

@@ -21,7 +21,7 @@ _SHIFT = 0.01
 
 
 class StepReport(NamedTuple):
-    """Problems that `check_step` found, to print; `check_step` documents the fields."""
+    """Problems of a training step that `check_step` has found."""
 
     problems: tuple[str, ...]
     gradient_ratio: float
@@ -258,7 +258,7 @@ def _perturbed(params: Any) -> Any:
 
 
 def _parts_of_step(batches: Callable[[int, int], Any], num_parts: int) -> Any:
-    """Returns the batches of step 0 as parts, leaves (num_parts, ...).
+    """Returns the batches of step 0 as parts.
 
     Raises:
       ValueError: If the batches of two parts differ in structure or shapes.
@@ -280,7 +280,7 @@ def _parts_of_step(batches: Callable[[int, int], Any], num_parts: int) -> Any:
 
 
 def _rows_of(parts: Any) -> Any:
-    """Returns the rows of all parts, leaves (num_parts * m, ...)."""
+    """Returns the rows of all parts."""
     if any(np.ndim(leaf) < 2 for leaf in jax.tree.leaves(parts)):
         raise ValueError(
             "batches must return arrays with a leading axis of rows; got "
@@ -293,7 +293,7 @@ def _problem_of_batches(batches: Callable[[int, int], Any], parts: Any) -> str:
     """Returns a problem if batches of step 0 are equal, or change from call to call."""
 
     def bytes_of_parts(parts):
-        """Returns the bytes of each part, so that NaNs are equal, too."""
+        """Returns the bytes of each part, to compare parts that contain NaN."""
         columns = [
             [of_part.tobytes() for of_part in leaf] for leaf in jax.tree.leaves(parts)
         ]

@@ -1,4 +1,4 @@
-"""What a comparison of the decoded sum finds, and the quantities that it compares."""
+"""Results of the comparison of a decoded sum with the correct sum."""
 
 import operator
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ TINY = 1e-150
 
 
 class Finding(NamedTuple):
-    """Result of a comparison of the decoded sum of terms with the sum that is meant.
+    """Result of the comparison of a decoded sum with the correct sum.
 
     Attributes:
       terms: Terms of the parts, pytree with leaves (num_parts, ...).
@@ -32,7 +32,7 @@ class Finding(NamedTuple):
 
 
 class DecodedSums(NamedTuple):
-    """Decoded sums if all workers respond, and if as many straggle as is tolerated.
+    """Decoded sums without stragglers, and with as many as are tolerated.
 
     Attributes:
       sums: (2, size).
@@ -44,13 +44,13 @@ class DecodedSums(NamedTuple):
 
 
 def flat(tree: Any) -> np.ndarray:
-    """Concatenates the leaves of a gradient, in double precision."""
+    """Concatenates the leaves of a gradient, in float64."""
     leaves = [np.asarray(leaf).astype(complex) for leaf in jax.tree.leaves(tree)]
     return np.concatenate([leaf.ravel() for leaf in leaves])
 
 
 def flat_by_part(terms: Any, num_parts: int) -> np.ndarray:
-    """Returns the terms of parts as rows, (num_parts, size)."""
+    """Returns the terms of parts as rows of a matrix."""
     rows = [
         flat(jax.tree.map(operator.itemgetter(part), terms))
         for part in range(num_parts)
@@ -59,7 +59,7 @@ def flat_by_part(terms: Any, num_parts: int) -> np.ndarray:
 
 
 def decoded_sums(code: GradientCode, of_parts: np.ndarray) -> DecodedSums:
-    """Returns decoded sums of terms (num_parts, size)."""
+    """Computes decoded sums of the terms of parts."""
     num_lost = np.array([[0], [code.num_stragglers]])
     decoding = coding.decoding(code, np.arange(code.num_workers) >= num_lost)
     return DecodedSums(
@@ -72,7 +72,7 @@ def decoded_sums(code: GradientCode, of_parts: np.ndarray) -> DecodedSums:
 def problem_of_code(
     decoded: DecodedSums, total: np.ndarray, rounding: float, code: GradientCode
 ) -> str:
-    """Returns a problem if decoded sums differ from the sum over parts, (size,)."""
+    """Returns a problem if decoded sums differ from the sum over parts."""
     difference = np.linalg.norm(decoded.sums - total)
     if not decoded.are_exact or difference <= rounding:
         return ""

@@ -84,7 +84,7 @@ def compare_with_loss(
 
 
 class _Layout(NamedTuple):
-    """Rows of the data and of the parts, on the host.
+    """Rows of the data, and of the parts, on the host.
 
     Attributes:
       data: Rows of the data, leaves (N, ...).
@@ -127,7 +127,7 @@ class _Layout(NamedTuple):
 
     @property
     def is_held(self) -> np.ndarray:
-        """Which rows of the parts are not padding, bool (num_parts, m)."""
+        """Which rows of the parts are not padding."""
         return self.row_weights != 0
 
     @property
@@ -137,11 +137,11 @@ class _Layout(NamedTuple):
 
     @property
     def marks_padding(self) -> bool:
-        """Whether row weights are nothing but 1, or 0 for padding."""
+        """Whether all row weights are 1, or 0 for padding."""
         return bool(np.isin(self.row_weights, (0, 1)).all())
 
     def rows(self, is_chosen: np.ndarray) -> Any:
-        """Returns rows of the parts, given bool (num_parts, m)."""
+        """Returns the rows of the parts that a mask selects."""
         return jax.tree.map(operator.itemgetter(is_chosen), self.parts)
 
     def as_part(self, rows: Any, row_weights: np.ndarray) -> Any:
@@ -150,7 +150,7 @@ class _Layout(NamedTuple):
 
 
 class _Comparison(NamedTuple):
-    """The decoded gradient and the gradient on the data, in double precision.
+    """The decoded gradient and the gradient on the data, in float64.
 
     Attributes:
       code: Gradient code.
@@ -177,7 +177,7 @@ class _Comparison(NamedTuple):
         return float(errors.max() / max(np.linalg.norm(self.expected), TINY))
 
     def problem(self, layout: _Layout, gradient_of: Callable[[Any], np.ndarray]) -> str:
-        """Returns the first problem of the gradients; "" if there is none.
+        """Returns the first problem of the gradients, or an empty string.
 
         Args:
           layout: Rows of the data and of the parts.
@@ -288,7 +288,7 @@ def _compare(
 def _gradient_of_weight_zero(
     layout: _Layout, gradient_of: Callable[[Any], np.ndarray]
 ) -> float:
-    """Returns the norm of the gradient that rows of weight 0 add.
+    """Computes the norm of the gradient that rows of weight 0 add.
 
     The comparison on the data may not show it: at the start, that of padding is small.
     """

@@ -28,7 +28,7 @@ _SHARE = 0.1
 
 
 class Rounds(NamedTuple):
-    """Rounds that were simulated or observed.
+    """Numbers of responses and failures of simulated or observed rounds.
 
     Attributes:
       received: bool (rounds, num_workers).
@@ -40,7 +40,7 @@ class Rounds(NamedTuple):
 
     @classmethod
     def observed(cls, code: GradientCode, received: ArrayLike) -> "Rounds":
-        """Returns observed rounds, given masks, bool ([rounds,] num_workers)."""
+        """Returns rounds with the given masks of workers."""
         masks = np.atleast_2d(received)
         tolerance = code.choose_decoder().tolerance
         failed = coding.decoding(code, masks).failed(tolerance)
@@ -48,7 +48,7 @@ class Rounds(NamedTuple):
 
     @classmethod
     def between(cls, states: list[optax.OptState]) -> "Rounds":
-        """Returns the rounds between consecutive states of an optimizer."""
+        """Returns the rounds between successive states of an optimizer."""
         coded_states = [_split(state)[0] for state in states]
         num_undecodable = [int(state.num_undecodable) for state in coded_states]
         return cls(
@@ -57,7 +57,7 @@ class Rounds(NamedTuple):
         )
 
     def problem(self, code: GradientCode) -> str:
-        """Returns a problem if at least half of the rounds fail; otherwise ""."""
+        """Returns a problem if at least half of the rounds fail, or an empty string."""
         # An approximate code has no number of responses that is always enough.
         is_expected = code.num_stragglers == 0 and self.received.any()
         if self.failed.mean() < 0.5 or is_expected:
@@ -78,7 +78,7 @@ class Rounds(NamedTuple):
 
 
 def _split(state: optax.OptState) -> tuple[CodedAggregateState, list[Any]]:
-    """Returns the only aggregator's state in `state`, and the leaves after it."""
+    """Returns the state of the aggregator, and the leaves of the state after it."""
 
     def is_of_aggregator(node):
         return isinstance(node, CodedAggregateState)
@@ -115,7 +115,7 @@ def states_of(
 
 
 class OptimizerProbe:
-    """An optimizer, to be updated by partial gradients at fixed parameters."""
+    """Runs an optimizer at fixed parameters, to find mistakes in its chain."""
 
     def __init__(
         self, optimizer: optax.GradientTransformation, code: GradientCode, params: Any
@@ -152,7 +152,7 @@ class OptimizerProbe:
     def problem_of_state(
         self, partial_gradients: Any, before: optax.OptState, after: optax.OptState
     ) -> str:
-        """Returns a problem if a step kept the old state; otherwise ""."""
+        """Returns a problem if a step has kept the old state, or an empty string."""
         extra = {}
         if not self.simulates:
             extra["received"] = _split(after)[0].received
@@ -167,7 +167,7 @@ class OptimizerProbe:
         )
 
     def problem_of_order(self, gradients: Any) -> str:
-        """Returns a problem if updates depend on more than the sum; otherwise ""."""
+        """Returns a problem if a transformation comes before the aggregator."""
         difference = self.measure_order(gradients)
         if difference <= _SHARE:
             return ""
@@ -179,7 +179,7 @@ class OptimizerProbe:
         )
 
     def measure_order(self, gradients: Any) -> float:
-        """Measures by how much updates depend on more than the decoded gradient.
+        """Measures how much updates depend on single parts beside their sum.
 
         The result is the largest relative difference between updates of two rounds
         with equal decoded gradients. In one pair of rounds, partial gradients differ,
@@ -208,7 +208,7 @@ class OptimizerProbe:
         )
 
         def shared(shares):
-            """Returns the partial gradients `shares[j] * total`."""
+            """Divides a total gradient among parts by given shares."""
             return jax.tree.map(
                 lambda of_sum, leaf: np.multiply.outer(shares, of_sum).astype(
                     leaf.dtype
@@ -231,7 +231,7 @@ class OptimizerProbe:
     def _followed(
         self, partial_gradients: Any, received: np.ndarray
     ) -> list[np.ndarray]:
-        """Returns updates of a few steps, and the final state behind the aggregator."""
+        """Returns the updates of a few steps, and the final state of the optimizer."""
         seen = []
         state = self.state
         for _ in range(_NUM_UPDATES):

@@ -82,7 +82,7 @@ def compare_with_one_process(
 
 @contextlib.contextmanager
 def _anew() -> Iterator[None]:
-    """Traces functions anew, also those that a `jax.jit` of the user has cached.
+    """Traces functions again, also functions that a `jax.jit` has cached.
 
     Caches are kept for each setting of the promotion of ranks, which does not change
     results.
@@ -102,7 +102,7 @@ def _terms(
     key: jax.Array | None,
     has_aux: bool,
 ) -> Any:
-    """Returns the terms of all parts in step 0, by a program of their own."""
+    """Computes the terms of all parts in step 0."""
     term = term_of(contribution=contribution, has_aux=has_aux)
 
     @jax.jit
@@ -120,7 +120,7 @@ def _terms(
 
 
 def _problem_of_zero(rows: np.ndarray) -> str:
-    """Returns a problem if all terms (num_parts, size) are zero."""
+    """Returns a problem if all terms are zero."""
     if rows.any():
         return ""
     return (
@@ -130,7 +130,7 @@ def _problem_of_zero(rows: np.ndarray) -> str:
 
 
 def _problem_of_terms(rows: np.ndarray, rows_again: np.ndarray) -> str:
-    """Returns the first problem of two copies of all terms, (num_parts, size)."""
+    """Returns the first problem of two computations of all terms."""
     for part, (row, row_again) in enumerate(zip(rows, rows_again, strict=True)):
         if not np.isfinite(row).all():
             return (

@@ -1,4 +1,4 @@
-"""Codes from symmetric block designs: equal errors for equally many stragglers."""
+"""Codes from symmetric block designs, with one error for all patterns of a size."""
 
 import itertools
 
@@ -9,12 +9,13 @@ from jaxwgc.codes._gradient_code import GradientCode
 
 
 def projective_plane(order: int) -> GradientCode:
-    """Returns the code of a projective plane: parts are points, workers are lines.
+    """Returns a code with one error for every pattern of equally many stragglers.
 
-    The plane over the integers modulo a prime q has v = q² + q + 1 points and v lines.
-    Every line has q + 1 points, every point is on q + 1 lines, and two lines meet in
-    one point. With κ = q + 1, λ = 1 and f responses, all least-squares weights are
-    κ / (κ - λ + λ f). The squared decoding error is v - κ² f / (κ - λ + λ f). It
+    Parts are points of a projective plane, and workers are its lines. The plane
+    over the integers modulo a prime q has v = q² + q + 1 points and v lines. Every
+    line has q + 1 points, every point is on q + 1 lines, and two lines meet in one
+    point. With κ = q + 1, λ = 1 and f responses, all least-squares weights are κ /
+    (κ - λ + λ f). The squared decoding error is v - κ² f / (κ - λ + λ f). It
     depends only on f, so adversarial stragglers are no worse than random ones.
 
     Args:
@@ -56,12 +57,13 @@ def projective_plane(order: int) -> GradientCode:
 
 
 def paley(num_workers: int) -> GradientCode:
-    """Returns the code of a Paley design: worker i holds the parts i + r mod v.
+    """Returns a block-design code in which workers hold half of the data.
 
-    Here r are the non-zero squares modulo v. For a prime v = 3 mod 4 they are a
-    difference set, which gives a symmetric design: κ = (v - 1) / 2 parts per worker,
-    and λ = (v - 3) / 4 common parts of two workers. Weights and error are given by the
-    formulas in `projective_plane`.
+    Worker i holds the parts i + r mod v of a Paley design. Here r are the non-zero
+    squares modulo v. For a prime v = 3 mod 4 they are a difference set, which gives
+    a symmetric design: κ = (v - 1) / 2 parts per worker, and λ = (v - 3) / 4 common
+    parts of two workers. Weights and error are given by the formulas in
+    `projective_plane`.
 
     Args:
       num_workers: v, a prime with remainder 3 modulo 4; also the number of parts.

@@ -1,4 +1,4 @@
-"""Communication-efficient codes: messages m times shorter, for m times more work."""
+"""Codes with messages shorter than the gradient, for more work."""
 
 import dataclasses
 import functools
@@ -14,15 +14,16 @@ from jaxwgc.codes._reed_solomon import best_step, positions, vanishing_products
 def communication_efficient(
     num_workers: int, num_stragglers: int, num_segments: int
 ) -> GradientCode:
-    """Returns a code with messages of 1 / m of the gradient's length.
+    """Returns an exact code with short messages, for more work per worker.
 
-    A gradient is split into m segments, and a message has the length of one segment.
-    Worker i holds parts i, ..., i + d - 1 around a ring, d = s + m. For every part and
-    segment there is a polynomial of degree n - s - 1 with zeros at the n - d workers
-    without the part. Of its coefficients m are prescribed: one for the segment, zero
-    for the others. A worker sends the sum of the segments times the values of their
-    polynomials at its point. Any n - s messages determine the sum of all polynomials,
-    and m of its coefficients are the segments of the gradient.
+    Messages have 1 / m of the gradient's length. A gradient is split into m
+    segments, and a message has the length of one segment. Worker i holds parts i,
+    ..., i + d - 1 around a ring, d = s + m. For every part and segment there is a
+    polynomial of degree n - s - 1 with zeros at the n - d workers without the part.
+    Of its coefficients m are prescribed: one for the segment, zero for the others.
+    A worker sends the sum of the segments times the values of their polynomials at
+    its point. Any n - s messages determine the sum of all polynomials, and m of its
+    coefficients are the segments of the gradient.
 
     The published code has real points and uses the m highest coefficients; from about
     30 workers on, float64 cannot decode it. This code uses the n-th roots of unity, in
@@ -78,7 +79,7 @@ def communication_efficient(
 def _encoding_matrix(
     assignment: np.ndarray, num_segments: int, step: int
 ) -> np.ndarray:
-    """Returns the values of the code's polynomials in columns (part, segment).
+    """Returns the encoding matrix: values of polynomials at the workers' points.
 
     One half consists of polynomials P(x) of degree f - 1, f = n - s. The other half is
     x^(f - 1) times the conjugate of P(x) at the roots of unity, which reverses and
@@ -106,7 +107,7 @@ def _encoding_matrix(
 
 
 def _low_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
-    """Returns values of a polynomial P for each u < count, with coefficient 1 of x^u.
+    """Returns values of polynomials with one given coefficient, for low powers.
 
     They are (num_workers, num_parts, count). P vanishes at the workers without the
     part. Its other coefficients below x^count are zero, and so are all of them in the
@@ -122,7 +123,7 @@ def _low_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
 
 
 def _first_part_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
-    """Returns values of P = q x^u times the first count - u terms of the series 1 / q.
+    """Returns the columns of the first part, by a power series.
 
     q is ∏ₗ (1 - x / αₗ) over the workers l without the part, and h this product over
     the workers with it. Since q h = 1 - x^n, the series 1 / q starts like h.
@@ -143,7 +144,7 @@ def _first_part_columns(assignment: np.ndarray, count: int, step: int) -> np.nda
 
 @functools.lru_cache(maxsize=256)
 def _best_step(num_workers: int, num_stragglers: int, num_segments: int) -> int:
-    """Returns the step that minimises the norm of B, computed from one part."""
+    """Returns the order of points with the smallest encoding matrix, from one part."""
     assignment = ring_distances(num_workers)[:, :1] < num_stragglers + num_segments
     counts = {num_segments // 2, num_segments - num_segments // 2}
 

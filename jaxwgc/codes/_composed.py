@@ -11,7 +11,7 @@ from jaxwgc.decoders import Clustered, LeastSquares
 
 
 def clustered(code: GradientCode, num_clusters: int) -> GradientCode:
-    """Returns a block-diagonal code: each cluster of workers has its own parts.
+    """Returns a code of clusters, each with its own parts and workers.
 
     Decoding treats each cluster separately. Every cluster tolerates as many stragglers
     as `code`. This is the guarantee for the whole code, too, but stragglers that are
@@ -136,7 +136,7 @@ def multi_message(code: GradientCode) -> GradientCode:
 
 
 def _turns(assignment: np.ndarray) -> np.ndarray:
-    """Returns the turn at which each worker computes each part; k for parts not held.
+    """Returns the position of each part in the order in which a worker computes it.
 
     The shape is (num_workers, num_parts).
     """
@@ -157,7 +157,7 @@ def _turns(assignment: np.ndarray) -> np.ndarray:
 
 
 def partially_coded(code: GradientCode, num_uncoded: int) -> GradientCode:
-    """Returns a code with two messages: a sum of uncoded parts, then a coded message.
+    """Returns a code whose workers send an uncoded sum, then a coded message.
 
     For stragglers that are slow but not lost. A worker first computes `num_uncoded` (u)
     parts that no other worker holds, and sends their sum. Then it computes its parts in

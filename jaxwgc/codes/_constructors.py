@@ -1,4 +1,4 @@
-"""Helpers of constructors: codes of sums, proportional loads, primes."""
+"""Helpers of constructors of codes."""
 
 import math
 
@@ -12,12 +12,12 @@ from jaxwgc.decoders import Decoder, LeastSquares, OneStep, Peeling
 
 
 def known(values: jax.Array) -> Array:
-    """Returns a NumPy array if the values are known, otherwise the tracer."""
+    """Returns a NumPy array for known values, and a tracer unchanged."""
     return values if array_validation.is_traced(values) else np.asarray(values)
 
 
 def as_floats(values: Array) -> Array:
-    """Converts to float64 on the host, or to JAX's precision if values are traced."""
+    """Converts to float64 on the host; traced values to JAX's float dtype."""
     if array_validation.is_traced(values):
         return values.astype(jnp.result_type(float))
     return np.asarray(values, np.float64)
@@ -47,7 +47,7 @@ def code_of_sums(
 def replicated_sums(
     assignment: Array, copies: float, *first: Decoder, num_stragglers: int = 0
 ) -> GradientCode:
-    """Returns a code of sums in which each part has equally many copies, in the mean.
+    """Returns a code of sums with a given mean number of copies per part.
 
     Its decoders are `first`, least squares, one step, and peeling.
     """
@@ -64,7 +64,7 @@ def replicated_sums(
 def exact_code(
     matrix: Array, assignment: np.ndarray, num_stragglers: int, *decoders: Decoder
 ) -> GradientCode:
-    """Returns a code for s stragglers, with `LeastSquares` as last decoder."""
+    """Returns an exact code with `LeastSquares` as last decoder."""
     return unweighted(
         matrix,
         assignment,
@@ -75,12 +75,15 @@ def exact_code(
 
 
 def ring_distances(size: int) -> np.ndarray:
-    """Returns (j - i) mod n: distances around a ring from row i to column j, (n, n)."""
+    """Returns distances around a ring, from each row to each column.
+
+    They are (j - i) mod n from row i to column j, (n, n).
+    """
     return (np.arange(size) - np.arange(size)[:, None]) % size
 
 
 def shares(loads: np.ndarray, total: int, maximum: int | None = None) -> np.ndarray:
-    """Returns integers that sum to `total`, proportional to loads (largest remainder).
+    """Rounds proportional shares of a total to integers, by largest remainder.
 
     No integer exceeds `maximum`; the excess is distributed among the others.
 
@@ -117,7 +120,7 @@ def is_prime(number: int) -> bool:
 
 
 def check_prime(name: str, number: int, remainder: int | None = None) -> None:
-    """Raises ValueError unless a number is a prime, with a given remainder modulo 4."""
+    """Raises ValueError unless a number is a prime of a given remainder modulo 4."""
     validation.check_int(name, number)
     if remainder is None:
         if not is_prime(number):

@@ -1,4 +1,4 @@
-"""Exact codes in which each worker holds the next s + 1 parts of a ring."""
+"""Exact codes in which each worker holds neighbouring parts of a ring."""
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,14 @@ from jaxwgc.codes._gradient_code import GradientCode
 def cyclic_repetition(
     key: jax.Array, num_workers: int, num_stragglers: int
 ) -> GradientCode:
-    """Returns the cyclic repetition code: worker i holds parts i, ..., i + s.
+    """Returns an exact code with random coefficients around a ring of workers.
 
-    H is a random s x n Gaussian matrix with rows that sum to zero. Row i of B has
-    B_ii = 1, and its other entries put it into the null space of H. With probability
-    one, any n - s rows span that null space, which contains the vector of ones. The
-    code is ill-conditioned: float32 suffices only for few stragglers (about 2). For
-    more, use `reed_solomon`.
+    Worker i holds parts i, ..., i + s around a ring. H is a random s x n Gaussian
+    matrix with rows that sum to zero. Row i of B has B_ii = 1, and its other
+    entries put it into the null space of H. With probability one, any n - s rows
+    span that null space, which contains the vector of ones. The code is
+    ill-conditioned: float32 suffices only for few stragglers (about 2). For more,
+    use `reed_solomon`.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
@@ -56,7 +57,10 @@ def cyclic_repetition(
 
 
 def _null_space_rows(key: jax.Array, others: np.ndarray) -> jax.Array | np.ndarray:
-    """Computes rows bᵢ with bᵢᵢ = 1, support {i} and others[i], and H bᵢ = 0."""
+    """Computes rows of the encoding matrix in the null space of a random matrix.
+
+    Rows bᵢ have bᵢᵢ = 1, support {i} and others[i], and H bᵢ = 0.
+    """
     num_workers, num_stragglers = others.shape
     # Draws in float32 give the same code at every precision setting.
     draws = jax.random.normal(key, (num_stragglers, num_workers - 1), jnp.float32)
@@ -70,12 +74,13 @@ def _null_space_rows(key: jax.Array, others: np.ndarray) -> jax.Array | np.ndarr
 
 
 def cyclic_mds(num_workers: int, num_stragglers: int) -> GradientCode:
-    """Returns a cyclic MDS code: worker i holds parts i, ..., i + s around a ring.
+    """Returns an exact code around a ring of workers, with small rounding errors.
 
-    Every row of the encoding matrix is the first row, rotated. The first row has the
-    coefficients of g(x) = ∏ⱼ (x - ωʲ), ω = exp(2πi / n), over s consecutive exponents
-    around n / 2. This generates a cyclic code of distance s + 1, so any n - s rows are
-    a basis of it. It contains the vector of ones, since g(1) is not zero.
+    Worker i holds parts i, ..., i + s around a ring. Every row of the encoding
+    matrix is the first row, rotated. The first row has the coefficients of g(x) =
+    ∏ⱼ (x - ωʲ), ω = exp(2πi / n), over s consecutive exponents around n / 2. This
+    generates a cyclic code of distance s + 1, so any n - s rows are a basis of it.
+    It contains the vector of ones, since g(1) is not zero.
 
     The assignment is the one of `cyclic_repetition`. Coefficients are better
     conditioned than the random ones there, and typical patterns amplify rounding
@@ -117,7 +122,7 @@ def cyclic_mds(num_workers: int, num_stragglers: int) -> GradientCode:
 
 
 def _coefficients(num_workers: int, num_stragglers: int) -> np.ndarray:
-    """Returns the coefficients of g, from the constant one up, scaled to sum to s + 1.
+    """Returns the coefficients of the generating polynomial, scaled.
 
     By the q-binomial theorem the coefficient of x^(s - t) is (-ω^c)^t times a product
     of ratios of sines, with c the middle of the exponents. The product is accurate to

@@ -23,13 +23,13 @@ from jaxwgc.decoders._decoder import DecoderLike
 @register
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class GradientCode:
-    """A gradient code: worker i sends the sum over j of Bᵢⱼ gⱼ.
+    """A gradient code: which worker holds which parts, with which coefficients.
 
-    Built by the constructors in `jaxwgc.codes`, or by `from_matrix` from your own
-    matrix. It is a pytree: its arrays can be traced, mapped over by `jax.vmap` and
-    passed through `jax.jit`; its integers are static. Codes built on the host keep
-    NumPy arrays in float64 or complex128, so that their accuracy does not depend on
-    JAX's precision setting.
+    Worker i sends the sum over j of Bᵢⱼ gⱼ. Built by the constructors in
+    `jaxwgc.codes`, or by `from_matrix` from your own matrix. It is a pytree: its
+    arrays can be traced, mapped over by `jax.vmap` and passed through `jax.jit`;
+    its integers are static. Codes built on the host keep NumPy arrays in float64 or
+    complex128, so that their accuracy does not depend on JAX's precision setting.
 
     Attributes:
       encoding_matrix: B, real or complex (num_messages, num_parts * num_segments).
@@ -108,7 +108,7 @@ class GradientCode:
         target: ArrayLike | None = None,
         check_patterns: int = 0,
     ) -> "GradientCode":
-        """Returns the code of your own encoding matrix, after checks.
+        """Returns a code with your own encoding matrix, after checks.
 
         Args:
           encoding_matrix: B, real or complex (num_workers, num_parts): an array or a
@@ -195,12 +195,12 @@ decoders=[LeastSquares])
 
     @property
     def num_workers(self) -> int:
-        """Number of workers, n."""
+        """Number of workers."""
         return self.encoding_matrix.shape[-2] // self.messages_per_worker
 
     @property
     def num_parts(self) -> int:
-        """Number of data parts, k."""
+        """Number of parts of the data."""
         return self.encoding_matrix.shape[-1] // self.num_segments
 
     @property
@@ -210,7 +210,7 @@ decoders=[LeastSquares])
 
     @property
     def parts_per_worker(self) -> Array:
-        """Number of parts that each worker holds, (num_workers,)."""
+        """Number of parts that each worker holds."""
         return self.assignment.sum(-1)
 
     @property
@@ -229,7 +229,7 @@ decoders=[LeastSquares])
 
     @property
     def part_shares(self) -> Array:
-        """Share of a worker's load that is done after each of its parts.
+        """Share of a worker's work that is done after each of its parts.
 
         Parts of a worker are equal shares of its load, so that entry j - 1 of a worker
         with p parts is min(j / p, 1). It is 1 for a worker without parts.
@@ -251,14 +251,14 @@ decoders=[LeastSquares])
 
     @property
     def segment_targets(self) -> Array:
-        """Target of aᵀB, (num_segments, num_parts * num_segments)."""
+        """Target of the weights of parts, for each segment of a gradient."""
         identity = np.eye(self.num_segments, dtype=self.target.dtype)
         targets = identity[:, None, :] * self.target[:, None]
         return targets.reshape(self.num_segments, -1)
 
     @property
     def checksum(self) -> int | None:
-        """CRC-32 of the encoding matrix and the target, or None if one is traced.
+        """Checksum of the encoding matrix and target, or None if one is traced.
 
         Stored messages and checkpoints keep it, since messages of one code cannot be
         decoded by another.
@@ -277,7 +277,7 @@ decoders=[LeastSquares])
         return tuple(decoder for decoder in self.decoders if decoder.is_a(kind))
 
     def choose_decoder(self, decoder: DecoderLike = None) -> Decoder:
-        """Returns a decoder for this code.
+        """Returns a decoder that fits the code, the default or the given one.
 
         Args:
           decoder: None for the code's first decoder. A class for the code's first
@@ -311,7 +311,7 @@ decoders=[LeastSquares])
         return chosen
 
     def _new_decoder(self, decoder_class: type[Decoder]) -> Decoder:
-        """Returns a decoder of a class whose fields have defaults."""
+        """Returns a decoder of a class, with the defaults of its fields."""
         required = [
             parameter.name
             for parameter in inspect.signature(decoder_class).parameters.values()
@@ -332,7 +332,7 @@ decoders=[LeastSquares])
         tolerance: jax.typing.ArrayLike | None = None,
         decoder: DecoderLike = None,
     ) -> jax.Array:
-        """Returns whether the messages suffice to decode.
+        """Returns whether the given messages suffice to decode.
 
         Args:
           mask: Which messages have arrived, bool (..., num_messages); num_messages is
@@ -392,7 +392,7 @@ decoders=[LeastSquares])
 
     @staticmethod
     def check(code: object, concrete: str = "") -> "GradientCode":
-        """Checks that `code` is a single code with consistent shapes, and returns it.
+        """Checks that an argument is one code with consistent shapes.
 
         Called where a code is used, since JAX transformations may have changed it.
 

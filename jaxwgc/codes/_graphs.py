@@ -36,7 +36,7 @@ def random_regular_graph(
     vertices_name: str,
     degree_name: str,
 ) -> Array:
-    """Returns the adjacency matrix of a uniformly random simple regular graph.
+    """Draws a simple regular graph, as an adjacency matrix.
 
     A circulant graph is changed by random double edge swaps. The limit of this Markov
     chain is the uniform distribution over all simple d-regular graphs with labelled
@@ -71,7 +71,7 @@ def random_regular_graph(
 
 
 def lps_graph(prime: int, modulus: int) -> np.ndarray:
-    """Returns the adjacency matrix of the Ramanujan graph of two primes.
+    """Returns the Ramanujan graph of two primes, as an adjacency matrix.
 
     Vertices are the invertible 2 × 2 matrices modulo q up to a factor, or half of them
     if p is a square modulo q. Neighbours differ by one of p + 1 matrices, which
@@ -103,7 +103,7 @@ def lps_graph(prime: int, modulus: int) -> np.ndarray:
         inverses[number] = pow(number, -1, modulus)
 
     def number_of(matrices):
-        """Returns a number per matrix, equal for a matrix and its multiples."""
+        """Numbers projective matrices, equally for a matrix and its multiples."""
         flat = matrices.reshape(-1, 4) % modulus
         place = (flat != 0).argmax(-1)
         first = flat[np.arange(len(flat)), place]
@@ -146,7 +146,10 @@ def _swapped(key: jax.Array, num_vertices: int, degree: int) -> jax.Array:
 
 
 def _circulant_graph(num_vertices: int, degree: int) -> np.ndarray:
-    """Returns a ring with edges of up to degree // 2 steps, and diameters if odd."""
+    """Returns a ring with edges to near vertices, the start of random swaps.
+
+    Edges have up to degree // 2 steps, with diameters if the degree is odd.
+    """
     forward = ring_distances(num_vertices)
     distance = np.minimum(forward, forward.T)
     adjacency = (distance > 0) & (distance <= degree // 2)
@@ -156,10 +159,11 @@ def _circulant_graph(num_vertices: int, degree: int) -> np.ndarray:
 
 
 def _swap_edges(key: jax.Array, neighbours: jax.Array, edges: jax.Array) -> jax.Array:
-    """Attempts swaps of edges (a, b), (c, d) to (a, d), (c, b), repeatedly.
+    """Swaps the ends of random pairs of edges many times.
 
-    An attempt that would create a loop or a double edge is skipped. Both directions of
-    a swap are then equally likely, and the limit is uniform.
+    Edges (a, b), (c, d) become (a, d), (c, b). An attempt that would create a loop
+    or a double edge is skipped. Both directions of a swap are then equally likely,
+    and the limit is uniform.
 
     Args:
       key: PRNG key.
@@ -213,13 +217,15 @@ def _swap_edges(key: jax.Array, neighbours: jax.Array, edges: jax.Array) -> jax.
 
 
 def regular_graph(key: jax.Array, num_workers: int, copies: int) -> GradientCode:
-    """Returns the code B = A / d of a random d-regular graph.
+    """Returns an approximate code from a random regular graph of workers.
 
-    Worker i holds the parts of its d neighbours; A is the adjacency matrix. One-step
-    decoding uses weights a = n / (n - s) for the responses. Its squared decoding error
-    is at most (λ / d)² n s / (n - s) for any s stragglers. Here λ is the second-largest
-    absolute eigenvalue of A; the largest is d, for the vector of ones. Random graphs
-    are nearly optimal expanders: λ is about 2 √(d - 1) for large n.
+    It is B = A / d for the adjacency matrix A of a random d-regular graph. Worker i
+    holds the parts of its d neighbours; A is the adjacency matrix. One-step
+    decoding uses weights a = n / (n - s) for the responses. Its squared decoding
+    error is at most (λ / d)² n s / (n - s) for any s stragglers. Here λ is the
+    second-largest absolute eigenvalue of A; the largest is d, for the vector of
+    ones. Random graphs are nearly optimal expanders: λ is about 2 √(d - 1) for
+    large n.
 
     All simple d-regular graphs with labelled vertices are about equally likely: the
     graph is the result of ten random swaps per edge.
@@ -260,13 +266,14 @@ def regular_graph(key: jax.Array, num_workers: int, copies: int) -> GradientCode
 
 
 def edge_graph(key: jax.Array, num_parts: int, degree: int) -> GradientCode:
-    """Returns the code of a random regular graph: parts are vertices, workers edges.
+    """Returns an approximate code with workers on the edges of a random graph.
 
-    Every worker holds two parts and sends their sum; d workers hold each part. Random
-    stragglers leave almost all parts in one component with odd cycles, which is decoded
-    exactly. An adversary has to isolate parts one by one. With two parts per worker for
-    every d, the error is about that of fractional repetition with d copies for random
-    stragglers, and half as large for adversarial ones.
+    Parts are the vertices of the graph. Every worker holds two parts and sends
+    their sum; d workers hold each part. Random stragglers leave almost all parts in
+    one component with odd cycles, which is decoded exactly. An adversary has to
+    isolate parts one by one. With two parts per worker for every d, the error is
+    about that of fractional repetition with d copies for random stragglers, and
+    half as large for adversarial ones.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
@@ -303,13 +310,14 @@ def edge_graph(key: jax.Array, num_parts: int, degree: int) -> GradientCode:
 
 
 def ramanujan_graph(prime: int, modulus: int) -> GradientCode:
-    """Returns the edge code of a Ramanujan graph of Lubotzky, Phillips and Sarnak.
+    """Returns an approximate code with workers on the edges of a Ramanujan graph.
 
-    Workers are edges, as in `edge_graph`, with degree p + 1. The graph is an optimal
-    expander: all eigenvalues of its adjacency matrix except the largest are at most
-    2 √p in absolute value. If p is not a square modulo q, the graph is bipartite, and
-    -(p + 1) is an eigenvalue, too. The smallest graph, p = 5 and q = 13, has 2,184
-    parts and 6,552 workers.
+    The graphs are those of Lubotzky, Phillips and Sarnak. Workers are edges, as in
+    `edge_graph`, with degree p + 1. The graph is an optimal expander: all
+    eigenvalues of its adjacency matrix except the largest are at most 2 √p in
+    absolute value. If p is not a square modulo q, the graph is bipartite, and -(p +
+    1) is an eigenvalue, too. The smallest graph, p = 5 and q = 13, has 2,184 parts
+    and 6,552 workers.
 
     Args:
       prime: p, a prime with remainder 1 modulo 4: 5, 13, 17, 29, ...

@@ -21,7 +21,7 @@ _FAILURE = 0.5
 def ldgm(
     key: jax.Array, num_workers: int, num_parts: int, parity_degree: int
 ) -> GradientCode:
-    """Returns an LDGM code: one worker per part, and parities of random parts.
+    """Returns a code of single parts and random parities, decoded by peeling.
 
     Worker i < k is systematic: it holds only part i. Each of the n - k others sends the
     sum of `parity_degree` parts, drawn uniformly without replacement. Peeling decodes:
@@ -84,15 +84,16 @@ def batch_raptor(
     batch_size: int = 1,
     max_degree: int | None = None,
 ) -> GradientCode:
-    """Returns a code of sums of random batches with robust soliton degrees.
+    """Returns a code of sums of random batches, decoded by peeling.
 
-    The parts form batches of `batch_size` adjacent parts. Each worker draws a degree
-    from the robust soliton distribution over 1, ..., K, with K the number of batches.
-    It sends the sum of that many batches, drawn uniformly without replacement. Peeling
-    decodes: a message with one unknown batch gives that batch. The recovered batches
-    are exact, and are scaled up for the lost ones. With few workers, few batches are
-    recovered, and the error exceeds that of a zero gradient; `decoders.LeastSquares`
-    has the smallest error.
+    Degrees have the robust soliton distribution. The parts form batches of
+    `batch_size` adjacent parts. Each worker draws a degree from the robust soliton
+    distribution over 1, ..., K, with K the number of batches. It sends the sum of
+    that many batches, drawn uniformly without replacement. Peeling decodes: a
+    message with one unknown batch gives that batch. The recovered batches are
+    exact, and are scaled up for the lost ones. With few workers, few batches are
+    recovered, and the error exceeds that of a zero gradient;
+    `decoders.LeastSquares` has the smallest error.
 
     The ideal soliton distribution is 1 / K at degree 1 and 1 / (i (i - 1)) at degree
     i. The robust one adds R / (i K) below degree K / R and R log(R / δ) / K at it, with
@@ -156,7 +157,7 @@ def batch_raptor(
 
 
 def robust_soliton(num_batches: int, max_degree: int) -> np.ndarray:
-    """Returns probabilities of the degrees 1, ..., max_degree, in float64."""
+    """Returns probabilities of the number of batches in a message."""
     degrees = np.arange(1, num_batches + 1)
     of_higher_degrees = 1 / (degrees[1:] * degrees[:-1])
     weights = np.concatenate([[1 / num_batches], of_higher_degrees])

@@ -93,14 +93,14 @@ def any_placement(
     num_stragglers: int,
     method: str | None = None,
 ) -> GradientCode:
-    """Returns an exact code for a given assignment with at least s + 1 copies per part.
+    """Returns an exact code for given holders of the parts.
 
-    Workers may hold different numbers of parts, and parts may have different numbers of
-    copies, which are all used. Of two methods, the one with the smaller residual in
-    float32 (`worst_rounding`) is chosen, and random rows if both residuals are rounding
-    errors. Polynomials are mostly better for few stragglers, and random rows for many.
-    If sets of s + 1 workers hold equal parts, use the simpler `fractional_repetition`
-    or `binary`.
+    Every part needs at least s + 1 holders. Workers may hold different numbers of
+    parts, and parts may have different numbers of copies, which are all used. Of
+    two methods, the one with the smaller residual in float32 (`worst_rounding`) is
+    chosen, and random rows if both residuals are rounding errors. Polynomials are
+    mostly better for few stragglers, and random rows for many. If sets of s + 1
+    workers hold equal parts, use the simpler `fractional_repetition` or `binary`.
 
     **Polynomials** with given zeros: column j of B has the values at roots of unity of
     ∏ₗ (1 - x / αₗ), l over the workers without part j. The degree is at most n - s - 1,
@@ -181,7 +181,7 @@ def any_placement(
 
 
 def _worst_residual(code: GradientCode) -> float:
-    """Returns the residual of `worst_rounding` for as many patterns as take a moment.
+    """Computes `worst_rounding` over patterns that take a moment.
 
     Residuals at rounding level count as equal, so that the simpler code with real
     messages is chosen.
@@ -194,7 +194,7 @@ def _worst_residual(code: GradientCode) -> float:
 def worst_rounding(
     code: GradientCode, num_patterns: int = 1000
 ) -> tuple[float, np.ndarray]:
-    """Returns the largest residual of a code in float32, and the responses causing it.
+    """Finds the responses with the largest rounding error of decoding in float32.
 
     Least-squares weights are computed in float64, and rounded to float32 like the
     encoding matrix. The result measures the conditioning of a code, independently of
@@ -249,7 +249,7 @@ def worst_rounding(
 def _polynomials(
     generator: np.random.Generator, assignment: np.ndarray, num_stragglers: int
 ) -> GradientCode:
-    """Returns the code of polynomials, for the order with the smallest norm of B."""
+    """Returns the code by polynomials, in the order of workers with least noise."""
     num_workers = len(assignment)
     steps = steps_between_points(num_workers)
     orders = [positions(num_workers, step) for step in steps]
@@ -277,7 +277,7 @@ def _polynomials(
 def _random_rows(
     generator: np.random.Generator, assignment: np.ndarray, num_stragglers: int
 ) -> GradientCode:
-    """Returns the code of random rows with the smallest norm of B."""
+    """Returns the code by random rows with the least noise of several."""
     shape = (_NUM_DRAWS, num_stragglers + 1, len(assignment))
     drawn = generator.normal(size=shape)
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
@@ -293,7 +293,10 @@ _METHODS = {"random_rows": _random_rows, "polynomials": _polynomials}
 
 
 def _columns(rows: np.ndarray, assignment: np.ndarray) -> np.ndarray:
-    """Returns columns of B: minimum-norm b with C b = 1 on the holders of a part."""
+    """Computes columns of the encoding matrix of minimum norm.
+
+    They are b with C b = 1 on the holders of a part.
+    """
     held_rows = np.where(assignment.T[:, :, None], rows.T, 0)
     turn, triangle = np.linalg.qr(held_rows)
     ones = np.ones((len(rows), 1))
@@ -303,7 +306,7 @@ def _columns(rows: np.ndarray, assignment: np.ndarray) -> np.ndarray:
 
 
 def _dual(matrix: np.ndarray, num_stragglers: int) -> Dual:
-    """Returns the decoder by the dual code, which may have more than s dimensions."""
+    """Returns the decoder by the dual code."""
     vectors, singular, _ = np.linalg.svd(matrix)
     rank = int(np.sum(singular > _RANK * singular[0]))
     target = np.ones(matrix.shape[1])

@@ -26,7 +26,7 @@ _LARGEST = np.uint32(2**32 - 1)
 def bernoulli_matrix(
     key: jax.Array, shape: tuple[int, ...], probability: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Draws independent bools, True with `probability`, broadcast to `shape`."""
+    """Draws independent bools with given probabilities of True."""
     # Draws in float32 give the same code in every precision.
     draws = jax.random.uniform(key, shape, jnp.float32)
     return draws < jnp.asarray(probability, jnp.float32)
@@ -39,7 +39,7 @@ def random_subsets(
     shape: tuple[int, ...],
     eligible: jax.Array | None = None,
 ) -> jax.Array:
-    """Draws a subset per row: `sizes[i]` items of all, or of those eligible in the row.
+    """Draws a random subset of given size for each row.
 
     Subsets are drawn uniformly without replacement. `sizes` is broadcast to the rows,
     and is at most the number of eligible items.
@@ -62,12 +62,13 @@ def random_subsets(
 def bernoulli(
     key: jax.Array, num_workers: int, num_parts: int, copies: int
 ) -> GradientCode:
-    """Returns a code with independent entries, 1 with probability d / n, else 0.
+    """Returns an approximate code in which each worker holds random parts.
 
-    A part has d copies on average, and none with probability (1 - d / n)ⁿ. No number of
-    stragglers is tolerated with certainty. One-step decoding with r random responses
-    uses the weights a = n / (r d). It is unbiased, and its mean squared decoding error
-    is k n / (r d) (1 - d / n).
+    Entries are independent, 1 with probability d / n and else 0. A part has d
+    copies on average, and none with probability (1 - d / n)ⁿ. No number of
+    stragglers is tolerated with certainty. One-step decoding with r random
+    responses uses the weights a = n / (r d). It is unbiased, and its mean squared
+    decoding error is k n / (r d) (1 - d / n).
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
@@ -103,11 +104,12 @@ def bernoulli(
 def regularized_bernoulli(
     key: jax.Array, num_workers: int, num_parts: int, copies: int
 ) -> GradientCode:
-    """Returns a Bernoulli code with at most 2 d copies of each part.
+    """Returns a Bernoulli code without parts of very many copies.
 
-    A part that `bernoulli` gives to more than 2 d workers keeps d of them, chosen
-    uniformly at random. This bounds the loads due to rare columns, and the error bounds
-    of Charles et al. then hold for sparse codes, too.
+    Each part has at most 2 d copies. A part that `bernoulli` gives to more than 2 d
+    workers keeps d of them, chosen uniformly at random. This bounds the loads due
+    to rare columns, and the error bounds of Charles et al. then hold for sparse
+    codes, too.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
@@ -154,12 +156,13 @@ def stochastic_block(
     probability_inside: jax.typing.ArrayLike,
     probability_across: jax.typing.ArrayLike,
 ) -> GradientCode:
-    """Returns a code of independent entries that are likelier inside clusters.
+    """Returns an approximate code with random parts, mostly of the own cluster.
 
-    Workers and parts form equal clusters of adjacent indices. A worker holds a part of
-    its own cluster with probability p, and a part of another cluster with probability
-    q. p = 1 and q = 0 give fractional repetition, p = q a Bernoulli code. Values in
-    between combine a small average error with robustness against adversaries.
+    Entries are independent, and likelier inside clusters. Workers and parts form
+    equal clusters of adjacent indices. A worker holds a part of its own cluster
+    with probability p, and a part of another cluster with probability q. p = 1 and
+    q = 0 give fractional repetition, p = q a Bernoulli code. Values in between
+    combine a small average error with robustness against adversaries.
 
     Args:
       key: PRNG key of either kind. The same key gives the same code whatever JAX's
@@ -233,12 +236,13 @@ def stochastic(
     copies: int | Sequence[int],
     straggler_probability: jax.typing.ArrayLike,
 ) -> GradientCode:
-    """Returns the stochastic gradient code with coefficients 1 / (d_j (1 - p)).
+    """Returns a code whose sum of responses is an unbiased gradient.
 
-    Part j has d_j copies, and responses are summed. If every worker straggles
-    independently with probability p, the sum is an unbiased gradient: the weight of
-    part j has mean 1 and variance p / ((1 - p) d_j). Decoding solves no system and
-    waits for no number of responses; training is stochastic gradient descent.
+    Coefficients are 1 / (d_j (1 - p)). Part j has d_j copies, and responses are
+    summed. If every worker straggles independently with probability p, the sum is
+    an unbiased gradient: the weight of part j has mean 1 and variance p / ((1 - p)
+    d_j). Decoding solves no system and waits for no number of responses; training
+    is stochastic gradient descent.
 
     The published scheme requires pairwise balance: parts i and j share d_i d_j / n
     workers. Few parameters allow this exactly (e.g. symmetric block designs). Here the

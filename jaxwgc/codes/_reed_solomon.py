@@ -17,15 +17,19 @@ _MAX_CANDIDATES = 64
 
 
 def positions(num_workers: int, step: int) -> np.ndarray:
-    """Returns pᵢ = step * i mod n of the workers' points exp(2πi pᵢ / n)."""
+    """Returns the positions of the workers' points on the unit circle.
+
+    They are pᵢ = step * i mod n for points exp(2πi pᵢ / n).
+    """
     return step * np.arange(num_workers) % num_workers
 
 
 def vanishing_products(assignment: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Computes ∏ₗ (1 - αᵢ / αₗ) over the workers l without part j, for all i, j.
+    """Computes the values of polynomials that vanish at workers without a part.
 
-    With delta = (pᵢ - pₗ) mod n, a factor has modulus 2 sin(pi delta / n) and phase
-    pi (2 delta - n) / (2n). Log-moduli add, and phases are integers modulo 4n, which
+    They are ∏ₗ (1 - αᵢ / αₗ) over the workers l without part j, for all i, j. With
+    delta = (pᵢ - pₗ) mod n, a factor has modulus 2 sin(pi delta / n) and phase pi
+    (2 delta - n) / (2n). Log-moduli add, and phases are integers modulo 4n, which
     add exactly.
 
     Args:
@@ -44,7 +48,7 @@ def vanishing_products(assignment: np.ndarray, points: np.ndarray) -> np.ndarray
 
 
 def _moduli(assignment: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Computes the moduli of `vanishing_products`, for parts that the worker holds."""
+    """Computes absolute values of `vanishing_products` for held parts."""
     num_workers = len(assignment)
     difference = (points[:, None] - points) % num_workers
     modulus = 2 * np.sin(np.pi * difference / num_workers)
@@ -58,12 +62,15 @@ def _moduli(assignment: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def norm_of_products(assignment: np.ndarray, points: np.ndarray) -> float:
-    """Computes the Frobenius norm of `vanishing_products` at a fraction of the cost."""
+    """Computes the norm of `vanishing_products` without most of the products."""
     return float(np.linalg.norm(_moduli(assignment, points)))
 
 
 def steps_between_points(num_workers: int) -> list[int]:
-    """Returns at most 64 steps m that reach all points; n - m is equivalent to m."""
+    """Returns candidates of multipliers that permute the points.
+
+    At most 64 multipliers are returned; n - m is equivalent to m.
+    """
     numbers = range(1, max(num_workers // 2, 1) + 1)
     steps = [number for number in numbers if math.gcd(number, num_workers) == 1]
     stride = math.ceil(len(steps) / _MAX_CANDIDATES)
@@ -71,7 +78,7 @@ def steps_between_points(num_workers: int) -> list[int]:
 
 
 def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
-    """Returns the step between points of neighbours with the smallest norm of B.
+    """Returns the multiplier of the points with the least noise of decoding.
 
     Args:
       num_workers: n; steps have no common factor with it.
@@ -88,15 +95,17 @@ def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
 def reed_solomon(
     num_workers: int, num_parts: int, copies: int, interleave: bool = True
 ) -> GradientCode:
-    """Returns the balanced Reed-Solomon code over the n-th roots of unity.
+    """Returns an exact code for any number of parts, with equal loads.
 
-    Every part goes to `copies` (d) workers, and every worker holds
-    num_parts * copies / num_workers parts. In exact arithmetic, any num_workers -
-    copies + 1 responses give the exact gradient. The rounding error depends on the
-    pattern of stragglers. There is no bound for every pattern, and `worst_pattern`
-    searches for a bad one. Column j of the encoding matrix holds the values of the
-    polynomial ∏ₗ (1 - x / αₗ), l over the workers without part j. It vanishes at these
-    workers, and its constant term, which decoding interpolates at x = 0, is one.
+    It is the balanced Reed-Solomon code over the n-th roots of unity. Every part
+    goes to `copies` (d) workers, and every worker holds num_parts * copies /
+    num_workers parts. In exact arithmetic, any num_workers - copies + 1 responses
+    give the exact gradient. The rounding error depends on the pattern of
+    stragglers. There is no bound for every pattern, and `worst_pattern` searches
+    for a bad one. Column j of the encoding matrix holds the values of the
+    polynomial ∏ₗ (1 - x / αₗ), l over the workers without part j. It vanishes at
+    these workers, and its constant term, which decoding interpolates at x = 0, is
+    one.
 
     In the published order of the evaluation points, the zeros of a column are
     neighbours on the circle, and the entries of B grow like a binomial coefficient.
@@ -150,9 +159,10 @@ def reed_solomon(
 
 
 def _balanced_assignment(num_workers: int, num_parts: int, copies: int) -> np.ndarray:
-    """Assigns copy i of part j to worker (i + jd + t) mod n, t = floor((i + jd) / n).
+    """Assigns copies of parts to workers in turn, so that all loads are equal.
 
-    The shift t prevents repeated supports if n divides a multiple of d.
+    Copy i of part j goes to worker (i + jd + t) mod n, t = floor((i + jd) / n). The
+    shift t prevents repeated supports if n divides a multiple of d.
     """
     place_of_copy = np.arange(copies)
     parts = np.arange(num_parts)[:, None]
@@ -165,7 +175,7 @@ def _balanced_assignment(num_workers: int, num_parts: int, copies: int) -> np.nd
 
 @functools.lru_cache(maxsize=256)
 def _best_step(num_workers: int, num_parts: int, copies: int) -> int:
-    """Returns the step m between points of neighbours that minimises the norm of B."""
+    """Returns the multiplier of the points with the least noise of decoding."""
     assignment = _balanced_assignment(num_workers, num_parts, copies)
 
     def norm(step: int) -> float:

@@ -64,12 +64,13 @@ def uncoded(
 
 
 def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode:
-    """Returns the fractional repetition code: s + 1 copies of blocks of s + 1 parts.
+    """Returns an exact code of plain sums, in which groups of workers are copies.
 
-    The workers form s + 1 groups. In each group, the n / (s + 1) workers hold one block
-    each, together all parts, and send the plain sum of their block. One response per
-    block suffices, so decoding is exact for any s stragglers. If all copies of a block
-    are lost, the other blocks are still decoded.
+    Each block of s + 1 parts has s + 1 copies. The workers form s + 1 groups. In
+    each group, the n / (s + 1) workers hold one block each, together all parts, and
+    send the plain sum of their block. One response per block suffices, so decoding
+    is exact for any s stragglers. If all copies of a block are lost, the other
+    blocks are still decoded.
 
     Args:
       num_workers: n, at least 1; also the number of parts.
@@ -110,7 +111,7 @@ def fractional_repetition(num_workers: int, num_stragglers: int) -> GradientCode
 
 
 def binary(num_workers: int, num_stragglers: int) -> GradientCode:
-    """Returns an exact code of plain sums, for any n and s.
+    """Returns an exact code of plain sums for any numbers of workers and stragglers.
 
     Worker i belongs to class i mod (s + 1). The workers of each class split all parts
     into runs of nearly equal length, and each sends the sum of its run. With at most s
@@ -192,14 +193,15 @@ def replicated(
     copies: int = 2,
     loads: Sequence[float] | np.ndarray | None = None,
 ) -> GradientCode:
-    """Returns a code with `copies` workers per part and one message per part.
+    """Returns an exact code whose workers send sums of finished parts on request.
 
-    A worker first computes its own parts, then the parts of the next worker, and of the
-    one after it, each from the last part backwards. So owner and helper meet in the
-    middle. In rounds without stragglers, no second copy is computed. Parts that a slow
-    worker has not finished are computed by its helpers. Waiting `until_decodable`
-    therefore takes hardly longer than without copies, and any copies - 1 lost workers
-    are tolerated.
+    Each part has `copies` workers and its own message. A worker first computes its
+    own parts, then the parts of the next worker, and of the one after it, each from
+    the last part backwards. So owner and helper meet in the middle. In rounds
+    without stragglers, no second copy is computed. Parts that a slow worker has not
+    finished are computed by its helpers. Waiting `until_decodable` therefore takes
+    hardly longer than without copies, and any copies - 1 lost workers are
+    tolerated.
 
     Workers keep a gradient for each finished part, until a weighted sum is requested:
     see `Decoding.requests`.

@@ -13,7 +13,7 @@ _EXACT = 1e-6
 def patterns_lost(
     num_workers: int, num_stragglers: int, num_patterns: int
 ) -> Iterable[Sequence[int]]:
-    """Yields all sets of s stragglers, or `num_patterns` random ones if too many."""
+    """Yields sets of stragglers to check: all of them, or random ones if too many."""
     if math.comb(num_workers, num_stragglers) <= num_patterns:
         return itertools.combinations(range(num_workers), num_stragglers)
     draw = np.random.default_rng(0)
@@ -26,7 +26,7 @@ def patterns_lost(
 def check_tolerance(
     matrix: np.ndarray, target: np.ndarray, num_stragglers: int, num_patterns: int
 ) -> None:
-    """Checks that a code decodes for all sets of s stragglers, or for random sets."""
+    """Checks that a code decodes without the stragglers that it tolerates."""
     # Rows are scaled, because small rows would be lost in the rounding of large ones.
     largest = np.abs(matrix).max(axis=1, keepdims=True)
     rows = matrix / np.where(largest > 0, largest, 1)

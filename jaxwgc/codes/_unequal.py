@@ -1,4 +1,4 @@
-"""Unbiased codes of least error for workers with different straggler probabilities."""
+"""Unbiased codes for workers with different straggler probabilities."""
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ def unequal(
     assignment: jax.typing.ArrayLike | None = None,
     quantization_variance: jax.typing.ArrayLike = 0.0,
 ) -> GradientCode:
-    """Returns the unbiased code of least error for given straggler probabilities.
+    """Returns the unbiased code of least error for unequally reliable workers.
 
     Worker i straggles independently with probability pᵢ, and responses are summed, as
     for `stochastic`. With Bᵢⱼ = αᵢⱼ / (1 - pᵢ), the sum is unbiased if the columns of α
@@ -109,7 +109,10 @@ def unequal(
 
 
 def _fill(trust: np.ndarray, num_parts: int) -> np.ndarray:
-    """Returns shares α, proportional to trust, by the north-west corner rule."""
+    """Divides parts among workers in proportion to trust (north-west corner rule).
+
+    Returns shares α.
+    """
     ends = num_parts * trust.cumsum() / trust.sum()
     ends[-1] = num_parts
     whole = ends.round()
@@ -126,7 +129,7 @@ def _fill(trust: np.ndarray, num_parts: int) -> np.ndarray:
 def variances_of(
     quantization_variance: jax.typing.ArrayLike, num_workers: int
 ) -> np.ndarray:
-    """Checks and returns the quantization variance ω of each worker, (num_workers,)."""
+    """Checks the variance that quantization adds to the messages of each worker."""
     variance = array_validation.concrete_array(
         "quantization_variance",
         quantization_variance,

@@ -14,7 +14,7 @@ _NOISE = 8.0
 
 
 class Arbitration(NamedTuple):
-    """Outcome of a dispute, as described by `arbitrate`."""
+    """Outcome of a dispute between workers, see `arbitrate`."""
 
     wrong: np.ndarray
     settled: bool
@@ -139,7 +139,7 @@ def _compare(
     recompute: Callable[[int], np.ndarray],
     noise: float,
 ) -> _Comparison:
-    """Compares two workers by the part in which they differ most.
+    """Compares two workers on the part in which their messages differ most.
 
     Disputed parts are halved until one is left, which is recomputed.
 

@@ -22,7 +22,7 @@ from jaxwgc.stragglers import Arrivals
 @register
 @dataclasses.dataclass(frozen=True)
 class ErrorLocation:
-    """Workers that sent corrupted messages in a round, as far as the code can tell.
+    """Workers found to have sent corrupted messages in a round.
 
     Returned by `jaxwgc.locate_errors`. `jaxwgc.decoding`, `jaxwgc.decode` and similar
     functions accept it as `received`. A pytree.
@@ -68,7 +68,7 @@ Finished: TypeAlias = ArrayLike | Sequence[int]
 
 
 class Arrived(NamedTuple):
-    """Messages that arrived in a round, in the form in which all functions decode them.
+    """Messages that have arrived in a round, as a mask.
 
     For functions of your own that take `received` or `finished`.
 
@@ -106,7 +106,7 @@ class Arrived(NamedTuple):
         *,
         one_round: bool = False,
     ) -> "Arrived":
-        """Converts what is known of a round to the messages that arrived.
+        """Converts any description of a round to the messages that have arrived.
 
         Args:
           code: Gradient code.
@@ -174,7 +174,7 @@ class Arrived(NamedTuple):
         return cls(mask=mask, decoding=decoding, joined=joined, late=late)
 
     def decode(self, code: GradientCode, decoder: Decoder) -> Decoding:
-        """Returns the decoding of the round."""
+        """Computes the decoding weights of the round."""
         if self.decoding is not None:
             return self.decoding
         weights = decoder.checked_weights(
@@ -186,7 +186,7 @@ class Arrived(NamedTuple):
 def _messages_of_workers(
     code: GradientCode, received: ArrayLike | Sequence[bool]
 ) -> jax.Array:
-    """Returns the mask of the messages of workers that sent all of them."""
+    """Returns a mask of messages for a mask of workers."""
     mask = received if isinstance(received, jax.Array) else np.asarray(received)
     if mask.dtype != bool:
         raise TypeError(f"received must be a bool mask; got {mask.dtype}")
@@ -197,7 +197,7 @@ def _messages_of_workers(
 
 
 def _messages_of_finished(code: GradientCode, finished: Finished) -> jax.Array:
-    """Returns the mask of the messages that workers can send after some parts."""
+    """Returns a mask of messages for numbers of finished parts."""
     counts = finished if isinstance(finished, jax.Array) else np.asarray(finished)
     if not jnp.issubdtype(counts.dtype, jnp.integer):
         raise TypeError(f"finished must be integers; got {counts.dtype}")
@@ -216,7 +216,7 @@ def _messages_of_finished(code: GradientCode, finished: Finished) -> jax.Array:
 
 
 def _by_worker(name: str, array: Array, code: GradientCode) -> jax.Array:
-    """Checks that the last axis is num_workers, and unshards that axis."""
+    """Checks that the last axis has an entry per worker, and replicates this axis."""
     by_worker = jnp.asarray(array)
     if by_worker.shape[-1:] != (code.num_workers,):
         raise ValueError(

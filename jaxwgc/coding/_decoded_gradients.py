@@ -47,14 +47,14 @@ _ROUNDED_MESSAGES = 2
 
 
 def unmixed(weights: Any, num_blocks: int) -> Any:
-    """Returns block weights that are equal in all blocks, and zero between them."""
+    """Returns block weights without the weights between different blocks."""
     xp = array_module(weights)
     is_own_block = np.eye(num_blocks, dtype=bool)[:, None, :]
     return xp.where(is_own_block, weights[..., None, :, None], 0)
 
 
 class Leaks(NamedTuple):
-    """Leaks between the blocks of a gradient.
+    """Weights with which one block of a gradient disturbs another.
 
     Attributes:
       weights: Block weights minus effective weights, (..., num_blocks, num_parts,
@@ -77,7 +77,7 @@ def leaks_of(
     relative_residual: jax.Array,
     target: Array,
 ) -> Leaks:
-    """Returns the leaks between the blocks of a gradient."""
+    """Returns the weights with which blocks of a gradient disturb each other."""
     leaks = block_weights - unmixed(effective_weights, block_weights.shape[-1])
     size = jnp.max(jnp.abs(leaks), axis=(-3, -1))
     allowed = DECODES * math.sqrt(len(target)) * jnp.abs(target)
@@ -140,7 +140,7 @@ def collapse_leaves(
 def _weighted_sums(
     gradients: Any, weights: jax.Array, is_used: jax.Array | None = None
 ) -> Any:
-    """Returns weighted sums of gradients, in at least float32.
+    """Computes weighted sums of gradients, in at least float32.
 
     Args:
       gradients: Pytree with leaves (num_parts, ...).
@@ -200,7 +200,7 @@ def _with_leaks(
     num_segments: int,
     sums_of_rows: Callable[[jax.Array], Any],
 ) -> Any:
-    """Adds to each block of a gradient what leaks from each block of the parts.
+    """Adds the disturbance between blocks to each block of a gradient.
 
     Args:
       gradient: Sum of partial gradients with the effective weights.
@@ -242,7 +242,7 @@ def floor_weights(
     mask: jax.Array,
     message_dtype: jax.typing.DTypeLike,
 ) -> jax.Array:
-    """Computes the weight of each message in the bound of rounding errors.
+    """Computes how much each message adds to the bound of rounding errors.
 
     Messages pack several blocks of a gradient. Entries that are zero in one block
     decode to leaks from the others: rounding errors of messages and weights, and the
@@ -293,7 +293,7 @@ def floor_weights(
 def combine(
     weights: jax.Array, floors: jax.Array | None, messages: jax.Array, mask: jax.Array
 ) -> jax.Array:
-    """Computes the weighted sum of the received messages, and clears rounding errors.
+    """Sums weighted messages, and sets entries below the rounding error to zero.
 
     Args:
       weights: Decoding weights a, (..., num_segments, num_messages).
@@ -385,7 +385,7 @@ class _Rounding(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """Sums over some messages.
+    """Sums over messages: of values, and for the bound of rounding errors.
 
     Attributes:
       rows: Weighted sums, (..., num_segments, length), in the unit of `rounding`.
@@ -396,7 +396,7 @@ class _Sums(NamedTuple):
     rounding: _Rounding | None
 
     def plus(self, other: "_Sums") -> "_Sums":
-        """Returns the sums over the messages of both."""
+        """Adds the sums over other messages."""
         if self.rounding is None or other.rounding is None:
             return _Sums(self.rows + other.rows, rounding=None)
         bounds, own_unit = self.rounding

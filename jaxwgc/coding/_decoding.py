@@ -237,7 +237,7 @@ class Decoding:
         )
 
     def _leaks(self) -> Leaks | None:
-        """Returns the leaks between blocks; None if the gradient is one block."""
+        """Returns the disturbance between blocks; None if the gradient is one block."""
         if self.block_weights.shape[-1] == 1:
             return None
         return leaks_of(
@@ -249,7 +249,7 @@ class Decoding:
 
 
 class Measures(NamedTuple):
-    """Attributes of `Decoding` that follow from the weights, described there."""
+    """Quantities that follow from decoding weights, see `Decoding`."""
 
     block_weights: Array
     effective_weights: Array
@@ -261,7 +261,7 @@ class Measures(NamedTuple):
 
 @on_host_or_compiled
 def measures_of(weights: Array, mask: Array, matrix: Array, target: Array) -> Measures:
-    """Computes what follows from decoding weights; of NumPy arrays on the host.
+    """Computes quantities that follow from decoding weights, on the arrays' device.
 
     Args:
       weights: Decoding weights a, (..., num_segments, num_messages).
@@ -301,7 +301,10 @@ def measures_of(weights: Array, mask: Array, matrix: Array, target: Array) -> Me
 def check_messages_of(
     code: GradientCode, messages: Any, length: int | str = "any"
 ) -> jax.Array:
-    """Checks messages (..., num_messages, length) of a code, and returns an array."""
+    """Checks the shape of the messages of a code, and converts them to an array.
+
+    The shape is (..., num_messages, length).
+    """
     messages = array_validation.as_array(
         "messages",
         messages,

@@ -1,4 +1,4 @@
-"""Parity checks of a code, and their values in a round without suspected messages."""
+"""Parity checks of a code: combinations of messages that are zero without errors."""
 
 import math
 from typing import NamedTuple
@@ -27,11 +27,13 @@ _CONTRAST = 2.0
 
 
 def parity_checks(matrix: Array) -> tuple[Array, Array]:
-    """Returns parity checks (num_checks, num_messages), and norms of rows of B.
+    """Returns combinations of messages that are zero for every gradient.
 
-    The checks are orthonormal rows H with H D⁻¹ B = 0, where D holds the norms of the
-    rows of B: messages divided by these norms are equally noisy. A NumPy matrix gives
-    NumPy arrays. A traced matrix gives as many rows as messages, padded with zeros.
+    Returns the checks, (num_checks, num_messages), and the norms of the rows of B.
+    The checks are orthonormal rows H with H D⁻¹ B = 0, where D holds the norms of
+    the rows of B: messages divided by these norms are equally noisy. A NumPy matrix
+    gives NumPy arrays. A traced matrix gives as many rows as messages, padded with
+    zeros.
     """
     # NumPy processes a NumPy matrix, so that it keeps its precision.
     xp = jnp if isinstance(matrix, jax.Array) else np
@@ -82,7 +84,7 @@ class Findings(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """Component of the check values above the noise.
+    """Values of parity checks above the noise.
 
     Attributes:
       basis: Orthonormal columns, (num_checks, num_checks), zero beyond the rank.
@@ -119,7 +121,7 @@ def find_signal(left: jax.Array, singular: jax.Array, threshold: jax.Array) -> S
 
 
 class Evidence(NamedTuple):
-    """Check values of a round without its suspected messages.
+    """Values of the parity checks of a round without its suspected messages.
 
     Attributes:
       suspects: Messages that are left out, bool (num_messages,).
@@ -151,7 +153,7 @@ class Evidence(NamedTuple):
 
 
 def estimate(checks: Array, sample: Sample, suspects: jax.Array) -> Evidence:
-    """Computes the evidence of a round without some of its messages.
+    """Computes the values of parity checks without some messages.
 
     Rows that are left out may hold anything.
     """
@@ -207,7 +209,7 @@ def outside(basis: jax.Array, columns: jax.Array) -> jax.Array:
 def explains(
     evidence: Evidence, threshold: jax.Array, check_norms: jax.Array
 ) -> jax.Array:
-    """Returns whether the suspects explain all errors, and no other set would.
+    """Returns whether the suspected messages are the only explanation of all errors.
 
     Args:
       evidence: Without the suspects.
@@ -222,7 +224,7 @@ def explains(
 
 
 def normalized_columns(evidence: Evidence) -> tuple[jax.Array, jax.Array]:
-    """Returns unit columns of the checks, and which messages take part in a check."""
+    """Returns unit columns of the checks, and which messages take part in one."""
     lengths = evidence.check_norms
     has_check = lengths > UNCHECKED
     # A product of complex numbers compiles to a smaller program than a quotient.
@@ -231,7 +233,7 @@ def normalized_columns(evidence: Evidence) -> tuple[jax.Array, jax.Array]:
 
 
 def nearest(distances: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns a mask of the `number` nearest columns, and whether the gap is clear."""
+    """Selects a number of nearest columns; returns also whether the choice is clear."""
     # Counting ranks compiles to a smaller program than sorting. Ties go to the first
     # column.
     places = jnp.arange(len(distances))

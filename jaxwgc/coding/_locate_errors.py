@@ -26,7 +26,7 @@ _NOISE = 4.0
 
 
 class Copies(NamedTuple):
-    """Messages that are copies of each other, up to their signs.
+    """Groups of messages that are copies of each other, up to their signs.
 
     Attributes:
       labels: Group of copies of each message, int (num_messages,).
@@ -39,7 +39,7 @@ class Copies(NamedTuple):
 
 
 class ErrorLocator(NamedTuple):
-    """Constants of error location that depend on the code alone.
+    """Constants of the location of errors in messages of a code.
 
     For many rounds of one code: `jaxwgc.locate_errors` computes them at every call.
 
@@ -84,7 +84,9 @@ class ErrorLocator(NamedTuple):
         return cls(code=code, checks=checks, norms=norms, copies=copies)
 
     def checked_by_others(self, mask: np.ndarray) -> np.ndarray:
-        """Returns which messages of a mask share a check with others, in NumPy.
+        """Returns which messages of a mask share a parity check with others.
+
+        It computes in NumPy.
 
         Args:
           mask: Which messages arrived, bool (num_messages,). The code is not traced.
@@ -103,7 +105,7 @@ class ErrorLocator(NamedTuple):
         noise: jax.typing.ArrayLike = 0.0,
         message_dtype: jax.typing.DTypeLike | None = None,
     ) -> ErrorLocation:
-        """Locates errors as `locate_errors` does; only messages are checked.
+        """Finds corrupted messages as `locate_errors` does; checks messages alone.
 
         Args:
           messages: (num_messages, length).
@@ -159,7 +161,7 @@ def _screen(
     key: jax.Array,
     noise: jax.Array,
 ) -> Sample:
-    """Projects messages, drops those that are not finite, and scales the others."""
+    """Projects and scales messages, and drops those that are not finite."""
     num_columns = _PROJECTION_DIM if locator.copies else 2 * len(locator.checks) + 8
     rows, units = project_in_units(key, messages, num_columns)
     norms = jnp.asarray(locator.norms, rows.real.dtype)
@@ -201,7 +203,7 @@ def _find_copies(matrix: np.ndarray) -> Copies | None:
 
 
 def _find_minorities(sample: Sample, copies: Copies) -> Findings:
-    """Finds the messages that are outvoted by their copies.
+    """Finds the messages that differ from a majority of their copies.
 
     Args:
       sample: Projected messages.
@@ -251,7 +253,7 @@ def _find_minorities(sample: Sample, copies: Copies) -> Findings:
 def rounding_noise(
     messages: Array, message_dtype: jax.typing.DTypeLike | None = None
 ) -> float:
-    """Returns the relative difference of honest messages due to rounding.
+    """Returns the relative difference between correct copies that rounding explains.
 
     Args:
       messages: Messages of any shape; their dtype counts. Integers count as floats of
@@ -270,7 +272,7 @@ def rounding_noise(
 
 
 def _median(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """Returns the lower median of the values in a mask, or 1 if there are none."""
+    """Computes the lower median of masked values; 1 if there are none."""
     ordered = jnp.sort(jnp.where(mask, values, jnp.inf))
     middle = jnp.maximum(mask.sum() - 1, 0) >> 1
     return jnp.where(mask.any(), ordered[middle], 1)

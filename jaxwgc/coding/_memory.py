@@ -1,4 +1,4 @@
-"""Stored messages, used in place of messages that are missing."""
+"""Stored messages, which are used in place of missing ones."""
 
 import functools
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from jaxwgc.decoders import Decoder
 
 
 class Memory(NamedTuple):
-    """Newest message of each worker, of any step.
+    """The newest message of each worker, from any step.
 
     Attributes:
       messages: (num_messages, length), zero for workers that have never responded.
@@ -48,7 +48,7 @@ class Memory(NamedTuple):
 
     @classmethod
     def empty(cls, code: GradientCode, params: Any, is_simulated: bool) -> "Memory":
-        """Returns the memory before the first round, for gradients like params."""
+        """Returns a memory without messages, for gradients like params."""
 
         def with_parts(leaf):
             return jax.ShapeDtypeStruct((code.num_parts, *leaf.shape), leaf.dtype)
@@ -78,7 +78,7 @@ class Memory(NamedTuple):
             )
 
     def after(self, messages: jax.Array, mask: jax.Array) -> "Memory":
-        """Returns the memory with the masked messages (num_messages, length) stored.
+        """Stores the messages of a mask, and returns the new memory.
 
         Messages with an infinite entry or NaN are not stored, since they would spoil
         all later rounds.
@@ -93,7 +93,7 @@ class Memory(NamedTuple):
     def stand_in(
         self, decoding: Decoding, decoder: Decoder, messages: jax.Array, params: Any
     ) -> Any:
-        """Returns the contribution of stored messages to the gradient of a round.
+        """Computes the contribution of stored messages to a gradient.
 
         It is the sum of (wᵢ - aᵢ) hᵢ over stored messages h, with the decoding weights
         a of the round and w of all workers that have ever responded.
@@ -114,7 +114,7 @@ class Memory(NamedTuple):
 
 
 def _checksum_key(code: GradientCode) -> dict[str, tuple[()]] | tuple[()]:
-    """Returns the checksum of a code as a pytree without arrays; () if it is traced."""
+    """Returns the checksum of a code, as the structure of a pytree."""
     checksum = code.checksum
     if checksum is None:
         return ()

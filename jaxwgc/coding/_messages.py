@@ -11,10 +11,11 @@ from jaxwgc.codes import GradientCode
 
 
 def encode(code: GradientCode, partial_gradients: Any) -> jax.Array:
-    """Computes the message of every worker: row i is the sum over j of Bᵢⱼ gⱼ.
+    """Computes the message of every worker: a weighted sum of its partial gradients.
 
-    A NaN in a partial gradient reaches every message, since it is multiplied by zero.
-    `decode` ignores a NaN in a message that is not received.
+    Row i is the sum over j of Bᵢⱼ gⱼ. A NaN in a partial gradient reaches every
+    message, since it is multiplied by zero. `decode` ignores a NaN in a message
+    that is not received.
 
     Args:
       code: Gradient code.
@@ -222,7 +223,7 @@ def decode_sums(sums: jax.Array, params: Any) -> Any:
 
 @jax.jit
 def _weighted_sum(request: jax.Array, messages: jax.Array) -> jax.Array:
-    """Returns the sum of the requested messages, without those of factor 0."""
+    """Computes the requested sum, without messages of factor 0."""
     messages = promoted(messages)
     messages = jnp.where(request[..., None] != 0, messages, 0)
     factors = request.astype(messages.dtype)[..., None, :]

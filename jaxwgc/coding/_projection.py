@@ -36,7 +36,7 @@ def key_from(messages: jax.Array) -> jax.Array:
 
 
 def project(key: jax.Array, messages: jax.Array, num_columns: int) -> jax.Array:
-    """Projects every message by one random matrix.
+    """Projects every message to a short row, all by one random matrix.
 
     Projections satisfy the linear relations between messages, such as the parity checks
     of a code. A broken relation shows in them.
@@ -65,7 +65,7 @@ def project(key: jax.Array, messages: jax.Array, num_columns: int) -> jax.Array:
 def project_in_units(
     key: jax.Array, messages: jax.Array, num_columns: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns projections times powers of two, and these powers (num_messages, 1).
+    """Projects messages, scaled by powers of two; returns also these powers.
 
     The powers scale the largest entry of each message to about one, so that sums of
     entries stay in the range of the dtype.

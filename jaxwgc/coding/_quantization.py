@@ -17,7 +17,7 @@ _MOST_BITS = 24
 def quantize(
     key: jax.Array, messages: jax.typing.ArrayLike, bits: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Rounds messages stochastically to few bits per number, unbiasedly.
+    """Rounds messages to few bits per number at random, without bias.
 
     A number is sent as its sign and a level from 0 to M = 2ᵇ⁻¹ - 1. One level is the
     norm of the message over M; the norm is sent, too. A number between two levels is
@@ -85,13 +85,14 @@ def _quantize(key: jax.Array, messages: jax.Array, bits: jax.Array) -> jax.Array
 
 
 def quantization_variance(length: int, bits: jax.typing.ArrayLike) -> np.ndarray:
-    """Returns an ω with E‖Q(m) - m‖² ≤ ω ‖m‖² for `quantize` and every message m.
+    """Computes a bound of the relative variance that `quantize` adds.
 
+    It is an ω with E‖Q(m) - m‖² ≤ ω ‖m‖² for every message m and `quantize` as Q.
     For P numbers and M levels, ω = P / (4 M²) if M is at least √P / 2: the worst
     message has all numbers in the middle between two levels. For smaller M the norm
-    does not allow that, and ω = √P / M - 1: the worst message has equal numbers. The
-    bound is attained if M is below √P / 2, and for long messages. (The bounds of QSGD
-    are P / M² and √P / M.)
+    does not allow that, and ω = √P / M - 1: the worst message has equal numbers.
+    The bound is attained if M is below √P / 2, and for long messages. (The bounds
+    of QSGD are P / M² and √P / M.)
 
     Args:
       length: Number P of real numbers per message, at least 1.
@@ -127,7 +128,7 @@ def quantization_variance(length: int, bits: jax.typing.ArrayLike) -> np.ndarray
 def allocate_bits(
     straggler_probabilities: jax.typing.ArrayLike, length: int, total_bits: int
 ) -> np.ndarray:
-    """Computes the best allocation of a total number of bits to workers.
+    """Divides a total number of bits among workers for the least error.
 
     The error of `codes.unequal` is inversely proportional to the sum over workers of
     (1 - pᵢ) / (pᵢ + ω(bᵢ)), with ω from `quantization_variance`. The bits returned

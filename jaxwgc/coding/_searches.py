@@ -1,4 +1,4 @@
-"""Location of corrupted messages, the largest errors first."""
+"""Searches for corrupted messages, largest errors first."""
 
 import functools
 import itertools
@@ -75,7 +75,7 @@ class _Proposal(NamedTuple):
 
 
 class _ErrorSpace(NamedTuple):
-    """A space that contains the columns of the corrupted messages.
+    """The space that the columns of corrupted messages span.
 
     Attributes:
       basis: Orthonormal columns of which the first span the space, (num_checks,
@@ -154,13 +154,13 @@ def find_in_turn(
 
 
 def _zeros_of(function: Callable[..., T], *arguments: object) -> T:
-    """Returns zeros in place of the arrays that a function returns."""
+    """Returns zeros like the result of a function."""
     shapes = jax.eval_shape(function, *arguments)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _signal_above(evidence: Evidence, floor: jax.Array) -> Signal:
-    """Returns the signal of the evidence above a floor."""
+    """Returns the values of parity checks above a floor."""
     threshold = jnp.maximum(evidence.threshold, floor)
     return find_signal(evidence.left, evidence.singular, threshold)
 
@@ -168,7 +168,7 @@ def _signal_above(evidence: Evidence, floor: jax.Array) -> Signal:
 def _next(
     checks: Array, sample: Sample, decoders: Sequence[Decoder], search: _Search
 ) -> _Search:
-    """Tries one explanation of the errors, and excludes the messages that it names."""
+    """Tries one set of corrupted messages, and excludes it if it explains errors."""
     evidence = search.evidence
     signal = search.signal
     check_norms = search.check_norms
@@ -240,7 +240,7 @@ def _propose(sample: Sample, decoders: Sequence[Decoder], search: _Search) -> _P
 def _smoothed(
     sample: Sample, search: _Search, interpolation: Interpolation
 ) -> _ErrorSpace:
-    """Returns the space of errors by spatial smoothing.
+    """Finds the space of errors by spatial smoothing.
 
     Messages are values of polynomials at points αᵢ. With weights aᵢ that interpolate at
     0, the sums of aᵢ αᵢˡ⁺¹ times message i are zero for l below the number of checks.

@@ -1,4 +1,4 @@
-"""Weighted codes, and weights of parts from the noise variances of their sources."""
+"""Weighted codes, and weights of parts by the noise of their sources."""
 
 import dataclasses
 
@@ -15,10 +15,11 @@ _ROUNDING = 10
 
 
 def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
-    """Returns the code with the decoded gradient Σⱼ wⱼ gⱼ.
+    """Returns a code that decodes to a weighted sum of the partial gradients.
 
-    Scales the columns of B and the target of decoding. Works for every code; weights
-    of a code that is already weighted multiply.
+    The decoded gradient is Σⱼ wⱼ gⱼ. Scales the columns of B and the target of
+    decoding. Works for every code; weights of a code that is already weighted
+    multiply.
 
     Args:
       code: Gradient code.
@@ -60,16 +61,17 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
 
 
 def _floats(array: arrays.Array) -> arrays.Array:
-    """Converts to floats, since products of small integers would wrap around."""
+    """Converts to floats, so that products of integers do not overflow."""
     if not isinstance(array, np.ndarray):
         return arrays.promoted(array)
     return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
 
 
 def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
-    """Computes weights proportional to 1 / σ² for parts with noise variance σ².
+    """Computes weights of parts from the variances of their noise.
 
-    With `jaxwgc.weighted`, the decoded gradient is the one of weighted least squares,
+    Weights are proportional to 1 / σ² for parts with noise of variance σ². With
+    `jaxwgc.weighted`, the decoded gradient is the one of weighted least squares,
     the linear unbiased estimator of least variance. The weights have mean 1: equal
     variances give ones, and for similar parts the mean curvature of the loss, and
     therefore the step size, need not change.
@@ -115,7 +117,7 @@ def inverse_variance_weights(variances: jax.typing.ArrayLike) -> jax.Array:
 
 @jax.jit
 def _weights(variances: jax.Array) -> jax.Array:
-    """Computes the weights from checked variances, as one compiled function."""
+    """Computes weights of checked variances, as one compiled program."""
     tiny = jnp.finfo(variances.dtype).tiny
     is_usable = jnp.isfinite(variances) & (variances >= tiny)
     # Ratios to the smallest variance cannot overflow.
@@ -216,7 +218,7 @@ def source_variances(
 def _variances(
     residuals: jax.Array, leverage: jax.Array, row_weights: jax.Array
 ) -> jax.Array:
-    """Computes the variances from checked arguments, as one compiled function."""
+    """Computes variances for checked arguments, as one compiled program."""
     squares = jnp.sum(row_weights * residuals**2, axis=1)
     degrees = jnp.sum(row_weights * (1 - leverage), axis=1)
     rounding = _ROUNDING * jnp.finfo(leverage.dtype).eps * residuals.shape[1]

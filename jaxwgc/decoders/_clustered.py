@@ -67,7 +67,7 @@ class Clustered(Decoder):
         return weights.reshape(*weights.shape[:-2], mask.shape[-1])
 
     def _blocks(self, matrix: Array) -> Array:
-        """Returns the diagonal blocks, (num_clusters, rows, columns)."""
+        """Returns the diagonal blocks of the encoding matrix, one per cluster."""
         num_clusters = self.num_clusters
         num_rows = matrix.shape[0] // num_clusters
         num_columns = matrix.shape[1] // num_clusters
@@ -76,7 +76,7 @@ class Clustered(Decoder):
         return blocks[cluster, :, cluster, :]
 
     def _targets(self, target: Array) -> Array:
-        """Returns the targets, (num_clusters, num_segments, columns)."""
+        """Returns the targets of the clusters."""
         return target.reshape(len(target), self.num_clusters, -1).swapaxes(0, 1)
 
     def __str__(self) -> str:

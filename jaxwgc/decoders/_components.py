@@ -19,7 +19,7 @@ _LAST = np.uint32(2**32 - 2)
 
 
 class Components(Decoder):
-    """Optimal decoding in time linear in the number of workers, for edge codes.
+    """Decodes codes on graph edges optimally, in linear time.
 
     Parts are the vertices of a graph, and messages its edges, each the sum of the two
     parts at its ends. The responses split the graph into connected components.
@@ -80,7 +80,7 @@ class Components(Decoder):
 def _by_components(
     mask: jax.Array, incident: jax.Array, target: jax.Array
 ) -> jax.Array:
-    """Returns weights (..., 1, num_messages), in batches of masks."""
+    """Computes decoding weights in batches of masks."""
     num_edges = mask.shape[-1]
     num_vertices = len(incident)
     dtype = jnp.result_type(float)
@@ -111,7 +111,10 @@ def _weights(
     neighbours: jax.Array,
     slack: jax.Array,
 ) -> jax.Array:
-    """Computes weights (n, masks) of the messages in `mask`, bool (n, masks)."""
+    """Computes the weights of messages on the edges of a graph.
+
+    Returns weights (n, masks) of the messages in `mask`, bool (n, masks).
+    """
     first, last = ends
     is_there = mask.at[incident].get(mode="fill", fill_value=False)
     root, depth = _shortest_paths(is_there, neighbours)
@@ -153,10 +156,11 @@ def _weights(
 def _shortest_paths(
     is_there: jax.Array, neighbours: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns the first vertex of each component and distances from it, (k, masks).
+    """Finds connected components and distances from their first vertices.
 
-    Propagates minima along edges until nothing changes. Each number encodes a vertex
-    and, in the low digits, a distance.
+    Returns the first vertex of each component and distances from it, (k, masks).
+    Propagates minima along edges until nothing changes. Each number encodes a
+    vertex and, in the low digits, a distance.
     """
     num_vertices = np.uint32(len(neighbours))
 

@@ -1,4 +1,4 @@
-"""Base class of decoders: pytrees that compute the weights of messages."""
+"""Base class of decoders, which compute the weights of messages."""
 
 import abc
 import dataclasses
@@ -25,7 +25,7 @@ from jaxwgc.decoders._systems import System
 
 
 class Interpolation(NamedTuple):
-    """Interpolation at 0 of polynomials whose values are the messages.
+    """Points of messages that are values of polynomials, to interpolate at 0.
 
     Attributes:
       weights: Weights that give the value at 0, (num_messages,), zero at missing
@@ -93,7 +93,7 @@ class Decoder(abc.ABC):
 
     @abc.abstractmethod
     def weights(self, matrix: Array, target: Array, mask: jax.Array) -> jax.Array:
-        """Returns decoding weights for the messages that have arrived.
+        """Computes decoding weights of the messages that have arrived.
 
         Args:
           matrix: B, real or complex (num_messages, columns), with a column for each
@@ -110,7 +110,7 @@ class Decoder(abc.ABC):
     def checked_weights(
         self, matrix: Array, target: Array, mask: jax.Array
     ) -> jax.Array:
-        """Returns checked weights, which are zero for messages that have not arrived.
+        """Computes checked weights, zero for messages that have not arrived.
 
         They are in at least float32, and constants for `jax.grad`.
         """
@@ -150,7 +150,7 @@ class Decoder(abc.ABC):
     def decodes(
         self, matrix: Array, target: Array, mask: jax.Array, tolerance: ArrayLike
     ) -> jax.Array:
-        """Returns whether the messages suffice to decode, bool (...).
+        """Returns whether the given messages suffice to decode.
 
         Computes weights by default. A subclass may use a faster criterion.
 
@@ -169,7 +169,7 @@ class Decoder(abc.ABC):
     def decoding_time(
         self, matrix: Array, target: Array, times: jax.Array, tolerance: ArrayLike
     ) -> jax.Array:
-        """Returns when the messages that have arrived suffice to decode.
+        """Returns the time at which enough messages have arrived to decode.
 
         Found by bisection over the messages in the order of their arrival: more
         messages never increase the residual.
@@ -194,14 +194,14 @@ class Decoder(abc.ABC):
         return jnp.where(first < count, in_order[first], jnp.inf)
 
     def check(self, matrix: Array, target: Array) -> None:
-        """Raises ValueError, with the rule, if shapes do not fit the code.
+        """Raises ValueError if the shapes of matrix and target do not fit.
 
         Entries are not checked: if they do not fit, weights have a residual.
         """
         del matrix, target
 
     def interpolation(self, mask: jax.Array) -> Interpolation | None:
-        """Returns how to interpolate, or None if messages are no values of polynomials.
+        """Returns the points of messages that are values of polynomials, or None.
 
         Args:
           mask: Which messages arrived, bool (num_messages,).

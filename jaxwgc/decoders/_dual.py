@@ -1,4 +1,7 @@
-"""Decoding by the dual code: n - s responses determine the s lost messages."""
+"""Decoding by the dual code, whose vectors give zero with every encoding.
+
+Any n - s responses determine the s lost messages.
+"""
 
 import functools
 from typing import ClassVar, NamedTuple
@@ -23,7 +26,7 @@ _STEPS = 5
 
 
 class Dual(Decoder):
-    """Corrects the weights of all workers by the dual code.
+    """Removes stragglers from the weights of all workers, for few stragglers.
 
     The first row of C decodes if all workers respond. The other rows, the dual code,
     decode to zero: CB = (1, 0, ..., 0)ᵀ 1ᵀ. A combination of the latter makes the
@@ -91,7 +94,7 @@ def _corrected(
     matrix: jax.Array,
     target: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns weights, and which of them are inaccurate."""
+    """Computes weights by the dual code; returns also which are inaccurate."""
     [system] = systems_of(matrix, target, is_unweighted=True)
     dtype = system.matrix.dtype
     rows = jnp.asarray(rows, dtype)
@@ -111,7 +114,7 @@ def _corrected(
 
 
 class DualCode(NamedTuple):
-    """Weights that decode if all workers respond, and the dual code.
+    """The dual code, and weights that decode if all workers respond.
 
     Attributes:
       of_all: Decoding weights of least norm, (n,).
@@ -129,7 +132,7 @@ def dual_weights(
     dual: DualCode,
     num_stragglers: int,
 ) -> jax.Array:
-    """Computes weights of one mask, or returns the given ones if they are better.
+    """Computes the weights of one mask, or keeps the given weights if they are better.
 
     The weights of all workers are made zero at the stragglers by adding weights of the
     dual code, which decode to zero. This is a system of the size of the number of
@@ -182,7 +185,7 @@ def _without_lost(
     dual: DualCode,
     norms: jax.Array,
 ) -> jax.Array:
-    """Returns the change towards weights that decode, and vanish at stragglers.
+    """Computes the change of weights that makes those of stragglers zero.
 
     Weights that decode differ from the weights of all workers by weights of the dual
     code.

@@ -30,7 +30,7 @@ _EPS_OF_NORM = {32: 0.5, 64: 1}
 
 
 def interpolate(received: jax.Array, positions: jax.typing.ArrayLike) -> jax.Array:
-    """Returns weights that interpolate a polynomial at 0 from its values.
+    """Computes weights that interpolate a polynomial at 0 from its values.
 
     The weights are aᵢ = ∏ⱼ αⱼ / (αⱼ - αᵢ) over the other workers j that responded.
     With delta = (pⱼ - pᵢ) mod n, a factor has modulus 1 / (2 sin(pi delta / n)) and
@@ -95,7 +95,7 @@ def _table_entries(
 
 
 class Lagrange(Decoder):
-    """Closed-form weights, by one matrix product for a whole batch of masks.
+    """Decodes Reed-Solomon codes in closed form, a batch of masks at a time.
 
     If stragglers are neighbours on the circle of points, weights are large, and the
     residual can exceed 1e-4 in float32 (1e-10 in float64). If s is small, weights of
@@ -168,7 +168,7 @@ def _by_dual_code(
     positions: jax.Array,
     powers: jax.Array,
 ) -> jax.Array:
-    """Corrects inaccurate weights of one mask, with enough messages, by the dual code.
+    """Corrects inaccurate weights of one mask by the dual code.
 
     Weights αᵢ⁻ʲ decode to zero if the power j is above the degrees of the code, n - s
     to n - 1. If all workers respond, the mean of the values of a polynomial at all
@@ -203,7 +203,7 @@ def _closed_form(
     matrix: jax.Array,
     target: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns weights, and which of them may be inaccurate.
+    """Computes weights by Lagrange's formula, and which may be inaccurate.
 
     Interpolation does not apply to masks with too few messages. On other masks it may
     amplify rounding: if their stragglers are neighbours on the circle, weights are so
@@ -224,7 +224,7 @@ def _closed_form(
 
 
 def _power_of_two(exponents: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """Returns two to the power of integers, clipped to normal numbers of the dtype."""
+    """Computes powers of two, clipped to normal numbers of the dtype."""
     precision = jnp.finfo(dtype)
     clipped = jnp.clip(exponents, precision.minexp, precision.maxexp - 1)
     biased = clipped - precision.minexp + 1

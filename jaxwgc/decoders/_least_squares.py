@@ -74,7 +74,7 @@ def least_squares_weights(
 def _from_zero(
     weights: jax.Array, mask: jax.Array, system: System
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes `nearest_weights` for `solve_in_turn`, which passes earlier weights."""
+    """Computes `nearest_weights` with the arguments that `solve_in_turn` passes."""
     del weights
     return nearest_weights(mask, system)
 
@@ -95,7 +95,7 @@ def nearest_weights(mask: jax.Array, system: System) -> tuple[jax.Array, jax.Arr
 
 
 class _Problem(NamedTuple):
-    """Least-squares problems of some masks, with their convergence criteria.
+    """Least-squares problems of several masks, with their convergence criteria.
 
     Attributes:
       mask: bool (masks, 1, num_messages).
@@ -120,7 +120,7 @@ class _Problem(NamedTuple):
     noise: jax.Array
 
     def residual_and_gradient(self, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the squared residual, and half its gradient at the responses."""
+        """Computes the squared residual, and half of its gradient."""
         residual = self.target - product(weights, self.matrix)
         gradient = jnp.where(self.mask, product(residual, self.matrix.conj().T), 0)
         return squared_norm(residual), gradient
@@ -134,7 +134,7 @@ class _Problem(NamedTuple):
 def _conjugate_gradients(
     masks: jax.Array, matrix: jax.Array, target: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns weights (masks, num_segments, num_messages), and which converged."""
+    """Computes weights by conjugate gradients, and which have converged."""
     mask = masks[:, None, :]
     precision = jnp.finfo(matrix.dtype)
     matrix_norm = jnp.sum(jnp.where(mask, squared_norm(matrix), 0), axis=-1)
@@ -204,7 +204,7 @@ def _descend(
 
 
 class LeastSquares(Decoder):
-    """Minimum-norm least-squares weights, for any code.
+    """Decodes any code with the least error, by weights of minimum norm.
 
     Weights are multiplied by the norms of the rows of B, rounded to powers of two, in
     this norm, so that the scale of a message does not matter. Many masks are solved

@@ -17,7 +17,7 @@ _SMALLEST_NOISE = 0.01
 
 
 class Ridge(Decoder):
-    """Weights with the least expected error if messages are noisy, for any code.
+    """Decodes noisy messages of any code with the least expected error.
 
     They minimise ‖aᵀB - target‖² + noise² Σᵢ |aᵢ|² ‖bᵢ‖², where bᵢ is the row of the
     i-th message. This is the expected squared error of the decoded sum under two

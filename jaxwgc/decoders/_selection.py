@@ -23,7 +23,7 @@ from jaxwgc.decoders._decoder import Array, Decoder
 
 
 class OneStep(Decoder):
-    """Equal weights for all responses, scaled to be unbiased.
+    """Decodes by equal weights for all responses, scaled to be unbiased.
 
     For codes with about equally many copies of each part.
 
@@ -62,7 +62,7 @@ class OneStep(Decoder):
 
 
 class Group(Decoder):
-    """Sums the first response of each group: weights are 0 or 1.
+    """Decodes by the first response of each group of equal messages.
 
     Uses the family of groups that loses least. Decoding is exact if every group of one
     family has a response. Otherwise exactly the parts of groups without one are lost.
@@ -114,7 +114,7 @@ class Group(Decoder):
 
 @on_host_or_compiled
 def _first_responses(mask: A, groups: Array, matrix: Array, target: Array) -> A:
-    """Returns weights of 1 for the first response of each group of the best family."""
+    """Selects the first response of each group, in the family that recovers most."""
     xp: Any = array_module(mask)
     num_workers = mask.shape[-1]
     dtype = jnp.result_type(float)
@@ -140,7 +140,7 @@ def _first_responses(mask: A, groups: Array, matrix: Array, target: Array) -> A:
 def _time_of_groups(
     times: A, tolerance: ArrayLike, groups: Array, matrix: Array, target: Array
 ) -> A:
-    """Returns when enough groups of a family have a response."""
+    """Returns the time at which enough groups of a family have a response."""
     xp: Any = array_module(times)
     num_workers = times.shape[-1]
     never = xp.full((*times.shape[:-1], num_workers + 1), np.inf, times.dtype)
@@ -158,18 +158,26 @@ def _time_of_groups(
 
 
 def _worth_of_messages(matrix: Array, target: Array) -> Array:
-    """Returns the sum of the squared weights of the parts in each message, (n,)."""
+    """Sums the squared weights of the parts in each message.
+
+    Returns (n,).
+    """
     sizes = _sizes_of_parts(target)
     return product((matrix != 0).astype(sizes.dtype), sizes)
 
 
 def _sizes_of_parts(target: Array) -> Array:
-    """Returns the squared weights of the parts, relative to the largest, (k,)."""
+    """Returns squared weights of the parts, relative to the largest.
+
+    Returns (k,).
+    """
     return (target[0] / scale_of(target)) ** 2
 
 
 def _time_until_covered(times: Any, sizes: Array, tolerance: ArrayLike) -> Any:
-    """Returns when the sizes of what is missing are at most tolerance² of their sum.
+    """Returns the time at which the missing parts are within the tolerance.
+
+    The sizes of missing parts are then at most tolerance² of their sum.
 
     Args:
       times: When each of several things arrives, (..., number).
@@ -194,7 +202,7 @@ def _time_until_covered(times: Any, sizes: Array, tolerance: ArrayLike) -> Any:
 
 
 class OneCopy(Decoder):
-    """Sums one copy of each part: weights are 0 or 1.
+    """Decodes by one copy of each part that has arrived.
 
     The first copy that has arrived is taken. Only parts that no worker has finished are
     lost.
@@ -253,7 +261,7 @@ class OneCopy(Decoder):
 
 @on_host_or_compiled
 def _first_copies(mask: A, copies: Array) -> A:
-    """Returns weights of 1 for the first copy of each part that has arrived."""
+    """Selects the first copy of each part that has arrived."""
     xp: Any = array_module(mask)
     # Parts are the last axis, so that the few copies are added as long vectors.
     in_turn = copies.T
@@ -265,6 +273,6 @@ def _first_copies(mask: A, copies: Array) -> A:
 
 @on_host_or_compiled
 def _time_of_copies(times: A, tolerance: ArrayLike, copies: Array, target: Array) -> A:
-    """Returns when enough parts have a copy that has arrived."""
+    """Returns the time at which enough parts have a copy that has arrived."""
     sizes = _sizes_of_parts(target)
     return _time_until_covered(times[..., copies.T].min(axis=-2), sizes, tolerance)

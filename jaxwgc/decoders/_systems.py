@@ -1,4 +1,4 @@
-"""Systems aᵀB = target: scaling, residuals, and solution by decompositions."""
+"""Linear systems for decoding weights: scaling, residuals and decompositions."""
 
 import functools
 import math
@@ -44,7 +44,9 @@ EXCESS = {32: 1e-8, 64: 1e-20}
 
 
 class System(NamedTuple):
-    """System aᵀB = target for decoding weights a.
+    """Linear system for the decoding weights of a code.
+
+    The system is aᵀB = target for decoding weights a.
 
     Attributes:
       matrix: Rows of B divided by `norms`, (num_messages, c).
@@ -57,7 +59,10 @@ class System(NamedTuple):
     target: jax.Array
 
     def residual(self, weights: jax.Array) -> jax.Array:
-        """Returns the norm of aᵀB - target, relative to the norm of the target."""
+        """Computes the relative residual of weights.
+
+        It is the norm of aᵀB - target, relative to the norm of the target.
+        """
         residual = product(weights * self.norms, self.matrix) - self.target
         scale = jnp.sqrt(squared_norm(self.target).sum(-1))
         norm = jnp.sqrt(squared_norm(residual).sum(-1))
@@ -86,7 +91,7 @@ def has_equal_weights(target: Array) -> bool:
 
 
 def column_weights(target: Array) -> jax.Array:
-    """Returns the weight of the part of each column, (c,); the target's scale for 0.
+    """Returns the weight of the part of each column.
 
     Each column belongs to one segment. Dividing a column in matrix and target does not
     change the decoding weights.
@@ -129,7 +134,7 @@ def systems_of(matrix: Array, target: Array, is_unweighted: bool) -> Systems:
 
 
 def scaled_rows(matrix: Array) -> tuple[jax.Array, jax.Array]:
-    """Scales rows to norm about one by powers of two; returns also these powers.
+    """Scales rows to norms near one by powers of two; returns also these powers.
 
     Other factors would round the matrix, and weights that decode the rounded matrix
     leave a residual in the exact one. Rows of zeros get the factor one.
@@ -151,7 +156,7 @@ def scaled_rows(matrix: Array) -> tuple[jax.Array, jax.Array]:
 
 
 def squared_norm(vectors: jax.Array) -> jax.Array:
-    """Returns the squared norm over the last axis, real."""
+    """Computes the squared norm over the last axis."""
     return jnp.sum(squares(vectors), axis=-1)
 
 
@@ -162,7 +167,7 @@ def refine(
     system: System,
     num_steps: int = _STEPS,
 ) -> jax.Array:
-    """Returns the best of `weights` and of the steps of an iterative refinement.
+    """Improves weights by iterative refinement, as long as it lowers the residual.
 
     Refinement starts from zero and adds the correction of the residual, which removes
     rounding errors of the factors in `correct`. What remains are rounding errors that
@@ -211,7 +216,7 @@ def solve_in_turn(
     mask: jax.Array,
     systems: Systems,
 ) -> tuple[jax.Array, jax.Array]:
-    """Solves the unweighted system, and the weighted one for masks that do not decode.
+    """Solves for unit weights first, and for the given weights if that fails.
 
     Args:
       solve: `solve(weights, mask, system)` returns weights, and which masks are solved.
@@ -253,7 +258,7 @@ def solve_in_turn(
 def _by_svd(
     weights: jax.Array, mask: jax.Array, system: System
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes weights of one mask by singular value decomposition; it is solved.
+    """Computes the weights of one mask by a singular value decomposition.
 
     Singular values below 2 sqrt(max(n, k)) eps of the largest are truncated. (NumPy
     truncates below max(n, k) eps, which is too much in float32 for codes of condition
@@ -283,14 +288,14 @@ def _by_svd(
 
 
 def _by_inverse(_: jax.Array, residual: jax.Array, inverse: jax.Array) -> jax.Array:
-    """Returns the weights that remove a residual, by an inverse of the matrix."""
+    """Computes weights that remove a residual, from an inverse matrix."""
     return product(residual, inverse)
 
 
 def _by_cholesky(
     weights: jax.Array, masks: jax.Array, system: System
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes weights of some masks by Cholesky decompositions, and which are solved.
+    """Computes weights of several masks by Cholesky, and which are solved.
 
     The Gram matrix has the square of the condition number of the mask. Masks of nearly
     dependent rows are not solved.
@@ -322,7 +327,7 @@ def _by_factor(
     mask: jax.Array,
     factor: jax.Array,
 ) -> jax.Array:
-    """Returns the weights that remove a residual, by a factor of the Gram matrix."""
+    """Computes weights that remove a residual, from a Cholesky factor."""
     half = _half_solution(residual, matrix, mask, factor)
     return jax.lax.linalg.triangular_solve(factor, half, lower=True)
 
@@ -330,9 +335,10 @@ def _by_factor(
 def _half_solution(
     residual: jax.Array, matrix: jax.Array, mask: jax.Array, factor: jax.Array
 ) -> jax.Array:
-    """Returns g L⁻ᴴ for half the gradient g of the squared residual.
+    """Solves with a Cholesky factor for half of the gradient.
 
-    Its squared norm is the excess of the squared residual over the minimum.
+    Returns g L⁻ᴴ for half the gradient g of the squared residual. Its squared norm
+    is the excess of the squared residual over the minimum.
     """
     gradient = jnp.where(mask, product(residual, matrix.conj().T), 0)
     return jax.lax.linalg.triangular_solve(
@@ -347,7 +353,7 @@ _factorise = functools.partial(solve_in_turn, _by_cholesky)
 def _attempt_first(
     weights: jax.Array, mask: jax.Array, systems: Systems, attempt: Partial
 ) -> tuple[jax.Array, jax.Array]:
-    """Decomposes one mask unless `attempt` gives weights that decode it."""
+    """Uses a decomposition only if the cheap attempt does not decode."""
     weights = attempt(weights, mask, systems[0])
     is_solved = systems[0].is_solved_by(weights)
     decompose = Partial(_decompose, systems=systems)
@@ -362,7 +368,7 @@ def solve_poor(
     target: Array,
     attempt: Partial | None = None,
 ) -> jax.Array:
-    """Computes weights again by decompositions of the matrix where they are inaccurate.
+    """Computes inaccurate weights again, by decompositions of the matrix.
 
     Args:
       is_poor: Which weights are inaccurate, bool (...).
@@ -393,7 +399,7 @@ def _solve_poor(
     is_unweighted: bool,
     attempt: Partial | None,
 ) -> jax.Array:
-    """Computes `solve_poor` as one compiled function."""
+    """Computes `solve_poor` as one compiled program."""
     systems = systems_of(matrix, target, is_unweighted)
     one_by_one = Partial(_decompose, systems=systems)
     if attempt is not None:

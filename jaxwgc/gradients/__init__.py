@@ -1,4 +1,4 @@
-"""Contributions of parts to a sum: gradients of a loss, local steps, or any others."""
+"""Terms of the sum over parts: gradients of a loss, local steps, or others."""
 
 from jaxwgc.gradients._gradients import decoded_value_and_grad, partial_value_and_grad
 from jaxwgc.gradients._local_steps import local_steps

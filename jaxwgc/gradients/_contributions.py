@@ -1,4 +1,4 @@
-"""The term of a sum that a part contributes: the gradient of a loss, or any other."""
+"""The term that a part contributes to the decoded sum."""
 
 import inspect
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from jaxwgc.gradients._gradients import checked_loss
 
 
 class Term(NamedTuple):
-    """What a part contributes to the sum over parts.
+    """Function that computes what a part contributes to the sum.
 
     Attributes:
       value: Term of the sum, a pytree like params.
@@ -35,7 +35,7 @@ def term_of(
     contribution: Callable[..., Any] | None = None,
     has_aux: bool = False,
 ) -> TermFunction:
-    """Returns the function of a loss, or of a contribution in its place.
+    """Returns the function of a part's term: gradient of a loss, or contribution.
 
     Raises:
       ValueError: If both are given, or neither.
@@ -63,7 +63,7 @@ def check_key_is_used(
     batch: Callable[..., Any] | None,
     contribution: Callable[..., Any] | None,
 ) -> None:
-    """Raises ValueError unless a key is given if, and only if, a function takes it."""
+    """Raises ValueError if a key is missing, or given but not used."""
     if batch is not None:
         validation.check_callable("batch", batch)
     is_needed = batch is not None
@@ -83,7 +83,7 @@ def check_key_is_used(
 
 
 def _gradient_term(loss: Callable[..., Any], has_aux: bool) -> TermFunction:
-    """Returns the function of the gradient of a loss."""
+    """Returns a function that computes the gradient of a loss on a part."""
     checked = checked_loss(loss, has_aux)
 
     def term(params, part, key):
@@ -94,7 +94,7 @@ def _gradient_term(loss: Callable[..., Any], has_aux: bool) -> TermFunction:
 
 
 def _contribution_term(contribution: Callable[..., Any], has_aux: bool) -> TermFunction:
-    """Returns the function of a contribution, and checks what that returns."""
+    """Returns a contribution that checks its result."""
     validation.check_callable("contribution", contribution)
     validation.check_bool("has_aux", has_aux)
     is_keyed = takes("key", contribution)
@@ -128,7 +128,7 @@ def key_of_term(key: jax.Array, step: Any, index: Any) -> jax.Array:
 
 
 def takes(argument: str, function: Callable[..., Any]) -> bool:
-    """Returns whether a function has an argument of this name."""
+    """Returns whether a function has an argument of a given name."""
     try:
         return argument in inspect.signature(function).parameters
     except ValueError:
@@ -137,7 +137,7 @@ def takes(argument: str, function: Callable[..., Any]) -> bool:
 
 
 def _like(params: Any, value: Any) -> Any:
-    """Returns a value in arrays, and checks that it is like params."""
+    """Converts a value to arrays, and checks that it is like params."""
     value = jax.tree.map(jnp.asarray, value)
     differs = difference(
         by_name("params", params),

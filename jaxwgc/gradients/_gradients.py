@@ -70,7 +70,7 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
 def _by_part(
     loss: Callable[..., Any], has_aux: bool, params: Any, parts: Any
 ) -> tuple[tuple[jax.Array, Any], Any]:
-    """Returns values and aux of all parts, and their gradients, by one program."""
+    """Computes values, aux and gradients of all parts, in one program."""
     checked = checked_loss(loss, has_aux)
     value_and_grad = jax.value_and_grad(checked, has_aux=True)
     return jax.vmap(value_and_grad, in_axes=(None, 0))(params, parts)
@@ -167,13 +167,13 @@ def decoded_value_and_grad(
 
 
 def scalar_loss(loss: Callable[..., Any]) -> Callable:
-    """Wraps a loss without aux, and checks that it returns a real float scalar."""
+    """Wraps a loss without aux, and checks that its value is a real scalar."""
     checked = checked_loss(loss)
     return lambda params, part: checked(params, part)[0]
 
 
 def checked_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
-    """Wraps a loss to return (scalar, aux), and checks that the scalar is real."""
+    """Wraps a loss to return its value and aux, and checks the value."""
     validation.check_callable("loss", loss)
     validation.check_bool("has_aux", has_aux)
 
@@ -209,7 +209,7 @@ def _real_scalar(value: Any) -> jax.Array:
 
 
 def check_params(params: Any) -> None:
-    """Raises an error unless params have arrays, and all of them are floats."""
+    """Raises an error unless all arrays of params are floats."""
     if not jax.tree.leaves(params):
         raise ValueError(f"params must have at least one array; got {params}")
     array_validation.check_dtypes("params", params, "real or complex floats")

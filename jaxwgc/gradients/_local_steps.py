@@ -84,7 +84,7 @@ def local_steps(
         validation.check_callable("batch", batch)
 
     def change(params, steps, batch_of):
-        """Returns the change by all steps; `batch_of(step)` is the batch of one."""
+        """Takes all steps, and returns the change of params."""
         params = jax.tree.map(jnp.asarray, params)
 
         def take_step(state, step):

@@ -1,4 +1,4 @@
-"""Parts of a data set: partitions, their probabilities and samples, weighted parts."""
+"""Parts of a data set: partitions, samples and weights."""
 
 from jaxwgc.parts._partitions import partition, partition_probabilities
 from jaxwgc.parts._sample_partitions import (

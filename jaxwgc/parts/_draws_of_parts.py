@@ -1,4 +1,4 @@
-"""Numbers of draws of each part, for a given number of distinct parts or of draws."""
+"""How often each part is drawn, for given numbers of parts or of draws."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ _UNITS = np.uint32(2**31)
 def draw_until_distinct(
     key: Array, probabilities: Array, num_distinct: int
 ) -> tuple[Array, Array]:
-    """Draws until num_distinct parts are found, and returns indices and counts.
+    """Draws parts until a given number of different parts is found.
 
     See `sample_partitions`.
     """
@@ -46,7 +46,7 @@ def draw_until_distinct(
 
 
 def _poisson(key: Array, mean: Array) -> Array:
-    """Draws a Poisson variable for every mean, int32; saturates at 2³¹ - 128."""
+    """Draws Poisson variables of any mean, int32."""
     small_key, large_key = jax.random.split(key)
     is_large = mean >= _LARGE_MEAN
     small_mean = jnp.where(is_large, 1, mean)
@@ -76,13 +76,13 @@ def _exponential(key: Array, shape: tuple[int, ...], dtype: np.dtype) -> Array:
 
 
 def _with_sums(tree: Array) -> Array:
-    """Replaces every inner node of a binary tree by the sum of its children."""
+    """Replaces inner nodes of a binary tree by the sums of their children."""
     sums = tree.reshape(-1, 2).sum(axis=1)
     return jnp.concatenate([sums, tree[len(tree) // 2 :]])
 
 
 def draw_counts(key: Array, probabilities: Array, num_draws: int) -> Array:
-    """Draws num_draws parts, and returns how often each part was drawn, int32 (K,).
+    """Draws parts, and returns how often each part was drawn.
 
     Every draw walks down a binary tree of sums of probabilities, with fresh bits at
     each level. A search in one cumulative sum would be shorter. But in float32 its

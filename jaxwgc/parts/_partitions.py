@@ -73,7 +73,10 @@ def _dtype_of_weights(data: Any) -> np.dtype:
 
 @functools.partial(jax.jit, static_argnames="num_parts")
 def _split(rows: Array, num_parts: int) -> Array:
-    """Splits rows into parts (num_parts, ceil(N / num_parts), ...), zero-padded."""
+    """Splits rows into parts of equal size, padded with zeros.
+
+    The shape of a part is (ceil(N / num_parts), ...).
+    """
     size, num_longer = divmod(rows.shape[0], num_parts)
     if num_longer == 0:
         return rows.reshape(num_parts, size, *rows.shape[1:])
@@ -85,7 +88,7 @@ def _split(rows: Array, num_parts: int) -> Array:
 
 
 def partition_probabilities(scores: ArrayLike, num_parts: int) -> Array:
-    """Computes the sampling probability of every part: its share of all scores.
+    """Computes the sampling probability of every part from scores of its rows.
 
     Πⱼ is the sum of the scores of the rows in part j over the sum of all scores, with
     the parts of `partition`. Any non-negative scores are allowed. With scores of 1,

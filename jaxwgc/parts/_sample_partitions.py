@@ -41,7 +41,7 @@ class PartitionSample(NamedTuple):
 
     @property
     def scale(self) -> Array:
-        """Computes the scale of each part's rows, √(count / (q Π)); 0 for unused slots.
+        """Computes the scale of each part's rows; 0 for unused places.
 
         The factor is √count times the default of `rescaling_factors`. If q was fixed,
         the sketch is unbiased, like that of `sample_rows`. See the note of
@@ -161,7 +161,7 @@ def _check_num_positive(values: np.ndarray, num_distinct: int) -> None:
 def draw_parts(
     key: Array, probabilities: Array, number: int, until_distinct: bool
 ) -> PartitionSample:
-    """Runs `sample_partitions` on checked arguments, in one compiled function."""
+    """Samples parts for checked arguments, in one compiled program."""
     probabilities, valid = normalised(probabilities)
     probabilities = jnp.where(valid, probabilities, 0)
     if until_distinct:
@@ -179,7 +179,10 @@ def draw_parts(
 
 
 def unbiased_factors(sample: PartitionSample, size: ArrayLike) -> Array:
-    """Returns 1 / √(size Πⱼ), or 0 if the count is 0."""
+    """Computes factors that make a sample unbiased, or 0 if not drawn.
+
+    They are 1 / √(size Πⱼ).
+    """
     dtype = sample.probabilities.dtype
     is_drawn = sample.counts > 0
     # Two roots are multiplied, since the product under a single root may overflow or
@@ -190,7 +193,7 @@ def unbiased_factors(sample: PartitionSample, size: ArrayLike) -> Array:
 
 
 def drop_last_distinct(sample: PartitionSample) -> PartitionSample:
-    """Returns a sample without its last draw, which removes the bias of `num_distinct`.
+    """Removes the last draw of a sample, and with it the bias of `num_distinct`.
 
     Drawing until k distinct parts are found stops at a draw that is always a new part.
     Without this draw and its part, the other q - 1 draws are exchangeable. Given their

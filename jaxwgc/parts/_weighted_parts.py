@@ -17,7 +17,7 @@ SCALES = ("row_weights", "rows")
 
 
 class WeightedParts(NamedTuple):
-    """A small data set of k parts, with weights for its rows and its parts.
+    """Sampled parts with weights of their rows and of the parts.
 
     Attributes:
       parts: The sampled parts; leaves (k, m, ...).
@@ -49,7 +49,7 @@ def rescaling_factors(
     rescaling: str = "unbiased",
     num_rows: ArrayLike | None = None,
 ) -> Array:
-    """Computes the rescaling factor of the rows of every sampled part.
+    """Computes the factor of the rows of every sampled part.
 
     - `"unbiased"`: 1 / √(q Πⱼ) for q draws. Let the sketch Ŝ pick rows and multiply
       them by the factor and by √count. If q was fixed (`num_draws`), E[ŜᵀŜ] = I.
@@ -99,7 +99,7 @@ def rescaling_factors(
 
 
 def scale_rows(rows: Any, factors: ArrayLike) -> Any:
-    """Multiplies all rows of part j in every leaf by factor j.
+    """Multiplies all rows of each part by the factor of the part.
 
     For least squares, the rows of X and the entries of y are both multiplied, as
     Charalambides, Pilanci and Hero do. For other losses, multiply row weights by the
@@ -216,7 +216,7 @@ def weighted_parts(
 def _weighted(
     sample: PartitionSample, parts: Any, row_weights: Array, rescaling: str, scale: str
 ) -> WeightedParts:
-    """Runs `weighted_parts` on checked arguments, in one compiled function."""
+    """Computes `weighted_parts` for checked arguments, in one compiled program."""
     parts = jax.tree.map(lambda leaf: leaf[sample.indices], parts)
     row_weights = row_weights[sample.indices]
     num_rows = None
