@@ -34,7 +34,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class _Result(NamedTuple):
-    """Result of a command.
+    """Text and data that a command prints.
 
     Attributes:
       fields: Result as a dict for JSON.
@@ -48,7 +48,7 @@ class _Result(NamedTuple):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Parser that prints an error in one line, without the usage before it."""
+    """Parser of arguments that prints errors in one line."""
 
     def error(self, message: str) -> NoReturn:
         """Prints an error, and exits with status 2."""
@@ -175,7 +175,7 @@ def _add_arguments_of_plan(plan: argparse.ArgumentParser) -> None:
 
 
 def _add_arguments_of_columns(parser: argparse.ArgumentParser, drawn: str) -> None:
-    """Adds the arguments on the columns of a file, and on what is printed."""
+    """Adds the arguments on columns and output."""
     columns = parser.add_argument_group(
         "columns", "If the names of columns do not tell what they hold."
     )
@@ -222,7 +222,7 @@ def _print_notes(source: str, trace: WorkerTimes) -> None:
 
 
 def _report(options: argparse.Namespace) -> _Result:
-    """Returns a report; needs no JAX, unless it has a plan."""
+    """Makes a report."""
     if options.memory and not options.plan:
         raise ValueError("--memory is an option of the plan: add --plan")
     if options.waits and options.plot:
@@ -274,7 +274,7 @@ def _follow(options: argparse.Namespace) -> None:
 
 
 def _text_so_far(options: argparse.Namespace) -> str:
-    """Returns the report of files that grow, or why there is none yet."""
+    """Returns the report of growing files, or why there is none yet."""
     try:
         # Notes are part of what is shown.
         with contextlib.redirect_stderr(io.StringIO()) as notes:
@@ -307,7 +307,7 @@ def _advice(
 
 
 def _plan(options: argparse.Namespace) -> _Result:
-    """Returns a plan."""
+    """Makes a plan."""
     import jax
 
     measured = _measured(options)
@@ -336,7 +336,7 @@ def _plan(options: argparse.Namespace) -> _Result:
 
 
 class _Measured(NamedTuple):
-    """Times at a load.
+    """Times of workers at one load.
 
     Attributes:
       load: Load; None for times at a load that is not given.
@@ -350,7 +350,7 @@ class _Measured(NamedTuple):
 
 
 def _measured(options: argparse.Namespace) -> list[_Measured]:
-    """Reads the times at each load: rows of one file, or a file for each."""
+    """Reads the times at each load."""
     if (options.file is None) == (options.at is None):
         raise ValueError(
             "give one file of times, or one for each load: --at LOAD FILE --at LOAD "
@@ -402,7 +402,7 @@ def _check_is_before_barrier(
 
 
 def _as_load(text: str) -> float:
-    """Returns the load of `--at`."""
+    """Converts the load of `--at` to a number."""
     try:
         return float(text)
     except ValueError:
@@ -412,7 +412,7 @@ def _as_load(text: str) -> float:
 
 
 def _stacked(measured: list[_Measured]) -> np.ndarray:
-    """Returns the times of equally many rounds at each load, for the same workers."""
+    """Joins the times of all loads, for equally many rounds."""
     first = measured[0]
     num_rounds = min(len(trace.times) for _, _, trace in measured)
     tables = []
@@ -434,7 +434,7 @@ def _stacked(measured: list[_Measured]) -> np.ndarray:
 
 
 def keep_programs() -> None:
-    """Lets JAX keep compiled programs in the user's cache folder, for the next plan.
+    """Stores compiled programs in the user's cache folder.
 
     There is a folder per kind of processor, since home folders may be shared. Variables
     of JAX that the user has set stay.

@@ -1,1 +1,1 @@
-"""Arrays, pytrees, checks of arguments, small numerics and text, for all rooms."""
+"""Helpers for all modules: arrays, pytrees, checks of arguments and text."""

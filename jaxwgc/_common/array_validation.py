@@ -14,7 +14,7 @@ from jaxwgc._common.validation import check_entries, check_shape, in_short
 
 
 def is_traced(*values: object) -> bool:
-    """Returns whether a leaf of `values` is a tracer, so that its value is unknown."""
+    """Returns whether values contain a tracer."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
@@ -34,7 +34,7 @@ def check_number(
     finite: bool = False,
     traceable: bool = True,
 ) -> None:
-    """Checks a real scalar and its bounds; if the value is traced, only its type."""
+    """Checks a real scalar and its bounds, unless it is traced."""
     if np.ndim(value) or not arrays.is_kind(value, "real numbers"):
         raise TypeError(f"{name} must be a real scalar; got {value!r}")
     if not traceable:
@@ -91,7 +91,7 @@ def check_key(key: Any, name: str = "key") -> jax.Array:
 def check_leading_axis(
     name: str, tree: Any, size: int, axis_name: str, hint: str = ""
 ) -> None:
-    """Checks that every leaf of `tree` has a leading axis of `size`."""
+    """Checks the size of the first axis of every leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=arrays.is_sparse)
     if not leaves:
         raise ValueError(f"{name} must have at least one array; got {tree}")
@@ -110,7 +110,7 @@ def check_leading_axis(
 
 
 def check_parts(name: str, tree: Any, axis_name: str) -> int:
-    """Returns the size of the leading axis, at least 1, that all leaves share."""
+    """Returns the size of the first axis that all leaves share."""
     leaves = jax.tree.leaves(tree)
     shape = np.shape(leaves[0]) if leaves else ()
     if not shape or shape[0] == 0:
@@ -126,7 +126,7 @@ def check_parts(name: str, tree: Any, axis_name: str) -> int:
 
 
 def check_dense(name: str, value: object, hint: str = "") -> None:
-    """Raises TypeError for a sparse matrix, which JAX would convert entry by entry."""
+    """Raises TypeError for a sparse matrix."""
     if arrays.is_sparse(value):
         raise TypeError(
             f"{name} must be a dense array; got {type(value).__name__}; convert it "
@@ -166,7 +166,7 @@ def as_array(
 
 
 def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> None:
-    """Checks that the dtype of every leaf belongs to `kind`, a key of `arrays.KINDS`.
+    """Checks that the dtype of every leaf is of a kind.
 
     With `abstract`, leaves may be `jax.ShapeDtypeStruct`.
     """
@@ -185,7 +185,7 @@ def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> Non
 
 
 def check_integers_are_kept(name: str, tree: Any) -> None:
-    """Checks that JAX keeps all integers: without x64, it drops all but 32 bits."""
+    """Raises an error for integers of more than 32 bits without x64."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not arrays.is_kind(leaf, "integers"):
             continue
@@ -216,14 +216,14 @@ _ADVICE = {
 
 
 def probabilities(name: str, value: Any) -> np.ndarray:
-    """Checks probabilities (num_workers,) in (0, 1), and converts them to float64."""
+    """Checks probabilities of workers, and converts them to float64."""
     array = host_array(name, value, "real numbers", num_workers="any")
     check_entries(name, array, (array > 0) & (array < 1), "between 0 and 1")
     return array.astype(np.float64)
 
 
 def check_message_dtype(dtype: Any) -> str | None:
-    """Checks the dtype of messages, and returns its name, or None if there is none."""
+    """Checks the dtype of messages, and returns its name."""
     if dtype is None:
         return None
     try:
@@ -250,13 +250,13 @@ def check_drawn_from(name: str, indices: jax.Array, size: int, kind: str) -> Non
 
 
 def concrete_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
-    """Applies `as_array` and converts the result to NumPy."""
+    """Checks an array that is not traced, and converts it to NumPy."""
     check_concrete(name, value, "its entries are checked")
     return np.asarray(as_array(name, value, kind, **sizes))
 
 
 def host_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
-    """Applies `concrete_array` and checks that all entries are finite."""
+    """Checks an array of finite numbers, and converts it to NumPy."""
     array = concrete_array(name, value, kind, **sizes)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite; got {array}")

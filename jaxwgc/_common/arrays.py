@@ -48,7 +48,7 @@ def is_sparse_of_scipy(value: object) -> bool:
 
 
 def is_kind(value: object, kind: str) -> bool:
-    """Returns whether the dtype of `value` belongs to `kind`, a key of `KINDS`."""
+    """Returns whether the dtype of a value is of a kind."""
     dtype = dtype_of(value)
     return any(jnp.issubdtype(dtype, parent) for parent in KINDS[kind])
 
@@ -77,7 +77,7 @@ def promoted(leaf: Any) -> Any:
 
 
 def working(array: A) -> A:
-    """Converts an array to at most JAX's working precision; NumPy arrays stay in NumPy.
+    """Converts an array to the working precision.
 
     JAX arrays of 64 bits keep their dtype if 64 bits are disabled, but computations
     use 32. Arrays that are passed to nested compiled functions must be converted here:
@@ -89,7 +89,7 @@ def working(array: A) -> A:
 
 
 def working_constant(array: Any) -> Any:
-    """Applies `working`, and makes the array a constant for `jax.grad`.
+    """Converts an array to a constant of the working precision.
 
     NumPy arrays stay in NumPy, so that their values can be inspected.
     """
@@ -99,7 +99,7 @@ def working_constant(array: Any) -> Any:
 
 
 def array_module(array: object) -> ModuleType:
-    """Returns jax.numpy for JAX arrays, NumPy for arrays on the host."""
+    """Returns jax.numpy for JAX arrays, and NumPy for arrays on the host."""
     return jnp if isinstance(array, jax.Array) else np
 
 
@@ -120,7 +120,7 @@ def on_host_or_compiled(function: F) -> F:
 
 
 def with_entries(array: Any, places: Any, entries: Any) -> Any:
-    """Returns an array with other entries at some places of its last axis."""
+    """Replaces entries at some places of the last axis."""
     if isinstance(array, jax.Array):
         return array.at[..., places].set(entries)
     changed = array.copy()
@@ -129,7 +129,7 @@ def with_entries(array: Any, places: Any, entries: Any) -> Any:
 
 
 def with_minima(array: Any, places: Any, entries: Any) -> Any:
-    """Returns an array with the minima of its entries and others at some places."""
+    """Replaces entries by minima with other values at some places."""
     if isinstance(array, jax.Array):
         return array.at[..., places].min(entries)
     changed = array.copy()
@@ -139,7 +139,7 @@ def with_minima(array: Any, places: Any, entries: Any) -> Any:
 
 
 def product(left: Any, right: Any) -> Any:
-    """Computes a matrix product in full precision; of NumPy arrays on the host.
+    """Computes a matrix product in full precision.
 
     By default GPUs and TPUs round float32 operands to TF32 or bfloat16. Decoding would
     amplify that error.
@@ -161,7 +161,7 @@ def scale_of(numbers: Any) -> Any:
 
 
 def varying_with(condition: jax.Array, value: ArrayLike) -> jax.Array:
-    """Returns `value`, which varies over the mesh axes of `condition` under shard_map.
+    """Marks a value as varying over mesh axes, under shard_map.
 
     A loop must start from arrays that vary over the same mesh axes as the results of
     its steps, and constants do not vary. JAX has no public name for the axes of an
@@ -191,14 +191,14 @@ def norms_along(numbers: jax.Array, axis: int) -> jax.Array:
 
 
 def one_norm(numbers: jax.Array) -> jax.Array:
-    """Returns |x|, or the sum of |x.real| and |x.imag| if numbers are complex."""
+    """Computes absolute values, for complex numbers as sums of both parts."""
     if jnp.iscomplexobj(numbers):
         return jnp.abs(numbers.real) + jnp.abs(numbers.imag)
     return jnp.abs(numbers)
 
 
 def power_below(numbers: jax.Array) -> jax.Array:
-    """Returns the largest power of two that is at most each of the positive numbers.
+    """Computes the largest powers of two that are not above numbers.
 
     Numbers must be normal. `jnp.frexp`, `jnp.log2` and `jnp.ldexp` compile to large
     programs.
@@ -210,7 +210,7 @@ def power_below(numbers: jax.Array) -> jax.Array:
 
 
 def inverse_power_of_two(values: jax.Array) -> jax.Array:
-    """Returns the power of two nearest to 1 / values; 1 for zeros."""
+    """Computes powers of two that scale values to about 1."""
     # The exponent stays away from the ends of the range, because subnormal powers would
     # be flushed to zero.
     bound = 2.0 ** (jnp.finfo(values.dtype).maxexp - 3)
@@ -224,7 +224,7 @@ def next_power_of_two(size: int) -> int:
 
 
 def sharding_by_batch(masks: jax.Array, num_axes: int) -> NamedSharding | None:
-    """Returns a sharding with the batch axes of `masks` and `num_axes` unsharded axes.
+    """Returns the sharding of results that keep the batch axes of masks.
 
     None if the type of masks has no sharding.
     """

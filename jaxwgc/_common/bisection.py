@@ -13,9 +13,10 @@ from jaxwgc._common.arrays import varying_with
 def first_true(
     is_true: Callable[[jax.Array], jax.Array], count: jax.Array
 ) -> jax.Array:
-    """Returns the smallest i from 0 to count - 1 with `is_true(i)`, or count if none.
+    """Finds the smallest integer for which a monotone condition is true.
 
-    The predicate must be monotone: false, then true. The largest is tried first, since
+    It is from 0 to count - 1 with `is_true(i)`, or count if there is none. The
+    predicate must be monotone: false, then true. The largest is tried first, since
     unfinished rounds are the usual case.
     """
     none = varying_with(count > 0, jnp.zeros_like(count))
@@ -36,7 +37,9 @@ def first_true(
 
 
 def first_time(is_true: Callable[[jax.Array], ArrayLike], last: jax.Array) -> jax.Array:
-    """Returns the smallest time t of at least 0 with `is_true(t)`, or infinity if none.
+    """Finds the smallest time for which a monotone condition is true.
+
+    It is at least 0, or infinity if there is none.
 
     Args:
       is_true: Monotone predicate of a time.

@@ -1,4 +1,4 @@
-"""Conjugate gradients, in steps that solvers share.
+"""Steps of the method of conjugate gradients.
 
 Letters are those of Björck, "Numerical methods for least squares problems" (SIAM,
 1996), algorithm 7.4.1 (CGLS), which minimises ‖Ax - b‖ for r = b - Ax:
@@ -19,7 +19,7 @@ from jaxwgc._common.arrays import squares
 
 
 class CGState(NamedTuple):
-    """The state of conjugate gradients beside x and r, which solvers keep.
+    """State of conjugate gradients, without the solution and its residual.
 
     Attributes:
       s: Aᵀr, one vector per system.
@@ -33,17 +33,20 @@ class CGState(NamedTuple):
 
 
 def cg_start(s: Array, axis: int = 0) -> CGState:
-    """Returns the state with search direction s; vectors are along `axis`."""
+    """Returns the state before the first step."""
     return CGState(s=s, p=s, gamma=jnp.sum(squares(s), axis=axis))
 
 
 def step_length(state: CGState, curvature: Array) -> Array:
-    """Returns α for the curvature ‖Ap‖², or 0 if the curvature is not positive."""
+    """Computes the length of a step, 0 if the curvature is not positive.
+
+    The length is α for the curvature ‖Ap‖².
+    """
     return state.gamma / jnp.where(curvature > 0, curvature, jnp.inf)
 
 
 def cg_step(state: CGState, s: Array, axis: int = 0) -> CGState:
-    """Returns the state after a step, given s = Aᵀr at its end."""
+    """Returns the state after a step."""
     gamma = jnp.sum(squares(s), axis=axis)
     beta = gamma / jnp.where(state.gamma > 0, state.gamma, jnp.inf)
     return CGState(s=s, p=s + jnp.expand_dims(beta, axis) * state.p, gamma=gamma)
@@ -55,7 +58,9 @@ def conjugate_gradients(
     max_iterations: int,
     tolerance: float = 0.0,
 ) -> Array:
-    """Solves Mx = b for one system, from x = 0.
+    """Solves one positive definite system.
+
+    The system is Mx = b, and iterations start at x = 0.
 
     Args:
       times: Returns Mx. M is symmetric and positive semidefinite.

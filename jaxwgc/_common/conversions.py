@@ -1,4 +1,4 @@
-"""Conversions of arguments to arrays of the computation."""
+"""Conversions of arguments to arrays."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ def check_real(name: str, value: Any, array: Any) -> None:
 
 
 def _advice_for_frame(value: Any) -> str:
-    """Returns what to do with a data frame that is no matrix, as the end of an error.
+    """Describes what to do with a data frame that is no matrix.
 
     For other values, the text is empty.
     """
@@ -60,7 +60,7 @@ def _advice_for_frame(value: Any) -> str:
 
 
 def concrete(value: ArrayLike, dtype: DTypeLike) -> np.ndarray | None:
-    """Converts `value` to a NumPy array of `dtype`, or returns None if it is traced.
+    """Converts a value to NumPy, or returns None if it is traced.
 
     Call it with the argument itself: under `jax.jit` all values computed from an array
     are traced, even if the array is a constant.
@@ -78,7 +78,7 @@ def gathered(array: Array) -> Array:
 
 
 def on_mesh_of(other: Array, array: Array) -> Array:
-    """Replicates an array over the mesh of another one if that has explicit axes."""
+    """Replicates an array over the mesh of another array."""
     mesh = jax.typeof(other).sharding.mesh
     if AxisType.Explicit not in mesh.axis_types:
         return array

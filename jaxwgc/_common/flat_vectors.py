@@ -12,11 +12,11 @@ from jaxwgc._common import arrays
 
 
 def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
-    """Concatenates the leaves of `tree` to a real array (*batch, size).
+    """Concatenates the leaves of a pytree to a flat vector.
 
-    The dtype is the widest of the leaves, at least float32, so that gradients in
-    bfloat16 or float16 are coded in float32. A complex leaf gives its real parts, then
-    its imaginary parts.
+    The result is real, (*batch, size). The dtype is the widest of the leaves, at
+    least float32, so that gradients in bfloat16 or float16 are coded in float32. A
+    complex leaf gives its real parts, then its imaginary parts.
     """
     rows = []
     for leaf in jax.tree.leaves(tree):
@@ -32,7 +32,10 @@ def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
 
 
 def unravel(flat: jax.Array, like: Any) -> Any:
-    """Inverts `ravel`; leaves have the shapes and dtypes of `like`."""
+    """Divides a flat vector into leaves like those of a pytree.
+
+    Inverts `ravel`; leaves have the shapes and dtypes of `like`.
+    """
     leaves, structure = jax.tree.flatten(like)
     dtypes = [jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves]
     shapes = [tuple(leaf.shape) for leaf in leaves]
@@ -59,7 +62,7 @@ def _cut(
 
 
 def raveled_size(like: Any) -> int:
-    """Returns the length of `ravel(like)`; complex entries count twice."""
+    """Returns the length of the flat vector of a pytree."""
     size = 0
     for leaf in jax.tree.leaves(like):
         numbers_per_entry = 2 if jnp.iscomplexobj(leaf) else 1
@@ -68,7 +71,10 @@ def raveled_size(like: Any) -> int:
 
 
 def blocks(flat: jax.Array, count: int) -> jax.Array:
-    """Reshapes (..., size) to (..., count, ceil(size / count)), padded with zeros."""
+    """Divides a flat vector into equal blocks, padded with zeros.
+
+    Reshapes (..., size) to (..., count, ceil(size / count)).
+    """
     size = flat.shape[-1]
     length = -(-size // count)
     if size % count:
@@ -78,9 +84,10 @@ def blocks(flat: jax.Array, count: int) -> jax.Array:
 
 
 def real_form(matrix: Any) -> Any:
-    """Returns the real form (..., n, 2, k, 2) of a complex matrix, acting on pairs.
+    """Returns a real matrix that acts as a complex one on pairs of numbers.
 
-    On the CPU real products are several times faster than complex ones.
+    The real form is (..., n, 2, k, 2). On the CPU real products are several times
+    faster than complex ones.
     """
     xp = arrays.array_module(matrix)
     first = xp.stack([matrix.real, -matrix.imag], axis=-1)

@@ -9,7 +9,7 @@ from typing import Any
 def attributes(
     package: str, modules: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Returns `__getattr__` and `__dir__` of a package.
+    """Returns functions that import the names of a package at their first use.
 
     Args:
       package: Name of the package.

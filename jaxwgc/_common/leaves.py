@@ -6,7 +6,7 @@ import jax
 
 
 def by_name(name: str, tree: Any) -> dict[str, Any]:
-    """Returns leaves by path, such as `params['a.b'][0]`; no two paths are equal.
+    """Returns the leaves of a pytree by path.
 
     Args:
       name: Name of the tree, with which paths begin.
@@ -21,7 +21,7 @@ def by_name(name: str, tree: Any) -> dict[str, Any]:
 def difference(
     before: dict[str, Any], now: dict[str, Any], text: str = "{before}, and now {now}"
 ) -> str:
-    """Describes the first leaf by name that differs, or returns an empty string.
+    """Describes the first leaf that differs, or returns an empty string.
 
     Args:
       before: Leaves by name.

@@ -1,4 +1,4 @@
-"""Figures that notebooks show without a setup; needs matplotlib (extra `plot`)."""
+"""Figures that notebooks show without pyplot."""
 
 import io
 

@@ -12,7 +12,7 @@ from jaxwgc._common.conversions import concrete, float_array, gathered
 
 
 def nonnegative_vector(name: str, value: ArrayLike) -> Array:
-    """Converts numbers proportional to probabilities to a float array (size,).
+    """Converts non-negative numbers to a float array.
 
     Values of a traced array are not checked here. See `normalised`.
     """
@@ -32,13 +32,13 @@ def nonnegative_vector(name: str, value: ArrayLike) -> Array:
 
 
 def distribution(name: str, value: ArrayLike) -> tuple[Array, Array]:
-    """Normalises a non-negative vector, and tests whether a traced one is valid."""
+    """Normalises a vector, and tests whether it is valid if traced."""
     return normalised(nonnegative_vector(name, value))
 
 
 @jax.jit
 def normalised(values: Array) -> tuple[Array, Array]:
-    """Divides values by their sum, and tests whether they can be probabilities.
+    """Divides values by their sum, and tests whether they are probabilities.
 
     They are valid if they are finite, not negative and not all zero.
     """

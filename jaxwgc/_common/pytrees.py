@@ -16,7 +16,7 @@ Static: TypeAlias = Annotated[T, "static"]
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False)
 class ByIdentity(Generic[T]):
-    """An object as a static argument of compiled functions, equal to itself alone.
+    """An object as a static argument, equal to itself alone.
 
     It is also a pytree without arrays.
 
@@ -34,7 +34,7 @@ class ByIdentity(Generic[T]):
 
 
 def register(cls: type[T]) -> type[T]:
-    """Registers a dataclass as a pytree with the class in its structure.
+    """Registers a dataclass as a pytree.
 
     With `jax.tree_util.register_dataclass` two classes with equal fields have equal
     structures. If their hashes collide in the few bits that a cache compares,

@@ -19,7 +19,7 @@ _FEWEST_TOGETHER = 16
 
 @custom_vmap
 def any_under_vmap(condition: jax.Array) -> jax.Array:
-    """Reduces `condition` by `or` over every axis of an enclosing vmap.
+    """Returns whether a condition is true for any element of enclosing vmaps.
 
     `lax.cond` on a condition that is mapped by vmap becomes a select, which runs both
     branches.
@@ -34,14 +34,14 @@ def _any_under_vmap_rule(axis_size, in_batched, condition):
 
 
 def compute_if(condition: jax.Array, function: Callable[[], T], default: T) -> T:
-    """Returns `function()` if `condition` holds in any vmap lane, else `default`."""
+    """Computes a function only if a condition is true for any element of vmaps."""
     computed = jax.lax.cond(any_under_vmap(condition), function, lambda: default)
     # One `cond` compiles to a smaller program than one `select` per array.
     return jax.lax.cond(condition, lambda: computed, lambda: default)
 
 
 def in_batches(function: Callable[[jax.Array], T], rows: jax.Array, size: int) -> T:
-    """Applies `function` to rows in batches.
+    """Applies a function to rows, a batch at a time.
 
     Args:
       function: Maps rows (number, c) to arrays with that leading axis.
@@ -73,7 +73,7 @@ def in_batches(function: Callable[[jax.Array], T], rows: jax.Array, size: int) -
 
 
 def keep(values: jax.Array, rows: jax.Array, *_: object) -> tuple[jax.Array, jax.Array]:
-    """Returns the values of rows (..., c) as they are, and that they are final."""
+    """Returns values unchanged, as final ones."""
     return values, rows[..., 0] | True
 
 
@@ -85,7 +85,7 @@ def masked_map(
     values: jax.Array,
     rows: jax.Array,
 ) -> jax.Array:
-    """Replaces the values of the rows with a true condition.
+    """Computes new values for rows with a true condition, and keeps the others.
 
     Under `jax.vmap`, too, only those rows are computed. Plain vmap would turn the
     condition into a select that computes every row.
@@ -124,7 +124,7 @@ def masked_map(
 def _replace_together(
     is_open: jax.Array, function: Partial, values: jax.Array, rows: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Replaces values by whole batches; returns the values and what is still open.
+    """Computes new values for whole batches of rows.
 
     Ends early if fewer than half of the values are final.
     """
@@ -151,7 +151,7 @@ def _replace_together(
 
 @masked_map.def_vmap
 def _add_axis(axis_size, in_batched, condition, function, together, values, rows):
-    """Computes `masked_map` over an axis that `jax.vmap` adds to some arguments."""
+    """Computes `masked_map` under `jax.vmap`."""
     if any(jax.tree.leaves(in_batched[1:3])):
         # Functions are called one by one, because vmap would repeat the shared arrays
         # for each row.

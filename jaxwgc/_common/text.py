@@ -6,19 +6,19 @@ import numpy as np
 
 
 def workers_named(names: np.ndarray) -> str:
-    """Returns "worker 3" or "workers 3, 5"."""
+    """Names workers, e.g. "workers 3, 5"."""
     noun = "worker" if len(names) == 1 else "workers"
     return f"{noun} {', '.join(names)}"
 
 
 def parts_named(parts: Sequence[int] | np.ndarray) -> str:
-    """Returns "part 3" or "parts 3, 5"."""
+    """Names parts, e.g. "parts 3, 5"."""
     noun = "part" if len(parts) == 1 else "parts"
     return f"{noun} {', '.join(map(str, parts))}"
 
 
 def aligned(rows: Sequence[Sequence[str]], to_right: bool = False) -> str:
-    """Returns rows as text, with columns aligned to the left or right."""
+    """Prints rows with aligned columns."""
     align = str.rjust if to_right else str.ljust
     widths = [max(len(cell) for cell in column) for column in zip(*rows)]
     lines = [

@@ -1,4 +1,4 @@
-"""Checks of plain arguments, with uniform error messages; they need no JAX.
+"""Checks of plain arguments, without JAX.
 
 Each check names the argument, the rule and the given value. `ValueError` is for a wrong
 value, `TypeError` for a wrong type.
@@ -11,7 +11,7 @@ import numpy as np
 
 
 def in_short(value: object) -> str:
-    """Returns the `repr` of a value, or the type if the `repr` is long."""
+    """Prints a value, or its type if its text is long."""
     text = repr(value)
     return text if len(text) <= 100 else f"a {type(value).__name__}"
 
@@ -26,7 +26,7 @@ def check_instance(name: str, value: object, kind: type, hint: str = "") -> None
 
 
 def check_shape(name: str, array: Any, axes: str, sizes: tuple[int | str, ...]) -> None:
-    """Raises ValueError unless an array has the named axes with the given sizes.
+    """Raises ValueError unless an array has axes of given sizes.
 
     "any" allows every size except zero. A leading "..." allows batch axes.
     """
@@ -53,7 +53,7 @@ def check_callable(name: str, value: object) -> None:
 
 
 def check_bool(name: str, value: object) -> bool:
-    """Checks that `value` is True or False, and returns it as a bool."""
+    """Raises TypeError unless a value is True or False."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False; got {value!r}")
     return bool(value)
@@ -75,7 +75,7 @@ def check_int(name: str, value: Any, minimum: int | None = None) -> int:
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
-    """Checks that `value` is one of the strings in `choices`, and returns it."""
+    """Raises ValueError unless a value is one of some strings."""
     if not isinstance(value, str) or value not in choices:
         quoted = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} must be one of {quoted}; got {value!r}")
@@ -85,7 +85,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
 def check_entries(
     name: str, values: np.ndarray, is_valid: np.ndarray, rule: str
 ) -> None:
-    """Checks that all entries of a concrete vector obey a rule."""
+    """Raises ValueError unless all entries of a vector obey a rule."""
     if not np.all(is_valid):
         index = int(np.argmin(is_valid))
         value = np.ravel(values)[index]
@@ -107,7 +107,7 @@ def check_stragglers(
 
 
 def check_up_to(name: str, value: Any, **limit: int) -> int:
-    """Checks that `value` is an int from 1 to a limit, given as a keyword argument."""
+    """Checks that a value is an int from 1 to a limit."""
     [(limit_name, maximum)] = limit.items()
     maximum = check_int(limit_name, maximum, minimum=1)
     value = check_int(name, value, minimum=1)

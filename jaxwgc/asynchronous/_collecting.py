@@ -13,7 +13,7 @@ from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, Decision
 
 
 class _Collection(NamedTuple):
-    """Sum and number of the gradients that are collected for a step."""
+    """Gradients that are collected for a step: their sum and number."""
 
     total: Any
     number: jax.Array

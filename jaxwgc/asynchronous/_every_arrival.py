@@ -31,7 +31,7 @@ class every_arrival(AsynchronousRule):
     """
 
     def decide(self, arrival: Arrival, state: Any) -> tuple[Decision, Any]:
-        """Returns an update by the gradient, times its factor."""
+        """Returns an update by the gradient times its factor."""
         factor, state = self.factor(arrival, state)
         gradient = optax.tree.scale(factor, arrival.gradient)
         return Decision(True, gradient, arrival.is_worker), state
@@ -44,7 +44,7 @@ class every_arrival(AsynchronousRule):
 @register
 @dataclasses.dataclass(frozen=True)
 class delay_adaptive(every_arrival):
-    """Applies every gradient, with a step γ n / max(n, d) for staleness d.
+    """Applies every gradient, with a smaller step size if it is stale.
 
     Example:
       >>> from jaxwgc import asynchronous
@@ -64,7 +64,7 @@ class delay_adaptive(every_arrival):
 
 
 class _MeanTimes(NamedTuple):
-    """Sums of the times of computations, and their numbers, (num_workers,)."""
+    """Sums and numbers of the times of computations, by worker."""
 
     totals: jax.Array
     counts: jax.Array
@@ -73,7 +73,7 @@ class _MeanTimes(NamedTuple):
 @register
 @dataclasses.dataclass(frozen=True)
 class rescaled(every_arrival):
-    """Applies every gradient, with a step in proportion to its worker's mean time.
+    """Applies every gradient, with a step size in proportion to its worker's time.
 
     Slow workers, which own their parts, then count as much as fast ones. The paper
     takes times that are fixed and known. Here a worker's time is the mean of its

@@ -1,4 +1,4 @@
-"""What all methods of a race share: loss, parts, start, and who draws which parts."""
+"""The problem that all methods of a race solve."""
 
 import dataclasses
 from collections.abc import Callable
@@ -71,7 +71,7 @@ class Problem:
 
     @property
     def num_parts(self) -> int:
-        """Number of parts, k."""
+        """Number of parts."""
         return jax.tree.leaves(self.parts)[0].shape[0]
 
     def total_loss(self, params: Any) -> jax.Array:
@@ -112,7 +112,7 @@ class Problem:
         return self.num_parts // self.num_workers
 
     def _drawn(self, key: jax.Array, workers: jax.Array) -> jax.Array:
-        """Draws a part for each of some workers."""
+        """Draws parts for some workers."""
         if self.draws == "one of all":
             return jax.random.randint(key, workers.shape, 0, self.num_parts)
         drawn = jax.random.randint(key, workers.shape, 0, self._num_own)

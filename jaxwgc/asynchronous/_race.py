@@ -1,4 +1,4 @@
-"""A race: one problem, the same delays and seeds, and loss against time."""
+"""Comparison of methods on one problem, by loss against time."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ _NUM_SEEDS_OF_CHOICE = 3
 
 
 class _Runs(NamedTuple):
-    """Runs of a method.
+    """Runs of a method with several seeds and step sizes.
 
     Attributes:
       loss: Total loss, (runs, points).
@@ -177,7 +177,7 @@ def race(
         return runs._replace(loss=(runs.loss - least) / (first - least))
 
     def best_step(name, method):
-        """Returns the best step size on other seeds."""
+        """Finds the best step size on other seeds."""
         seeds = np.arange(_NUM_SEEDS_OF_CHOICE * len(sizes)) % _NUM_SEEDS_OF_CHOICE
         other_keys = jax.random.split(key_of_choice, _NUM_SEEDS_OF_CHOICE)
         runs = run(method, other_keys[seeds], np.repeat(sizes, _NUM_SEEDS_OF_CHOICE))
@@ -266,7 +266,7 @@ def _run(
 
 
 def _best_place(name: str, sizes: np.ndarray, losses: np.ndarray, target: float) -> int:
-    """Returns the place of the step size that reaches a target first.
+    """Returns the index of the step size that reaches a target first.
 
     If none does, that of the lowest loss at the end. Losses are (step sizes, seeds,
     points).

@@ -57,7 +57,7 @@ class Race:
     targets: tuple[float, ...]
 
     def times_to(self, target: float) -> dict[str, np.ndarray]:
-        """Returns when each seed of each method reaches a relative loss, (seeds,).
+        """Returns the time at which each seed of each method reaches a relative loss.
 
         From then on, its loss is at most the target until the end of the race. Infinity
         for seeds that do not reach it.
@@ -124,7 +124,7 @@ class Race:
 
 
 def place_of(losses: np.ndarray, target: float) -> np.ndarray:
-    """Returns the point from which losses are at most a target, on the last axis.
+    """Returns the index from which all losses are at most a target.
 
     The number of points if the last loss is above it.
     """
@@ -134,7 +134,7 @@ def place_of(losses: np.ndarray, target: float) -> np.ndarray:
 
 
 def _quartiles(times: np.ndarray) -> str:
-    """Returns the median and the quartiles of times, e.g. "12.5 [11, 14]"."""
+    """Prints the median and the quartiles of times."""
     low, median, high = np.quantile(times, [0.25, 0.5, 0.75], method="nearest")
     if not np.isfinite(median):
         return "-"

@@ -1,4 +1,4 @@
-"""Ringleader: a table of gradients of all workers, for parts that differ."""
+"""Ringleader: a rule for parts that differ, with gradients of all workers."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, Decision
 
 
 class _Table(NamedTuple):
-    """State of the rule.
+    """State of the rule: gradients of all workers.
 
     Attributes:
       sums: Sums of the gradients of each worker since it began anew, leaves
@@ -67,7 +67,7 @@ class ringleader(AsynchronousRule):
         )
 
     def decide(self, arrival: Arrival, state: _Table) -> tuple[Decision, _Table]:
-        """Returns an update if the table is complete, and the worker is awaited."""
+        """Returns an update if all gradients have arrived and the worker is awaited."""
         num_workers = arrival.staleness.size
         zeros = optax.tree.zeros_like(arrival.gradient)
         added = jax.vmap(optax.tree.add, (0, None))(state.sums, arrival.gradient)

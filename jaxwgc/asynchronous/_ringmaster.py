@@ -1,4 +1,4 @@
-"""Ringmaster: gradients below a staleness are applied, and others are dropped."""
+"""Ringmaster: a rule that drops stale gradients."""
 
 import dataclasses
 from typing import Any
@@ -11,7 +11,7 @@ from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, Decision
 @register
 @dataclasses.dataclass(frozen=True)
 class ringmaster(AsynchronousRule):
-    """Applies gradients of a staleness below a threshold, and drops others.
+    """Applies gradients, and drops gradients that are too stale.
 
     Args:
       threshold: Staleness R from which gradients are dropped, at least 1. With 1, only
@@ -43,7 +43,7 @@ class ringmaster(AsynchronousRule):
         validation.check_bool("stops", self.stops)
 
     def decide(self, arrival: Arrival, state: Any) -> tuple[Decision, Any]:
-        """Returns an update by a gradient below the threshold."""
+        """Returns an update if the gradient is not too stale."""
         is_update = arrival.staleness[arrival.worker] < self.threshold
         restarts = arrival.is_worker
         if self.stops:

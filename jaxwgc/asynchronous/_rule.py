@@ -1,4 +1,4 @@
-"""Rules of asynchronous training: what follows if a gradient arrives."""
+"""Rules of asynchronous training: what an arriving gradient changes."""
 
 import abc
 from typing import Any, NamedTuple
@@ -27,12 +27,12 @@ class Arrival(NamedTuple):
 
     @property
     def is_worker(self) -> jax.Array:
-        """True for the worker that has arrived, bool (num_workers,)."""
+        """True for the worker of the gradient."""
         return jnp.arange(self.staleness.size) == self.worker
 
 
 class Decision(NamedTuple):
-    """What follows an arrival.
+    """What an arriving gradient changes.
 
     Attributes:
       is_update: Whether the optimizer updates the parameters, bool scalar.
@@ -68,9 +68,9 @@ class AsynchronousRule(abc.ABC):
     """
 
     def init(self, params: Any, num_workers: int) -> Any:
-        """Returns the state before the first arrival, a pytree."""
+        """Returns the state before the first arrival."""
         return ()
 
     @abc.abstractmethod
     def decide(self, arrival: Arrival, state: Any) -> tuple[Decision, Any]:
-        """Returns what follows an arrival, and the next state."""
+        """Decides what an arriving gradient changes."""

@@ -18,7 +18,7 @@ from jaxwgc.stragglers import DelayModel, delayed
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class synchronous:
-    """Rounds of `coded_aggregate`: a code, and a rule that ends the round.
+    """Trains in rounds of a code and a waiting rule, for comparison.
 
     `codes.uncoded` with `stragglers.fastest(n)` waits for all workers, with fewer it
     ignores the others, and with memory their newest messages stand for missing ones.
@@ -82,7 +82,7 @@ class RoundState(NamedTuple):
 
     @property
     def given_at(self) -> jax.Array:
-        """Updates before workers were given their parameters, int32 scalar."""
+        """Number of updates before workers were given their parameters."""
         return self.num_updates
 
 
@@ -105,7 +105,7 @@ class SynchronousCluster(NamedTuple):
         return self._begin(params, self.optimizer.init(params), jnp.int32(0))
 
     def next_end(self, state: RoundState) -> jax.Array:
-        """Returns when the current round ends."""
+        """Returns the time at which the current round ends."""
         return state.end
 
     def following(self, state: RoundState) -> RoundState:
@@ -113,7 +113,7 @@ class SynchronousCluster(NamedTuple):
         return self._begin(state.next_params, state.next_state, state.num_updates + 1)
 
     def _begin(self, params: Any, state: Any, num_updates: jax.Array) -> RoundState:
-        """Returns the state in a new round, which includes what follows it."""
+        """Begins a round, and computes its end."""
         key = jax.random.fold_in(self.key, num_updates)
         parts = self.problem.parts_of_round(key)
         _, gradients = partial_value_and_grad(self.problem.loss)(params, parts)

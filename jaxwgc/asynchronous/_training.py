@@ -1,4 +1,4 @@
-"""Asynchronous training: a scan over the arrivals of gradients."""
+"""Asynchronous training, by a scan over arriving gradients."""
 
 from typing import Any, NamedTuple
 
@@ -39,7 +39,7 @@ class TrainingState(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What an arrival was: fields are scalars, or (num_arrivals,) for all of them.
+    """Record of an arrival: its time, worker and staleness.
 
     Attributes:
       time: When the gradient arrived; infinity if no worker responds any more.
@@ -55,7 +55,7 @@ class Event(NamedTuple):
 
 
 class AsynchronousCluster(NamedTuple):
-    """Workers that compute gradients of a problem, and what an arrival does.
+    """Workers that compute gradients without waiting for each other.
 
     Attributes:
       rule: What follows an arrival.
@@ -93,7 +93,7 @@ class AsynchronousCluster(NamedTuple):
         )
 
     def next_end(self, state: TrainingState) -> jax.Array:
-        """Returns when the next gradient arrives."""
+        """Returns the time of the next arrival."""
         return jnp.min(state.finishes)
 
     def following(self, state: TrainingState) -> TrainingState:
@@ -145,7 +145,7 @@ class AsynchronousCluster(NamedTuple):
         return following, event
 
     def _gradient(self, state: TrainingState, worker: jax.Array) -> Any:
-        """Returns the gradient of a worker at the parameters that it was given."""
+        """Computes the gradient of a worker at the parameters that it was given."""
         params = jax.tree.map(lambda leaf: leaf[worker], state.copies)
         key = jax.random.fold_in(self.key, worker)
         key = jax.random.fold_in(key, state.num_begun[worker])
@@ -160,7 +160,7 @@ class AsynchronousCluster(NamedTuple):
 def drawn_times(
     delay: DelayModel, key: jax.Array, num_workers: int, num_times: int
 ) -> jax.Array:
-    """Draws the times of consecutive computations, (num_times, num_workers)."""
+    """Draws the times of successive computations of all workers."""
     loads = jnp.ones(num_workers)
 
     def draw(state, key):

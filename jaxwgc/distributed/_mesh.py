@@ -1,4 +1,4 @@
-"""The coded step on a mesh of devices, all of which run one program."""
+"""The coded step on a mesh of devices, as one JAX program."""
 
 import functools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def mesh_value_and_grad(
     axis: str | None = None,
     decoder: DecoderLike = None,
 ) -> Callable:
-    """Returns a function for a coded step, with parts and workers spread over devices.
+    """Returns a function that computes the decoded gradient on a mesh of devices.
 
     The result equals `jaxwgc.decoded_value_and_grad` to rounding, for any number of
     devices, and of processes that are joined by `jax.distributed.initialize`. Each
@@ -139,7 +139,7 @@ def _weighted_sum(
     parts: Any,
     weights: jax.Array,
 ) -> Any:
-    """Returns the weighted sum of value and gradient over the parts of all shards."""
+    """Sums weighted values and gradients over the parts of all devices."""
 
     def add(total, part_and_weight):
         part, weight = part_and_weight

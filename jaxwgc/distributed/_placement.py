@@ -110,7 +110,7 @@ def place_parts(
 
 
 def as_tuples(held: np.ndarray) -> tuple[tuple[int, ...], ...]:
-    """Converts the parts of each shard to tuples, which can be compared and hashed."""
+    """Converts the parts of each device to tuples, so that they can be compared."""
     return tuple(tuple(parts) for parts in held.tolist())
 
 
@@ -132,7 +132,7 @@ def check_mesh(code: GradientCode, mesh: Mesh, axis: str | None) -> str:
 
 
 def held_parts(code: GradientCode, num_shards: int) -> np.ndarray:
-    """Returns the parts of each shard, (num_shards, parts_per_shard)."""
+    """Returns the parts that each device holds."""
     parts_per_shard = -(-code.num_parts // num_shards)
     parts = np.arange(num_shards * parts_per_shard)
     return np.minimum(parts, code.num_parts - 1).reshape(num_shards, -1)
@@ -149,7 +149,7 @@ def check_alike(parts: Sequence[Any]) -> None:
 
 
 def signature(part: Any) -> str:
-    """Describes structure, shapes and dtypes of a part, to compare and to show them."""
+    """Describes structure, shapes and dtypes of a part."""
     descriptions = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(part):
         name = jax.tree_util.keystr(path)

@@ -48,7 +48,7 @@ _MOST_PARTS = 512
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Candidates:
-    """Codes and waiting rules for a plan to compare, each code with each of its rules.
+    """Codes and waiting rules that a plan compares.
 
     Attributes:
       copies: Numbers of copies of a part in the standard codes, from 1 to n; by default
@@ -127,7 +127,7 @@ class Candidates:
 
     @property
     def is_standard(self) -> bool:
-        """Whether codes and waiting rules are standard ones, for any workers."""
+        """True if codes and waiting rules are the defaults."""
         return self.codes is None and self.waiting is None
 
     def checked_copies(self, num_workers: int) -> Sequence[int]:
@@ -139,7 +139,7 @@ class Candidates:
         return self.copies
 
     def for_workers(self, num_workers: int, clusters: Clusters) -> list[Candidate]:
-        """Returns the candidates; times of the clusters give speeds and deadlines."""
+        """Returns the candidates for given workers."""
         baseline = NamedCode("uncoded", codes.uncoded(num_workers))
         compared = [baseline]
         copies = self.checked_copies(num_workers)
@@ -184,7 +184,7 @@ class Candidates:
     def _rules_for(
         self, named: "NamedCode", clusters: Clusters, *, is_baseline: bool
     ) -> Iterable[WaitingRule]:
-        """Returns the different waiting rules for a code, after checks."""
+        """Returns the waiting rules of a code."""
         if self.waiting is None:
             return standard_rules(named, clusters, self.exact)
         name = f"waiting for code {named.name!r}"
@@ -272,7 +272,7 @@ def standard_codes(
 
 
 def codes_by_speed(speeds: np.ndarray, with_copies: bool) -> Iterator[NamedCode]:
-    """Yields codes with loads in proportion to the speeds of the workers."""
+    """Yields codes whose loads are in proportion to the workers' speeds."""
     num_workers = len(speeds)
     num_parts = _num_small_parts(num_workers)
     code = codes.uncoded(num_workers, num_parts, speeds)
@@ -294,7 +294,7 @@ def _num_small_parts(num_workers: int) -> int:
 
 
 def speeds_of(times: np.ndarray, num_measured: float) -> np.ndarray | None:
-    """Returns speeds (num_workers,) if they differ permanently, otherwise None.
+    """Estimates the speeds of workers; None if they do not differ permanently.
 
     Differences of medians of few rounds may be due to chance.
 

@@ -1,4 +1,4 @@
-"""Candidates and choices of a plan: codes with waiting rules, and their costs."""
+"""Candidates of a plan, and choices: candidates with their costs."""
 
 import dataclasses
 import functools
@@ -79,7 +79,7 @@ class Candidate:
 
     @functools.cached_property
     def is_exact(self) -> bool:
-        """True if the code guarantees that every round that ends decodes.
+        """True if every round that ends is exact.
 
         A code with `num_stragglers` above 0 guarantees it for that many stragglers. Any
         other code is decoded once, with the messages of all workers.
@@ -108,7 +108,7 @@ class Candidate:
 
     @property
     def waits_for(self) -> str:
-        """Label of the waiting rule, e.g. "all", "first 29", "1.35 s".
+        """Short name of the waiting rule, e.g. "all", "first 29", "1.35 s".
 
         "+ memory" is added if late messages are stored.
         """
@@ -116,7 +116,7 @@ class Candidate:
         return f"{label} + memory" if self.memory else label
 
     def __str__(self) -> str:
-        """Returns a phrase, e.g. "binary with 2 copies, waiting for all 8 workers"."""
+        """Describes the choice, e.g. "binary with 2 copies, waiting for all 8"."""
         copies = f" with {self.copies:.3g} copies" if self.is_coded else ""
         _, phrase = self.wait.describe(self.code.num_workers)
         remembering = ", late messages stored" if self.memory else ""
@@ -124,14 +124,14 @@ class Candidate:
 
 
 class Estimate(NamedTuple):
-    """A number and its standard error; see `Choice`."""
+    """A number and its standard error."""
 
     value: float
     standard_error: float
 
 
 class RoundStatistics(NamedTuple):
-    """Statistics of the rounds of a candidate; arrays have entries of `leave_one_out`.
+    """Statistics of the simulated rounds of a candidate.
 
     Attributes:
       seconds: Mean duration of a step.
@@ -155,7 +155,7 @@ class RoundStatistics(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Choice(Candidate):
-    """A candidate of a plan with its costs: expected times and errors to the goal.
+    """A candidate of a plan, with expected time, error and costs.
 
     `jaxwgc.coded_aggregate(choice.code, choice.model(delay), key)` simulates the
     choice, and `RayCluster(loss, parts=parts, **choice.cluster_options())` runs it. It
@@ -222,7 +222,7 @@ class Choice(Candidate):
 
     @property
     def num_bytes(self) -> float:
-        """Bytes through the coordinator in a step, for a million float32 parameters.
+        """Bytes through the coordinator in a step, for a million parameters.
 
         Parameters go to all workers, and the awaited messages come back.
         """

@@ -1,4 +1,4 @@
-"""Number of gradient descent steps to a target, with noisy or stale gradients."""
+"""Number of steps of gradient descent to a target loss."""
 
 import dataclasses
 from collections.abc import Callable
@@ -34,7 +34,7 @@ LossAfter: TypeAlias = Callable[[float | np.ndarray], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """Loss that training has to reach, and the problem to solve.
+    """Loss that training has to reach, and difficulty of the problem.
 
     Attributes:
       target: Loss above its minimum to reach, relative to the initial one; between 0
@@ -72,7 +72,7 @@ class Goal:
 
 
 class Quadratic(NamedTuple):
-    """Quadratic loss of a goal, in directions of an equal share of the loss each.
+    """Quadratic loss with several curvatures, a model of training.
 
     Attributes:
       target: Target, see `Goal`.
@@ -87,7 +87,7 @@ class Quadratic(NamedTuple):
 
     @classmethod
     def of(cls, goal: Goal, num_workers: int) -> "Quadratic":
-        """Returns the quadratic of a goal for data that are split among workers."""
+        """Returns the quadratic loss of a goal."""
         curvature = np.geomspace(1 / goal.condition, 1, _NUM_CURVATURES)
         # The squared gradient is the mean curvature if the initial loss is one half. A
         # mean of n independent parts has n - 1 degrees of freedom.
@@ -97,7 +97,7 @@ class Quadratic(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Moments of the weights of the parts in decoded gradients.
+    """Bias and noise of the weights of the parts in decoded gradients.
 
     Each is an array of floats with an entry per setting. The weight of part j in round
     t, relative to its target and to the mean of all, is 1 + u_t + a_tj. Here u_t is
@@ -119,7 +119,7 @@ class Weights(NamedTuple):
 
     @classmethod
     def equal(cls, num_settings: int) -> "Weights":
-        """Returns the moments of weights that are exact in every round."""
+        """Returns the weights of an exact gradient."""
         zeros = np.zeros(num_settings)
         return cls(
             noise=zeros,
@@ -130,7 +130,7 @@ class Weights(NamedTuple):
         )
 
     def loss(self, step: float | np.ndarray, problem: Quadratic) -> LossAfter:
-        """Returns the expected loss as a function of the number of steps.
+        """Computes the expected loss after a number of steps.
 
         A step multiplies the distance x in a
         direction of curvature c by 1 - s c (1 + u). It adds s times the mean over parts
@@ -176,7 +176,7 @@ class Weights(NamedTuple):
 
 
 class StaleDescent(NamedTuple):
-    """Descent of `coded_aggregate(memory=True)` on quadratics, step by step.
+    """Simulated descent with stored messages.
 
     It is linear in the initial distance and in the gradients of the parts at the
     optimum. The latter cancel once all workers are known, and matter until then.
@@ -196,7 +196,7 @@ class StaleDescent(NamedTuple):
     unknown: jax.Array | np.ndarray
 
     def loss(self, step: float | np.ndarray, problem: Quadratic) -> LossAfter:
-        """Returns the expected loss as a function of the number of steps."""
+        """Computes the expected loss after a number of steps."""
         curvature = problem.curvature
         step = np.asarray(step)[..., None]
         # Linear interpolation between the simulated products has these weights.
@@ -231,7 +231,7 @@ class StaleDescent(NamedTuple):
 
 
 def best_step(descent: Descent, problem: Quadratic) -> np.ndarray:
-    """Returns the constant step size with the fewest steps to the target, per setting.
+    """Finds the constant step size with the fewest steps to the target.
 
     If none reaches the target, it is the one that comes closest.
     """
@@ -269,7 +269,7 @@ def num_steps(
 
 
 def leave_one_out(groups: np.ndarray) -> np.ndarray:
-    """Returns the mean of all groups, and means without one, (1 + groups, ...)."""
+    """Computes the mean of all groups, and means without one group each."""
     total = groups.sum(0)
     num_groups = len(groups)
     # If a group is infinite, means without it are NaN.

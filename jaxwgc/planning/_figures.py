@@ -1,4 +1,4 @@
-"""Draws a plan: times to the target, and step times against decoding errors."""
+"""Figures of a plan: times to the target, and errors against step times."""
 
 import math
 from typing import TYPE_CHECKING
@@ -96,7 +96,7 @@ def _draw_case(
     marker: str,
     color: str,
 ) -> None:
-    """Draws times with intervals, one per row."""
+    """Draws times with intervals, one row per choice."""
     errors = [_NUM_ERRORS * time.standard_error for time in times]
     axes.errorbar(
         [time.value for time in times],

@@ -1,4 +1,4 @@
-"""Judges candidates: statistics of step times, decoding errors, noise and bias."""
+"""Statistics of candidates: step times, decoding errors, noise and bias."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ _ROUNDING = 1e-12
 def judge(
     candidates: Sequence[Candidate], clusters: Clusters, advance: Callable[[], None]
 ) -> list[RoundStatistics]:
-    """Computes statistics of candidates in closed form, otherwise by simulation.
+    """Computes statistics of the candidates, by a closed form or simulation.
 
     Calls `advance` for each candidate.
     """
@@ -70,7 +70,7 @@ def _statistics(
     rounds: SimulatedRounds | None,
     clusters: Clusters,
 ) -> RoundStatistics:
-    """Returns the statistics of rounds: of a closed form, of simulated ones, or both.
+    """Computes the statistics of a candidate.
 
     Without simulated rounds, each round is exact, with a known number of responses.
     """
@@ -141,7 +141,7 @@ def _closed_form(
 
 
 def _quantile(elapsed: np.ndarray) -> Estimate:
-    """Estimates a quantile; its error follows from the quantiles of the clusters.
+    """Estimates a quantile and its standard error.
 
     Args:
       elapsed: Durations, (clusters, rounds).
@@ -157,7 +157,7 @@ def _quantile(elapsed: np.ndarray) -> Estimate:
 def moments_of_weights(
     candidate: Candidate, weights: np.ndarray, clusters: Clusters
 ) -> Weights:
-    """Computes moments of effective weights, from all clusters and without one."""
+    """Computes bias and noise of the weights of parts."""
     target = np.asarray(candidate.code.target, np.float64)
     scale = weights @ target / (target @ target)
     deviations = weights - scale[..., None] * target
@@ -210,12 +210,12 @@ class _PersistentNoise(NamedTuple):
 
     @property
     def growth(self) -> float:
-        """Factor by which it increases the variance of a mean over rounds."""
+        """Factor by which persistence increases the variance of a mean."""
         return 1 + 2 * self.share * self.correlation / (1 - self.correlation)
 
 
 def _persistent_noise(runs: np.ndarray) -> _PersistentNoise:
-    """Estimates the noise in deviations (runs, rounds, parts)."""
+    """Estimates the noise of weights that lasts over rounds."""
     around = runs - runs.mean(1, keepdims=True)
     square = np.mean(around**2)
     if square <= _ROUNDING * np.mean(runs**2):
@@ -233,7 +233,7 @@ def _persistent_noise(runs: np.ndarray) -> _PersistentNoise:
 def _mean_square_bias(
     runs: np.ndarray, noise: _PersistentNoise, num_measured: float
 ) -> float:
-    """Estimates the mean square bias of deviations (runs, rounds, parts).
+    """Estimates the mean square bias of weights.
 
     It is the product of the means over the first and second half of each run, which is
     unbiased for noise that is forgotten in between. If few measured rounds were
@@ -258,7 +258,7 @@ def _mean_square_bias(
 def _bias_of_lost_parts(
     code: GradientCode, weights: np.ndarray, noise: _PersistentNoise, clusters: Clusters
 ) -> float:
-    """Computes the mean square bias from parts that never arrive, or hardly ever.
+    """Computes the bias of parts that never or hardly ever arrive.
 
     The noise of a rule under which few parts arrive hides this bias from a test of all
     parts together. So each part is tested alone: by its weights, and by the responses
@@ -295,7 +295,7 @@ def _bias_of_lost_parts(
 
 
 def _is_low(means: np.ndarray, clusters: Clusters, growth: float) -> np.ndarray:
-    """Returns which means over rounds, of numbers from 0 to 1, are too low for chance.
+    """Tests which means are lower than chance explains.
 
     By Hoeffding's bound for means of independent numbers, with a correction for the
     number of means. A mean of 0 counts as too low if the simulation does not explain

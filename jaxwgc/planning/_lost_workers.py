@@ -14,7 +14,7 @@ from jaxwgc.stragglers._models import DelayOfParts
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class OtherWorkers(DelayOfParts):
-    """Delay model of a cluster without the workers that have stopped.
+    """Delay model of the workers that still respond.
 
     Either they never respond, or the others do all of the work. A load of 1 is then an
     equal share of the work among these, and therefore more than 1 for the delay model
@@ -34,7 +34,7 @@ class OtherWorkers(DelayOfParts):
 
     @property
     def load_factor(self) -> float:
-        """Load of the cluster for a load of 1."""
+        """Load of a remaining worker, relative to its load in the whole cluster."""
         return self.num_workers / len(self.workers) if self.do_all else 1.0
 
     def init(self, num_workers):
@@ -42,7 +42,7 @@ class OtherWorkers(DelayOfParts):
         return from_argument(self.delay).init(self.num_workers)
 
     def part_times(self, key, state, loads, shares):
-        """Draws the times of parts of the workers."""
+        """Draws the times at which the workers finish their parts."""
         workers = np.array(self.workers, int)
         if self.do_all:
             all_loads = jnp.ones(self.num_workers, loads.dtype)

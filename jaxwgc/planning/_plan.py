@@ -178,7 +178,7 @@ def plan(
     tail: float = 10.0,
     progress: Callable[[int, int], object] | None = None,
 ) -> Plan:
-    """Finds the code, copies and waiting rule with the shortest training.
+    """Finds the code, copies and waiting rule with the shortest training time.
 
     Each code with each waiting rule is a choice. A choice determines the time of a
     step; its decoding error increases the number of steps. Uncoded workers are among
@@ -388,7 +388,7 @@ def _ranked(
     exact: bool,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[Choice, ...]:
-    """Judges candidates, and returns them in order, without inexact ones if `exact`.
+    """Computes the costs of candidates, and sorts them.
 
     Args:
       candidates: Candidates.
@@ -412,7 +412,7 @@ def _ranked(
 
 
 def _rate_without_waiting(num_workers: int, clusters: Clusters) -> float:
-    """Returns the gradients per unit of time of workers that never wait.
+    """Computes the gradients per unit of time of workers that never wait.
 
     The mean time of a worker has a closed form if workers are independent and
     identically distributed. Otherwise, times are simulated.

@@ -1,4 +1,4 @@
-"""Order of the choices of a plan: costs of reaching the target, and regret."""
+"""Costs of reaching the target, and the order of choices by regret."""
 
 import math
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ def ranked_choices(
     rounds: Sequence[tuple[RoundStatistics, ...]],
     goal: Goal,
 ) -> tuple[Choice, ...]:
-    """Sorts candidates by regret; without stalls this is the order of their times.
+    """Sorts candidates by regret.
 
     Args:
       candidates: Candidates.
@@ -74,7 +74,7 @@ def ranked_choices(
 
 
 class _ToTarget(NamedTuple):
-    """Costs of reaching the target: a row per candidate, columns of `leave_one_out`.
+    """Costs of candidates until the target is reached.
 
     Attributes:
       step_size: Best constant step size, (candidates,).
@@ -95,7 +95,7 @@ class _ToTarget(NamedTuple):
 
 
 def _to_target(rounds: Sequence[RoundStatistics], problem: Quadratic) -> _ToTarget:
-    """Computes costs from all clusters (column 0), and without one cluster.
+    """Computes the costs of candidates until the target is reached.
 
     Standard errors follow by the jackknife.
     """
@@ -134,7 +134,7 @@ def _order(
     regret: np.ndarray,
     least_regret: np.ndarray,
 ) -> np.ndarray:
-    """Returns the indices of candidates, the best first.
+    """Sorts candidates, the best first.
 
     Of candidates with equal regret up to rounding, the one with less regret in the
     other case is the first, then the one with the fewest copies. Candidates that do not
@@ -161,7 +161,7 @@ def _order(
 
 
 def jackknife(values: np.ndarray) -> Estimate:
-    """Returns an estimate with its jackknife error, NaN if a value is infinite."""
+    """Computes an estimate with its jackknife error."""
     with np.errstate(invalid="ignore"):
         variance = (len(values) - 2) * np.var(values[1:] - values[0])
     error = math.sqrt(variance) if np.isfinite(variance) else math.nan

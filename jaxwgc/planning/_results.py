@@ -1,4 +1,4 @@
-"""Data of a plan: ranked choices, and what they were computed from."""
+"""Attributes of a plan: ranked choices and their comparison."""
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ def best_by_code(choices: Sequence[Choice]) -> tuple[Choice, ...]:
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class PlanData:
-    """Attributes of a `Plan`, apart from its text and figures."""
+    """Attributes of a plan, without its text and figures."""
 
     choices: tuple[Choice, ...]
     goal: Goal
@@ -43,7 +43,7 @@ class PlanData:
 
     @property
     def num_workers(self) -> int:
-        """Number of workers, n."""
+        """Number of workers."""
         return len(self.names)
 
     @property
@@ -92,11 +92,11 @@ class PlanData:
 
     @property
     def next_best(self) -> Choice | None:
-        """Best choice unlike `best` in code, number of copies or memory, or None."""
+        """Best choice with another code, number of copies or memory, or None."""
         return next(iter(self.by_code[1:]), None)
 
     @property
     def baseline(self) -> Choice | None:
-        """Equal work without a code, waiting for all workers; None if not judged."""
+        """Equal work without a code, waiting for all workers, or None."""
         baselines = (choice for choice in self.choices if choice.is_baseline)
         return next(baselines, None)

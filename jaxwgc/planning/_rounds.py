@@ -26,7 +26,7 @@ _split = jax.jit(jax.random.split, static_argnums=1, compiler_options=QUICKLY_CO
 
 
 class _Times(NamedTuple):
-    """Drawn times for some loads.
+    """Drawn times of some loads.
 
     Attributes:
       finish: Finish times, (clusters, rounds, num_workers).
@@ -39,7 +39,7 @@ class _Times(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Clusters:
-    """Independent clusters with drawn times, for consecutive rounds.
+    """Simulated clusters with drawn times of successive rounds.
 
     All loads share random draws, so that candidates are compared in pairs.
 
@@ -70,15 +70,15 @@ class Clusters:
         return bool(jax.tree.leaves(self.delay.init(num_workers)))
 
     def is_few(self, num_workers: int) -> bool:
-        """Returns whether quick compilation saves time."""
+        """Returns whether there are too few rounds for a slow compilation."""
         return self.num_clusters * self.num_rounds * num_workers <= _FEW_TIMES
 
     def times(self, code: GradientCode) -> np.ndarray:
-        """Returns the times for the loads of a code, (clusters, rounds, workers)."""
+        """Returns the times of workers with the loads of a code."""
         return self._times_for(code).finish
 
     def drawn(self, code: GradientCode) -> Drawn:
-        """Returns drawn times for the loads of a code, without equal times."""
+        """Returns the drawn times for the loads of a code."""
         return self._times_for(code).drawn
 
     def _times_for(self, code: GradientCode) -> _Times:
@@ -86,7 +86,7 @@ class Clusters:
         return self._times[Loads.of(code, np.float32).identity]
 
     def draw(self, codes: Sequence[GradientCode]) -> None:
-        """Draws times for the loads of codes by one program, unless they are drawn."""
+        """Draws times for the loads of all codes, in one program."""
         loads_of_codes = [Loads.of(code, np.float32) for code in codes]
         missing = {
             loads.identity: loads
@@ -211,7 +211,7 @@ def simulate(
 
 
 def _num_messages(code: GradientCode, packed: np.ndarray) -> np.ndarray:
-    """Returns the number of awaited messages of each packed mask, or of sums."""
+    """Returns the number of messages or sums that each round waits for."""
     if not code.allows_requests:
         return np.bitwise_count(packed).sum(axis=1)
     bits = np.unpackbits(packed, axis=1, count=code.num_messages)

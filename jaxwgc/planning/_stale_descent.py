@@ -31,7 +31,7 @@ _DIVERGED = 1e3
 def simulate_descents(
     candidates: Sequence[Candidate], clusters: Clusters
 ) -> list[StaleDescent]:
-    """Simulates the descent of candidates with memory; results have a row per cluster.
+    """Simulates descent with stored messages for some candidates.
 
     Times are drawn by the delay model of the clusters.
     """
@@ -52,7 +52,7 @@ def simulate_descents(
 
 
 def _draws(candidate: Candidate) -> np.ndarray:
-    """Returns draws of the parts' gradients at the optimum, (num_parts, draws)."""
+    """Draws gradients of the parts at the optimum."""
     num_parts = candidate.code.num_parts
     num_draws = min(num_parts, _MOST_DRAWS)
     normal = np.random.default_rng(0).standard_normal((num_parts, num_draws))
@@ -69,7 +69,7 @@ def _descend(
     draws: jax.Array,
     keys: jax.Array,
 ) -> StaleDescent:
-    """Simulates descent with memory; the `StaleDescent` has an axis of keys.
+    """Simulates descent with stored messages.
 
     Args:
       late: What late workers do: `"cancelled"` or `"busy"`.

@@ -1,4 +1,4 @@
-"""Prints a plan: sentences on the recommended choice, and a table of choices."""
+"""Text of a plan: sentences of advice, and a table."""
 
 import math
 import textwrap
@@ -29,13 +29,13 @@ _SAME_TIME = 5e-4
 
 
 def advice(plan: PlanData) -> str:
-    """Returns sentences on the recommended choice, and on alternatives."""
+    """Returns the sentences of advice as one text."""
     paragraphs = [textwrap.fill(sentence, _WIDTH) for sentence in _sentences(plan)]
     return "\n".join(paragraphs)
 
 
 def advice_and_table(plan: PlanData) -> str:
-    """Returns the sentences, a table of the best choice per code, and notes on it.
+    """Returns the advice, a table of the best choice per code, and notes.
 
     The table is that of the plan without lost workers, if the sentences recommend it.
     """
@@ -44,7 +44,7 @@ def advice_and_table(plan: PlanData) -> str:
 
 
 def _sentences(plan: PlanData) -> Iterator[str]:
-    """Yields the sentences of `advice`."""
+    """Yields the sentences of advice."""
     yield from _about_lost_workers(plan)
     if plan.followed is not plan:
         yield from _sentences(plan.followed)
@@ -62,7 +62,7 @@ def _sentences(plan: PlanData) -> Iterator[str]:
 
 
 def _about_lost_workers(plan: PlanData) -> Iterator[str]:
-    """Yields sentences on workers that do not respond, by the round since when."""
+    """Yields sentences on workers that no longer respond."""
     by_start: dict[int, list[str]] = {}
     for worker, start in plan.lost.items():
         by_start.setdefault(start, []).append(plan.names[worker])
@@ -88,7 +88,7 @@ def _about_lost_workers(plan: PlanData) -> Iterator[str]:
 
 
 def _with_all(plan: PlanData, without: PlanData) -> str:
-    """Describes the best choice that keeps lost workers."""
+    """Describes the best choice that includes lost workers."""
     if not plan.is_reached:
         return _closest(plan)
     ratio = plan.best.time.value / without.best.time.value
@@ -145,7 +145,7 @@ def _comparison(choice: Choice, plan: PlanData) -> str:
 
 
 def _excess(ratio: float) -> str:
-    """Returns e.g. "as long", "12.3% longer", or "71 times as long" from 2 on."""
+    """Prints a ratio of times, e.g. "12.3% longer"."""
     if abs(ratio - 1) < _SAME_TIME:
         return "as long"
     if ratio >= 2:
@@ -155,7 +155,7 @@ def _excess(ratio: float) -> str:
 
 
 def _error(ratio: float, error: float) -> str:
-    """Returns the standard error of a ratio in the unit of `_excess`; "" for NaN."""
+    """Prints the standard error of a ratio of times."""
     if not math.isfinite(error):
         return ""
     if ratio < 2:
@@ -164,7 +164,7 @@ def _error(ratio: float, error: float) -> str:
 
 
 def _stalled_times(stalls: Stalls) -> str:
-    """Returns e.g. "one time in 107 stalls", or "38% of the times stall"."""
+    """Prints the frequency of stalls, e.g. "one time in 107 stalls"."""
     if stalls.probability > _FREQUENT:
         return f"{stalls.probability:.0%} of the times stall"
     return f"one time in {1 / stalls.probability:.0f} stalls"
@@ -254,7 +254,7 @@ def _hidden_stalls(plan: PlanData) -> Iterator[str]:
 
 
 def _times_and_loads(plan: PlanData) -> Iterator[str]:
-    """Yields sentences on what is assumed of times at other loads than measured."""
+    """Yields sentences on times at loads that were not measured."""
     loads = plan.delay.measured_loads()
     if len(loads) == 1:
         assumption = (
@@ -273,7 +273,7 @@ def _times_and_loads(plan: PlanData) -> Iterator[str]:
 
 
 def _choice_with_overhead(best: Choice, choices: tuple[Choice, ...]) -> str:
-    """Says how the code of the best choice does in another ranking."""
+    """Describes the best choice if times depend less on the load."""
     first = choices[0]
     if not math.isfinite(first.time.value):
         return "no choice would reach the target"
@@ -349,7 +349,7 @@ def _table(plan: PlanData) -> Iterator[str]:
 
 
 def _row(choice: Choice, plan: PlanData) -> list[str]:
-    """Returns the cells of a choice; "-" for what does not end or is not reached."""
+    """Prints the cells of a choice; "-" if the target is not reached."""
     second = choice.step_quantile.value
     last = _cell(choice.time.standard_error, ".2g")
     if plan.stalls is not None:
@@ -396,7 +396,7 @@ def _notes(plan: PlanData) -> str:
 
 
 def to_dict(plan: PlanData) -> dict[str, Any]:
-    """Returns the dict of `Plan.to_dict`."""
+    """Converts a plan to a dict for JSON."""
     followed = plan.followed
     fields = {
         "advice": advice(plan),

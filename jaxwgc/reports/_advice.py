@@ -22,14 +22,14 @@ _NUM_NAMED_ROUNDS = 3
 
 
 class Advice(NamedTuple):
-    """Sentences, and the rounds that they name because much time is lost in them."""
+    """Sentences of advice, and the rounds that they name."""
 
     text: str
     rounds: tuple[int, ...] = ()
 
 
 def advice_of(rounds: Rounds, workers: Workers, after_barrier: bool) -> Advice:
-    """Returns recommended actions: workers to check, and what shortens rounds.
+    """Finds the advice: workers to check, and what shortens rounds.
 
     Args:
       rounds: Rounds of the trace.
@@ -67,7 +67,7 @@ def advice_of(rounds: Rounds, workers: Workers, after_barrier: bool) -> Advice:
 
 
 def _about_missing(rounds: Rounds, workers: Workers) -> list[str]:
-    """Says how many responses are missing that are not those of few workers."""
+    """Describes missing responses that do not belong to a few workers."""
     sentences = []
     num_rounds = workers.num_rounds
     num_responses = np.isfinite(rounds.times).sum(axis=1)
@@ -94,7 +94,7 @@ def _about_missing(rounds: Rounds, workers: Workers) -> list[str]:
 
 
 def _about_outliers(rounds: Rounds, workers: Workers, outliers: np.ndarray) -> str:
-    """Names rounds that take much of the time, and the workers that were last."""
+    """Names rounds that take much of the time, and their last workers."""
     # A sum of long times might overflow.
     share = (
         np.sum(rounds.longest[outliers] / rounds.round_time)
@@ -119,7 +119,7 @@ def _about_outliers(rounds: Rounds, workers: Workers, outliers: np.ndarray) -> s
 
 
 def _about_recovered(workers: Workers, is_recovered: np.ndarray) -> str:
-    """Says that workers were slow until a round, and that nothing is to be done now."""
+    """Names workers that have recovered."""
     names = workers.named(is_recovered)
     verb = "was" if is_recovered.sum() == 1 else "were"
     pronoun = "it" if is_recovered.sum() == 1 else "them"
@@ -131,7 +131,7 @@ def _about_recovered(workers: Workers, is_recovered: np.ndarray) -> str:
 
 
 def _about_faster_others(workers: Workers, is_left_behind: np.ndarray) -> str:
-    """Says since when the others are faster than workers that did not change."""
+    """Names workers that are slow because others became faster."""
     start = int(np.median(workers.change_round[is_left_behind]))
     verb = "takes" if is_left_behind.sum() == 1 else "take"
     return (
@@ -141,7 +141,7 @@ def _about_faster_others(workers: Workers, is_left_behind: np.ndarray) -> str:
 
 
 def _about_barrier(rounds: Rounds, workers: Workers) -> str:
-    """Says that times are those after a barrier, and what to measure."""
+    """Explains that times include a wait, and what to measure."""
     shortest = np.fmin.reduce(rounds.times, axis=1)
     within = f"{np.nanmedian(1 - shortest / rounds.longest):.1%}"
     subject = "workers that responded" if workers.missing.any() else "workers"
@@ -157,14 +157,14 @@ def _about_barrier(rounds: Rounds, workers: Workers) -> str:
 
 
 class _Remedy(NamedTuple):
-    """Action and mean time of a round after it; ordered by time, then by action."""
+    """A remedy, and the mean time of a round after it."""
 
     time: float
     action: str
 
 
 def _remedy(rounds: Rounds, workers: Workers) -> Advice | None:
-    """Returns the action that shortens rounds most, or None if none is worth it."""
+    """Finds the remedy that shortens rounds most, or None."""
     is_stalling = workers.kinds == Kind.INTERMITTENT
     is_chronic = workers.kinds == Kind.CHRONIC
     is_replaced = workers.kinds == Kind.SINCE
@@ -195,7 +195,7 @@ def _remedy(rounds: Rounds, workers: Workers) -> Advice | None:
 
 
 def _shares_of_work(rounds: Rounds, workers: Workers) -> list[str]:
-    """Returns "less to worker 1" and "more to worker 2", for workers that respond."""
+    """Describes which workers should get more or less work."""
     kinds = workers.kinds
     # A change late in the trace hardly changes the median slowdown.
     is_slow = rounds.slowdown > np.exp(MARGIN)
@@ -214,7 +214,7 @@ def _shares_of_work(rounds: Rounds, workers: Workers) -> list[str]:
 
 
 def _without_remedy(rounds: Rounds, workers: Workers) -> Advice | None:
-    """Says to which workers time is lost without a remedy; None if it is little."""
+    """Names the workers that cost time if there is no remedy."""
     is_fast_since = workers.kinds == Kind.FAST_SINCE
     if is_fast_since.any():
         start = int(np.median(workers.change_round[is_fast_since]))
@@ -254,6 +254,6 @@ def _without_remedy(rounds: Rounds, workers: Workers) -> Advice | None:
 
 
 def _ratio_to_median(rounds: Rounds) -> str:
-    """Returns how long a round takes, as a multiple of its median worker."""
+    """Describes the time of a round as a multiple of the median worker's."""
     ratio = rounds.round_time / rounds.median_time
     return f"a round takes {ratio:.2f} times as long as its median worker"

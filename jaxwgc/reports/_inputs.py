@@ -1,4 +1,4 @@
-"""Inputs of a report: arrays or DataFrames of times and waits, names, and steps.
+"""Arguments of a report: times, waits, names and steps.
 
 Times that include waiting for the slowest worker, as after a barrier, are recognised.
 """
@@ -39,7 +39,7 @@ _HOW_TO_NUMBER = (
 
 
 class Tables(NamedTuple):
-    """Times and waits (rounds, workers), with names and steps if they are known."""
+    """Times and waits of workers, with names and steps."""
 
     times: Any
     waits: Any
@@ -53,7 +53,7 @@ def tables_of(
     names: Sequence[str] | None,
     steps: Sequence[int] | np.ndarray | None,
 ) -> Tables:
-    """Returns arrays, names and steps of arguments that may be DataFrames or None.
+    """Converts arrays and DataFrames to times, waits, names and steps.
 
     A DataFrame has names, and may have steps. Arguments replace both.
 
@@ -96,7 +96,7 @@ def tables_of(
 
 
 def checked_times(times: Any, waits: Any) -> np.ndarray:
-    """Returns times (rounds, workers) before workers wait, NaN for no response.
+    """Checks times before workers wait; NaN is a missing response.
 
     Args:
       times: (rounds, workers), or (rounds, workers, parts).
@@ -124,7 +124,7 @@ def checked_times(times: Any, waits: Any) -> np.ndarray:
 
 
 def checked_waits(waits: Any) -> np.ndarray:
-    """Checks waiting times (rounds, workers), and converts them to float64."""
+    """Checks waiting times, and converts them to float64."""
     table = as_seconds("waits", waits)
     if table.ndim != 2 or len(table) < 2 or not table.size:
         raise ValueError(
@@ -143,7 +143,7 @@ def checked_waits(waits: Any) -> np.ndarray:
 def comparable_workers(
     names: Sequence[str] | None, table: np.ndarray, argument: str
 ) -> np.ndarray:
-    """Returns the names of workers that can be compared, str (workers,).
+    """Returns the names of the workers, after checks.
 
     Args:
       names: (workers,), or None for 0, 1, ….
@@ -192,7 +192,7 @@ def comparable_workers(
 
 
 def _first_of_groups(is_response: np.ndarray) -> np.ndarray:
-    """Returns the first worker of the group of each worker, int (workers,).
+    """Groups workers with equal times.
 
     Workers that respond in one round are of one group.
 
@@ -213,7 +213,7 @@ def _first_of_groups(is_response: np.ndarray) -> np.ndarray:
 def checked_steps(
     steps: Sequence[int] | np.ndarray | None, num_rounds: int
 ) -> np.ndarray:
-    """Returns the steps of rounds, or 0, 1, ..., int (rounds,).
+    """Returns the steps of rounds, by default 0, 1, ....
 
     Raises:
       ValueError: If there is another number of steps, or they do not increase.
@@ -237,7 +237,7 @@ def checked_steps(
 
 
 def is_after_barrier(times: np.ndarray, medians: np.ndarray) -> bool:
-    """Returns whether times look as if all workers had waited for the slowest one.
+    """Tests whether times include the wait for the slowest worker.
 
     Args:
       times: (rounds, workers), NaN for no response, with at least one response in each
@@ -268,7 +268,7 @@ def is_after_barrier(times: np.ndarray, medians: np.ndarray) -> bool:
 
 
 def _are_last_in_turns(times: np.ndarray, longest: np.ndarray) -> bool:
-    """Returns whether no worker is last in more rounds than chance explains."""
+    """Tests whether no worker is last more often than by chance."""
     num_rounds, num_workers = times.shape
     is_last = times == longest[:, None]
     shares = np.mean(is_last / is_last.sum(axis=1, keepdims=True), axis=0)

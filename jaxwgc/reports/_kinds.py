@@ -1,4 +1,4 @@
-"""Kinds of workers, from tests of their log-slowdowns: levels, stalls and changes."""
+"""Kinds of workers, by tests of their slowdowns."""
 
 from typing import NamedTuple
 
@@ -45,7 +45,7 @@ class Speeds(NamedTuple):
 def speeds_of(
     logs: np.ndarray, log_references: np.ndarray, steps: np.ndarray
 ) -> Speeds:
-    """Classifies workers by log-slowdowns.
+    """Classifies workers by their slowdowns.
 
     Args:
       logs: (rounds, workers), NaN for no response.
@@ -85,12 +85,12 @@ def speeds_of(
 
 
 def _is_tested(logs: np.ndarray) -> np.ndarray:
-    """Returns which workers have enough responses to be tested, bool (workers,)."""
+    """Returns which workers have enough responses for a test."""
     return np.isfinite(logs).sum(axis=0) >= LEAST_RESPONSES
 
 
 def _is_significant(p_values: np.ndarray, logs: np.ndarray) -> np.ndarray:
-    """Returns which tested workers have a significant p-value, bool (workers,)."""
+    """Returns which tested workers have a significant p-value."""
     # Bonferroni's correction multiplies by the number of tests.
     return _is_tested(logs) & (p_values * _NUM_TESTS * len(p_values) < FALSE_ALARMS)
 
@@ -113,7 +113,7 @@ class _Interval(NamedTuple):
 
 
 def _median_interval(logs: np.ndarray, scale: np.ndarray) -> _Interval:
-    """Returns the median of each column, and its 95% interval.
+    """Computes medians of columns with 95% intervals.
 
     The interval is that of order statistics, widened by a factor for correlation. Each
     of its halves is a sum of gaps between successive values, which are close to
@@ -138,7 +138,7 @@ def _median_interval(logs: np.ndarray, scale: np.ndarray) -> _Interval:
 def _p_values_of_level(
     interval: _Interval, is_tested: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns p-values of medians above and below the level of the median worker."""
+    """Tests whether workers are slower or faster than the median worker."""
     deviation = level_deviations(interval.median, is_tested)
     normal = scipy.special.ndtri(0.975)
     error_below = np.maximum(interval.median - interval.low, 1e-12) / normal
@@ -150,7 +150,7 @@ def _p_values_of_level(
 
 
 def _p_values_of_stalls(deviations: np.ndarray) -> np.ndarray:
-    """Returns p-values of the number of stalls of each worker.
+    """Tests whether workers stall more often than others.
 
     If all workers are alike, every response is equally likely to have a stall.
 
@@ -165,7 +165,7 @@ def _p_values_of_stalls(deviations: np.ndarray) -> np.ndarray:
 
 
 class Change(NamedTuple):
-    """The likeliest change of the level of each column.
+    """The likeliest change of each worker's speed.
 
     Attributes:
       place: First row after it, (columns,).
@@ -181,7 +181,7 @@ class Change(NamedTuple):
 
 
 def likeliest_change(logs: np.ndarray) -> Change:
-    """Finds the row at which the level of each column most likely changes."""
+    """Finds the round at which each worker's speed most likely changes."""
     median = column_medians(logs)
     # Values are clipped at 3 standard deviations. An outlier then does not look like a
     # change.
@@ -230,7 +230,7 @@ class _SpeedChanges(NamedTuple):
 
 
 def _changes_of_speed(logs: np.ndarray) -> _SpeedChanges:
-    """Finds the changes of workers from log-slowdowns (rows, workers)."""
+    """Finds significant changes of the speed of workers."""
     is_tested = _is_tested(logs)
     change = likeliest_change(logs)
     scale = correlation_scales(change.residuals, is_tested)
@@ -261,7 +261,7 @@ def _changes_of_speed(logs: np.ndarray) -> _SpeedChanges:
 
 
 def _kind_of_change(before: float, after: float) -> Kind | None:
-    """Returns the kind of a change of the log-slowdown of a worker."""
+    """Returns the kind of a worker with a change of speed."""
     if after > MARGIN and before < _SHARE_BEFORE * after:
         return Kind.SINCE
     if after < -MARGIN and before > _SHARE_BEFORE * after:
@@ -274,7 +274,7 @@ def _kind_of_change(before: float, after: float) -> Kind | None:
 
 
 def _ends_of_slow_periods(logs: np.ndarray, changes: _SpeedChanges) -> dict[int, int]:
-    """Returns the first row after the slow rounds of workers that have recovered."""
+    """Finds the rounds at which workers have recovered."""
     slow = [worker for worker, kind in changes.kinds.items() if kind == Kind.SINCE]
     ends = {}
     for start in np.unique(changes.place[slow]):
@@ -289,7 +289,7 @@ def _ends_of_slow_periods(logs: np.ndarray, changes: _SpeedChanges) -> dict[int,
 def _others_became_faster(
     logs: np.ndarray, log_references: np.ndarray, start: int
 ) -> bool:
-    """Returns whether a worker is slow since a change because others became faster.
+    """Tests whether a worker is slow because others became faster.
 
     Its own times did not get longer, and the times of the median worker got shorter by
     more than their usual deviation.
@@ -311,7 +311,7 @@ def _others_became_faster(
 
 
 def _is_spell(logs: np.ndarray, jump: float, others: np.ndarray) -> bool:
-    """Returns whether the speed since a change may be a spell.
+    """Returns whether a change may be a short spell.
 
     A spell of other workers is a run of rounds in which their values are more than half
     of the change away from their median. If lengths of spells are geometric, the
@@ -343,6 +343,6 @@ def _is_spell(logs: np.ndarray, jump: float, others: np.ndarray) -> bool:
 
 
 def _longest_run(values: np.ndarray) -> int:
-    """Returns the largest number of successive True values, bool (n,)."""
+    """Returns the length of the longest run of True."""
     ends = np.flatnonzero(~np.concatenate([[False], values, [False]]))
     return int(np.diff(ends).max() - 1)

@@ -34,7 +34,7 @@ _TILTS = np.geomspace(1e-3, 50, 100)
 
 
 def outlying_rounds(rounds: Rounds) -> np.ndarray:
-    """Returns the few rounds in which most of the time is lost, the worst one first.
+    """Finds the few rounds in which most of the time is lost.
 
     Among the worst 1% of the rounds, these are the fewest after which the others lose
     less than all further rounds. Rounds that lose nearly as much are added. The result
@@ -81,7 +81,7 @@ class LastWorkers(NamedTuple):
 
 
 def last_workers(times: np.ndarray, medians: np.ndarray) -> LastWorkers:
-    """Tests which workers are last too often, and to which too much time is lost.
+    """Tests which workers are last too often, or cost too much time.
 
     If workers are alike, each one is last in a round with the same probability.
 
@@ -125,7 +125,7 @@ def last_workers(times: np.ndarray, medians: np.ndarray) -> LastWorkers:
 
 
 class _Turns(NamedTuple):
-    """Last workers of rounds, if workers take turns.
+    """Weights of the rounds in which each worker is last, by chance.
 
     Attributes:
       last: Worker that is last, int (rounds,).
@@ -140,7 +140,7 @@ class _Turns(NamedTuple):
 
 
 def _p_values(turns: _Turns, weights: np.ndarray) -> np.ndarray:
-    """Returns p-values of the weights of rounds in which each worker is last.
+    """Tests the weights of the rounds in which each worker is last.
 
     Correlated rounds count as fewer. Their correlation is that of the workers which
     would not be significant in independent rounds: the spells of a worker must be
@@ -163,7 +163,7 @@ def _p_values(turns: _Turns, weights: np.ndarray) -> np.ndarray:
 
 
 def _log_bounds(turns: _Turns, weights: np.ndarray) -> np.ndarray:
-    """Returns logarithms of bounds of probabilities, (workers,).
+    """Computes Chernoff bounds of probabilities, as logarithms.
 
     The probability is that of a sum of weights at least as large as that of a worker.
     Chernoff's bound holds for any weights, e.g. for one that exceeds all others.

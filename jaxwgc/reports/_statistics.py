@@ -38,7 +38,7 @@ _LAGS = 3
 
 
 def sampled_rounds(num_rounds: int) -> np.ndarray:
-    """Returns the numbers of all rounds, or of `NUM_SAMPLED` of them in order.
+    """Selects rounds, evenly spread over the trace.
 
     One round is drawn from each of as many equal strata, with a fixed seed. Evenly
     spaced rounds would all be slow, or all fast, if every tenth round is slow.
@@ -86,7 +86,7 @@ class Rounds(NamedTuple):
 
     @classmethod
     def of(cls, times: np.ndarray, steps: np.ndarray) -> "Rounds":
-        """Computes the means of times (rounds, workers), NaN for no response."""
+        """Computes the statistics of the times of rounds."""
         longest, gaps, medians, means = _in_blocks(_statistics_of_rounds, times)
         has_response = ~np.isnan(longest)
         is_last = times == longest[:, None]
@@ -113,7 +113,7 @@ class Rounds(NamedTuple):
         )
 
     def only(self, is_kept: np.ndarray) -> "Rounds":
-        """Returns some of the rounds, bool (rounds,), and their means."""
+        """Selects rounds."""
         return Rounds.of(self.times[is_kept], self.steps[is_kept])
 
     @property
@@ -122,7 +122,7 @@ class Rounds(NamedTuple):
         return 1 - self.median_time / self.round_time
 
     def replaced_time(self, is_replaced: np.ndarray) -> float:
-        """Returns the mean time of a round if some workers were as fast as the median.
+        """Computes the mean round if some workers were as fast as the median.
 
         Args:
           is_replaced: Which workers, bool (workers,).
@@ -131,7 +131,7 @@ class Rounds(NamedTuple):
         return _mean_of(np.fmax(others, self.medians))
 
     def proportional_time(self, keeps_work: np.ndarray) -> float:
-        """Returns the mean time of a round if work was proportional to speed.
+        """Computes the mean round if work was in proportion to speed.
 
         The speed of a worker is 1 / `slowdown`. Workers that never responded have no
         work, now as before.
@@ -146,7 +146,7 @@ class Rounds(NamedTuple):
         return _mean_of(self._longest_times(factors))
 
     def _longest_times(self, factors: np.ndarray) -> np.ndarray:
-        """Returns times of rounds in which workers take multiples of their times."""
+        """Computes the times of rounds if times of workers change by factors."""
         return _in_blocks(
             lambda times: np.fmax.reduce(factors * times, axis=1), self.times
         )
@@ -166,7 +166,7 @@ def _in_blocks(
 
 
 def _statistics_of_rounds(times: np.ndarray) -> np.ndarray:
-    """Returns the longest time of each round, its gap to the second, median and mean.
+    """Computes longest, median and mean times of each round.
 
     Of two workers in the middle, the faster one is the median worker. A worker that
     responds alone has no gap.
@@ -192,12 +192,12 @@ def _statistics_of_rounds(times: np.ndarray) -> np.ndarray:
 
 
 def _median_times(times: np.ndarray) -> np.ndarray:
-    """Returns the time of the median worker of each round, (rounds,)."""
+    """Returns the time of the median worker of each round."""
     return _in_blocks(_statistics_of_rounds, times)[2]
 
 
 def _reference_times(times: np.ndarray, medians: np.ndarray) -> np.ndarray:
-    """Returns the time of the median worker of each round, (rounds,).
+    """Returns the time to which the workers of a round are compared.
 
     A worker that responds alone in a round cannot be compared there, and the time is
     NaN, unless all rounds are such.
@@ -222,7 +222,7 @@ def _reference_times(times: np.ndarray, medians: np.ndarray) -> np.ndarray:
 
 
 def _polished_slowdowns(times: np.ndarray) -> np.ndarray:
-    """Returns slowdowns of workers by median polish, (workers,).
+    """Estimates slowdowns of workers by median polish.
 
     The median worker has slowdown 1, and so has a worker without responses.
     """
@@ -240,7 +240,7 @@ def _polished_slowdowns(times: np.ndarray) -> np.ndarray:
 
 
 def _median_slowdowns(times: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """Returns medians of times divided by references, (workers,).
+    """Computes the median slowdown of each worker.
 
     They are NaN for workers without responses in rounds with a reference.
     """
@@ -261,7 +261,7 @@ def _median_slowdowns(times: np.ndarray, references: np.ndarray) -> np.ndarray:
 def lost_times(
     last_worker: np.ndarray, gaps: np.ndarray, num_workers: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean time lost to each worker, and half of the 95% interval's width.
+    """Computes the mean time lost to each worker, with its error.
 
     Args:
       last_worker: Worker that is last in each round, int (rounds,).
@@ -280,14 +280,14 @@ def lost_times(
 
 
 def batches_of_rounds(num_rounds: int) -> list[np.ndarray]:
-    """Returns the rounds of each batch; those of a batch are consecutive."""
+    """Divides rounds into batches of successive rounds."""
     return np.array_split(np.arange(num_rounds), min(num_rounds, _NUM_BATCHES))
 
 
 def errors_of_batches(
     sums: np.ndarray, batches: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Returns means over rounds, their standard errors, and degrees of freedom.
+    """Computes means over rounds with standard errors by batches.
 
     Standard errors are from the means of batches of consecutive rounds, which may be
     correlated.
@@ -323,7 +323,7 @@ def _unit_of(values: np.ndarray) -> float:
 
 
 def level_deviations(levels: np.ndarray, is_tested: np.ndarray) -> np.ndarray:
-    """Returns levels of workers minus the level of the median worker.
+    """Computes levels of workers relative to the median worker.
 
     If half of the workers or more are slow, the median worker of a round is the slowest
     of the others, or the fastest of the slow ones. Its noise would make all of them
@@ -336,7 +336,7 @@ def level_deviations(levels: np.ndarray, is_tested: np.ndarray) -> np.ndarray:
 
 
 def column_order_statistic(ordered: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """Returns an order statistic of each column; the first one for negative ranks."""
+    """Returns the value of a given rank in each column."""
     return np.take_along_axis(ordered, np.maximum(ranks, 0)[None], axis=0)[0]
 
 
@@ -355,7 +355,7 @@ def column_means(values: np.ndarray) -> np.ndarray:
 
 
 def correlation_scales(residuals: np.ndarray, is_tested: np.ndarray) -> np.ndarray:
-    """Returns the factors by which correlation of rounds increases standard errors.
+    """Computes how much correlation increases standard errors.
 
     The variance of a mean of rounds is larger than that of independent rounds by the
     largest of three factors. The first two are common to all workers:
@@ -387,7 +387,7 @@ def correlation_scales(residuals: np.ndarray, is_tested: np.ndarray) -> np.ndarr
 
 
 def common_variance_factor(residuals: np.ndarray) -> float:
-    """Returns the factor by which correlation of rounds increases variances.
+    """Computes how much correlation increases variances.
 
     It is the larger of the common factors of `correlation_scales`, and 1 without
     workers.
@@ -401,7 +401,7 @@ def common_variance_factor(residuals: np.ndarray) -> float:
 
 
 def _autocorrelations(residuals: np.ndarray) -> np.ndarray:
-    """Returns the autocorrelation of each column at lags 1, 2, ..., (lags, columns)."""
+    """Computes autocorrelations of each column."""
     num_rounds = len(residuals)
     num_lags = min(max(int(_LAGS * num_rounds ** (1 / 3)), 2), num_rounds - 1)
     filled = np.nan_to_num(residuals)
@@ -413,7 +413,7 @@ def _autocorrelations(residuals: np.ndarray) -> np.ndarray:
 
 
 def _common_factor(correlations: np.ndarray, num_rounds: int) -> float:
-    """Returns the variance factor that workers have in common.
+    """Averages the variance factors of workers.
 
     Args:
       correlations: Autocorrelations, (lags, workers).

@@ -316,7 +316,7 @@ class StepTimes:
         return self._first_step + self._num_exchanged + len(self._laps)
 
     def _report_of(self, times: np.ndarray, first_step: int) -> StragglerReport:
-        """Returns the report of laps (laps, processes) from a step on."""
+        """Makes the report of some laps."""
         return straggler_report(
             times,
             names=self._names,
@@ -325,7 +325,7 @@ class StepTimes:
         )
 
     def _checked(self, rows: np.ndarray | Sequence[np.ndarray | None]) -> np.ndarray:
-        """Returns the laps of all processes, (every, processes), NaN without one."""
+        """Checks and converts the laps of all processes."""
         missing = np.full(self._every, np.nan)
         columns = [
             missing if row is None else np.asarray(row, np.float64) for row in rows
@@ -406,7 +406,7 @@ def _first_step(
     latest: StragglerReport,
     recent: StragglerReport,
 ) -> int:
-    """Returns the first step in which a worker has its new speed.
+    """Finds the first step in which a worker has its new speed.
 
     Args:
       worker: Index of the worker.
@@ -428,7 +428,7 @@ def _first_step(
 
 
 def _gather_of_jax() -> Gather:
-    """Returns the function that gathers laps on process 0 of JAX."""
+    """Returns a function that gathers laps on process 0, by JAX."""
     import jax
     from jax.experimental import multihost_utils
 
@@ -440,7 +440,7 @@ def _gather_of_jax() -> Gather:
 
 
 def _gather_of_torch() -> Gather:
-    """Returns the function that gathers laps on rank 0 of PyTorch's default group."""
+    """Returns a function that gathers laps on rank 0, by PyTorch."""
     group = importlib.import_module("torch.distributed")
 
     def gather(laps):

@@ -132,7 +132,7 @@ class StragglerReport(NamedTuple):
 
     @property
     def kind_texts(self) -> list[str]:
-        """Kinds as text, with their rounds: "steady" and "since round 151"."""
+        """Kinds of the workers as text, e.g. "since round 151"."""
         return kind_texts(self.kinds, self.change_round, self.noun)
 
     def __str__(self) -> str:
@@ -407,7 +407,7 @@ def straggler_report(
 def _report(
     rounds: Rounds, names: np.ndarray, noun: str, before_collective: bool
 ) -> StragglerReport:
-    """Returns the report of rounds."""
+    """Makes the report of rounds."""
     compared = np.flatnonzero(~np.isnan(rounds.references))
     sample = compared[sampled_rounds(len(compared))]
     times = rounds.times[sample]

@@ -1,4 +1,4 @@
-"""Reports of waiting times: the worker that waits least is the slow one."""
+"""Reports of waiting times, in which the slow worker waits least."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -96,7 +96,7 @@ class WaitReport(NamedTuple):
 
     @property
     def kind_texts(self) -> list[str]:
-        """Kinds as text, with their rounds: "steady" and "missing since round 151"."""
+        """Kinds of the workers as text, e.g. "missing since round 151"."""
         return kind_texts(self.kinds, self.change_round, "round")
 
     def __str__(self) -> str:
@@ -133,7 +133,7 @@ class WaitReport(NamedTuple):
 
 
 def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
-    """Returns the report of waiting times (rounds, workers); see `straggler_report`."""
+    """Makes the report of waiting times."""
     table = checked_waits(waits)
     num_rounds, num_workers = table.shape
     labels = comparable_workers(names, table, argument="waits")
@@ -222,7 +222,7 @@ def _about_late_workers(report: WaitReport) -> str:
 
 
 def _p_value(is_last: np.ndarray, chances: np.ndarray) -> float:
-    """Returns the significance of the rounds in which a worker is last.
+    """Tests the rounds in which a worker is last.
 
     Two tests must show that it is last more often than by chance: a binomial test, in
     which correlated rounds count as fewer, and a t-test of batches of consecutive

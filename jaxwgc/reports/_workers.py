@@ -1,4 +1,4 @@
-"""Workers of both reports: their names, their kinds and their missing responses."""
+"""Names, kinds and missing responses of workers, for both reports."""
 
 import enum
 import json
@@ -146,17 +146,17 @@ class Workers(NamedTuple):
         )
 
     def named(self, is_named: np.ndarray) -> str:
-        """Returns "worker 3" or "workers 3, 5" for workers, bool (workers,)."""
+        """Names some workers, e.g. "workers 3, 5"."""
         return workers_named(self.names[is_named])
 
     @property
     def is_unreliable(self) -> np.ndarray:
-        """Workers with significantly many missing responses, bool (workers,)."""
+        """Workers with significantly many missing responses."""
         return self.missing_p_value < FALSE_ALARMS
 
     @property
     def misses_often(self) -> np.ndarray:
-        """Workers that still respond, and miss more than by chance, bool (workers,)."""
+        """Workers that respond, but miss more responses than by chance."""
         misses_many = self.missing > MISSING * self.num_rounds
         is_often = (self.is_unreliable & misses_many) | (self.kinds == Kind.MISSING)
         return is_often & (self.kinds != Kind.MISSING_SINCE)
@@ -186,7 +186,7 @@ def workers_to_check(workers: Workers) -> list[str]:
 
 
 def kind_texts(kinds: np.ndarray, change_round: np.ndarray, noun: str) -> list[str]:
-    """Returns kinds as text: "steady" and "since round 151"."""
+    """Returns kinds as text, e.g. "since round 151"."""
     return [
         f"{kind} {noun} {number}" if kind.has_round() else str(kind)
         for kind, number in zip(kinds, change_round)
@@ -194,25 +194,25 @@ def kind_texts(kinds: np.ndarray, change_round: np.ndarray, noun: str) -> list[s
 
 
 def with_errors(values: np.ndarray, errors: np.ndarray) -> list[str]:
-    """Returns values as text, with half of the widths of their intervals."""
+    """Prints values with half of the widths of their intervals."""
     return [f"{value:.3g} ± {error:.2g}" for value, error in zip(values, errors)]
 
 
 def table_text(
     columns: Mapping[str, Sequence[Any] | np.ndarray], order: np.ndarray
 ) -> str:
-    """Returns columns by their titles as text, with rows in an order."""
+    """Prints columns as a table."""
     rows = [[str(cells[row]) for cells in columns.values()] for row in order]
     return aligned([list(columns), *rows])
 
 
 def report_text(totals: str, table: str, advice: str) -> str:
-    """Returns a table between two paragraphs of at most 80 columns."""
+    """Joins a table and the paragraphs before and after it."""
     return "\n\n".join([textwrap.fill(totals, 80), table, textwrap.fill(advice, 80)])
 
 
 def report_dict(report: Any) -> dict[str, Any]:
-    """Returns fields of a report as lists, numbers and None, for JSON.
+    """Converts a report to lists, numbers and None, for JSON.
 
     Args:
       report: A `StragglerReport` or a `WaitReport`. Its `rounds` are left out.
@@ -228,7 +228,7 @@ def report_dict(report: Any) -> dict[str, Any]:
 
 
 def _p_values_of_counts(num_missing: np.ndarray) -> np.ndarray:
-    """Returns p-values of numbers of missing responses, (workers,).
+    """Tests numbers of missing responses.
 
     If workers are alike, each missing response is equally likely at every worker. The
     worker with the most is compared first. If it is significant, it is left out of the

@@ -1,4 +1,4 @@
-"""Simulation of codes under stragglers: comparison, trials, diagnosis, learning."""
+"""Simulation of codes under stragglers: comparisons, trials and diagnoses."""
 
 from jaxwgc.simulation._compare import compare
 from jaxwgc.simulation._comparison import Comparison

@@ -60,7 +60,7 @@ def compare(
     batch_size: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Comparison:
-    """Simulates rounds of all combinations of codes, delay models and waiting rules.
+    """Compares codes, delay models and waiting rules by simulated rounds.
 
     A trial is one round: finish times are drawn, the rule ends the round, and the code
     is decoded from the messages that arrived. Trial i uses the key fold_in(key, i) in
@@ -209,7 +209,7 @@ def compare(
 
 
 class _Schedule(NamedTuple):
-    """Arrangement of trials: clusters, each with consecutive rounds.
+    """Division of trials into simulated clusters with successive rounds.
 
     Trial i is round `i % num_rounds` of cluster `i // num_rounds`.
 
@@ -234,7 +234,7 @@ class _Schedule(NamedTuple):
         return -(-self.num_trials // (self.num_clusters * self.num_rounds))
 
     def batches(self) -> Iterator[tuple[np.ndarray, int]]:
-        """Yields trial numbers (clusters, num_rounds), and the number of clusters.
+        """Yields the numbers of the trials of each call of the compiled program.
 
         The last batch is padded by clusters that do not count.
         """
@@ -263,7 +263,7 @@ class _Trials(NamedTuple):
 
     @classmethod
     def joined(cls, batches: Sequence[Rounds], num_trials: int) -> "_Trials":
-        """Joins the rounds of all batches, without the trials of the padding."""
+        """Joins the rounds of all batches, without padding."""
         time = np.concatenate([rounds.time for rounds in batches])
         work = np.concatenate([rounds.work for rounds in batches])
         packed = np.concatenate([rounds.masks for rounds in batches])
@@ -274,7 +274,7 @@ class _Trials(NamedTuple):
 
 
 class _Series(NamedTuple):
-    """Rounds that cells share, since their codes have equal loads and one rule.
+    """Rounds that several codes share.
 
     Attributes:
       rule: Waiting rule.
@@ -288,7 +288,7 @@ class _Series(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Series of codes with equal loads and parts, which share drawn times."""
+    """Codes with equal loads and parts, which share drawn times."""
 
     loads: Loads
     series: dict[Hashable, _Series]
@@ -315,7 +315,7 @@ def _simulated(
     schedule: _Schedule,
     shown: Progress,
 ) -> dict[_Cell, _Trials]:
-    """Returns the trials of every cell.
+    """Simulates the rounds of all combinations.
 
     Raises:
       ValueError: If times of a delay model, or ends of rounds, are NaN or negative.
@@ -361,7 +361,7 @@ def _simulated(
 def _draw(
     name: str, delay: DelayModel, key: jax.Array, numbers: np.ndarray, loads: Loads
 ) -> Drawn:
-    """Draws times of trials; errors have the name of the delay model."""
+    """Draws the times of trials; errors name the delay model."""
     keys, delay_keys = _keys_of(key, numbers)
     try:
         [drawn] = draw_rounds(delay, keys, [loads], delay_keys=delay_keys)
@@ -383,7 +383,7 @@ def _check_times(name: str, times: np.ndarray) -> None:
 
 @jax.jit
 def _keys_of(key: jax.Array, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the keys of trials, and those by which `delayed` draws their times.
+    """Derives the keys of trials.
 
     Args:
       key: PRNG key.
@@ -398,7 +398,7 @@ def _keys_of(key: jax.Array, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _quantities_of_cells(
     inputs: Inputs, trials: dict[_Cell, _Trials], tolerance: float, shown: Progress
 ) -> Iterator[tuple[_Cell, dict[str, np.ndarray]]]:
-    """Yields the trials of each quantity, (num_trials,), of each cell.
+    """Yields time, error and other quantities of each combination.
 
     Masks that occur in several cells of a code are decoded once.
     """

@@ -1,4 +1,4 @@
-"""Names, codes, delay models and waiting rules of a comparison."""
+"""Checks of the arguments of a comparison, and names."""
 
 import dataclasses
 import functools
@@ -44,7 +44,7 @@ def checked_inputs(
     late: str,
     decoder: DecoderLike | Mapping[Any, DecoderLike],
 ) -> Inputs:
-    """Returns the names and objects of a comparison; see `compare` for errors."""
+    """Checks the arguments of a comparison, and names its objects."""
     validation.check_choice("late", late, ("cancelled", "busy"))
     named_codes = _named(
         "codes", codes, _check_code, lambda listed: _code_labels(listed, decoder)
@@ -152,7 +152,7 @@ def _check_rule(name: str, rule: Any) -> None:
 def _code_labels(
     codes: Sequence[GradientCode], decoder: DecoderLike | Mapping[Any, DecoderLike]
 ) -> list[str]:
-    """Returns short labels of codes, e.g. "Lagrange, 4 copies", numbered if equal."""
+    """Returns short names of codes."""
     # A dict of decoders has these labels as keys.
     decoder_of_study = None if isinstance(decoder, Mapping) else decoder
     labels = []
@@ -170,7 +170,7 @@ def _code_labels(
 
 
 def _rule_label(rule: Any, num_workers: int) -> str:
-    """Returns a label of a waiting rule, or the name of a function of a code."""
+    """Returns a short name of a waiting rule."""
     if isinstance(rule, WaitingRule):
         return rule.describe(num_workers)[0]
     if isinstance(rule, functools.partial):

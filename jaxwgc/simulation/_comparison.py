@@ -106,7 +106,7 @@ class Comparison:
     trials: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def to_dataframe(self) -> "DataFrame":
-        """Returns a `pandas.DataFrame` with a row for each cell.
+        """Returns a pandas DataFrame with a row for each combination.
 
         Columns are `code`, `delay` and `waiting`, and for each quantity, e.g. `error`,
         the mean `error`, the ends of its interval, `error_low` and `error_high`, and
@@ -206,7 +206,7 @@ def _numbers_or_names(names: tuple[str, ...]) -> np.ndarray:
 
 
 def _cell_of_few_events(summary: Summary, place: tuple[int, int, int]) -> str:
-    """Returns a mean, its interval if there is one, and the mark "*"."""
+    """Prints a mean with its interval, and "*" if few rounds decide it."""
     low = summary.low[place]
     high = summary.high[place]
     interval = "" if np.isnan(low) else f" [{low:.4g}, {high:.4g}]"
@@ -214,7 +214,7 @@ def _cell_of_few_events(summary: Summary, place: tuple[int, int, int]) -> str:
 
 
 def _cell(summary: Summary, place: tuple[int, int, int]) -> str:
-    """Returns a mean and its interval, e.g. "1.234 ± 0.012", "< 0.0012", "> 0.9988"."""
+    """Prints a mean with its interval."""
     mean = float(summary.mean[place])
     low = float(summary.low[place])
     high = float(summary.high[place])
@@ -231,7 +231,7 @@ def _cell(summary: Summary, place: tuple[int, int, int]) -> str:
 
 
 class Events(NamedTuple):
-    """Rounds that decide a mean: if `number` of many differ from the others by `size`.
+    """Number and size of the rare events that decide a mean.
 
     In general, events of equal size that have the variance and skewness of the trials.
 
@@ -245,7 +245,7 @@ class Events(NamedTuple):
 
 
 def events_of(trials: np.ndarray) -> Events:
-    """Returns the effective events among trials (num_trials,).
+    """Finds the rare events that decide a mean.
 
     They are NaN if some trials are infinite.
     """
@@ -264,7 +264,7 @@ def events_of(trials: np.ndarray) -> Events:
 
 
 def summary_of_times(trials: np.ndarray) -> Summary:
-    """Returns the mean of times (num_trials,) with its interval.
+    """Computes the mean of times with its interval.
 
     Its ends are NaN if all times are equal: a time that was not seen may have any size.
     """
@@ -275,7 +275,7 @@ def summary_of_times(trials: np.ndarray) -> Summary:
 
 
 def summary_of_rounds(trials: np.ndarray) -> Summary:
-    """Returns the mean of trials (num_trials,), with an interval for few events, too.
+    """Computes the mean of trials with an interval for rare events, too.
 
     The number of rare events is a Poisson variable. From k events, Garwood's interval
     of its mean has the ends χ²(2k) / 2 and χ²(2k + 2) / 2, here in units of the size of
@@ -300,7 +300,7 @@ def summary_of_rounds(trials: np.ndarray) -> Summary:
 
 
 def summary_of_errors(trials: np.ndarray) -> Summary:
-    """Returns the mean of errors, with an interval that holds for few errors.
+    """Computes the mean of decoding errors with an interval for rare errors.
 
     The mean error is the probability of an error times the mean size of errors. If few
     trials have an error, the interval reaches at least to the upper limit of this

@@ -32,7 +32,7 @@ def draw(
     points: tuple[str, ...],
     is_log: bool,
 ) -> "Figure":
-    """Returns a `matplotlib.figure.Figure`.
+    """Draws a quantity with its intervals against the waiting rules.
 
     Args:
       summary: Quantity on the y-axis, arrays (lines, panels, points).
@@ -101,7 +101,7 @@ def _wrapped(title: str) -> str:
 
 
 def numbers_of(names: tuple[str, ...]) -> np.ndarray | None:
-    """Returns names as ints or floats, or None if they are no finite numbers.
+    """Converts names to numbers; returns None if they are no numbers.
 
     The result is also None if two names are one number, as "1" and "1.0".
     """

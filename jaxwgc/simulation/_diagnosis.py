@@ -23,7 +23,7 @@ _REASON = "patterns are enumerated on the host"
 
 
 class Diagnosis(NamedTuple):
-    """Costs and errors of a code in NumPy arrays, printed as a table by `print`.
+    """Costs and errors of a code; `print` shows a table.
 
     Errors are `jaxwgc.Decoding.error` over the squared norm of the target: 0 for exact
     decoding, 1 for no gradient. Rows are numbers of stragglers.
@@ -117,7 +117,7 @@ def diagnose(
     num_patterns: int = 1000,
     decoder: DecoderLike = None,
 ) -> Diagnosis:
-    """Returns the costs of a code, and its decoding errors by number of stragglers.
+    """Computes the costs of a code, and its decoding errors under stragglers.
 
     For each number of stragglers, all patterns are decoded if there are at most
     `num_patterns`, otherwise random ones. For codes with equal numbers of workers, the
@@ -191,7 +191,7 @@ def diagnose(
 def _row(
     code: GradientCode, patterns: np.ndarray, worst: np.ndarray, is_exhaustive: bool
 ) -> dict[str, Any]:
-    """Returns attributes of a `Diagnosis` for one number of stragglers, by name.
+    """Computes the errors for one number of stragglers.
 
     Args:
       code: Gradient code.

@@ -101,7 +101,7 @@ def expected_error(
     inner = _correlations_of(correlation, code.num_parts)
 
     def squared_norms(rows):
-        """Computes squared norms of sums of partial gradients with weights `rows`."""
+        """Computes squared norms of weighted sums of partial gradients."""
         if inner.ndim:
             return np.einsum("ij,jl,il->i", rows, inner, rows, optimize=True)
         return (1 - inner) * np.sum(rows**2, 1) + inner * rows.sum(1) ** 2
@@ -117,7 +117,7 @@ def expected_error(
 
 
 def _correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.ndarray:
-    """Checks and returns a correlation ρ, or a matrix G (num_parts, num_parts)."""
+    """Checks the correlation of partial gradients."""
     gram = array_validation.concrete_array("correlation", correlation, "real numbers")
     gram = gram.astype(np.float64)
     if gram.ndim == 0:

@@ -1,4 +1,4 @@
-"""Learned codes: optimization of the entries of B for a fixed assignment."""
+"""Learned codes, with entries optimized for a given assignment."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ def learn_entries(
     batch_size: int = 256,
     learning_rate: float = 0.03,
 ) -> GradientCode:
-    """Optimizes the entries of B for given stragglers, with a fixed assignment.
+    """Optimizes the entries of a code for given stragglers.
 
     Minimises the mean least-squares decoding error over rounds of a straggler model, by
     Adam with a decaying step size. Decoding weights are constants in the gradient,
@@ -109,7 +109,7 @@ def learn_entries(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
-    """Returns learned entries, the change of the error, and its standard error."""
+    """Optimizes entries; returns also the change of the error."""
     loads = jnp.asarray(code.loads, jnp.result_type(float))
     assignment = jnp.asarray(code.assignment)
     before = jnp.asarray(code.encoding_matrix)

@@ -18,7 +18,7 @@ _BATCH = 1024
 
 
 class DecodedMasks(NamedTuple):
-    """Results of masks, float64 (masks,).
+    """Decoding weights and errors of masks.
 
     Attributes:
       residual: Norm of aᵀB - target over that of the target.
@@ -82,7 +82,7 @@ def decode_packed(
 def _compiled_weights(
     code: GradientCode, packed: np.ndarray, batch_size: int, is_few: bool
 ) -> np.ndarray:
-    """Returns decoding weights (masks, num_segments, num_messages)."""
+    """Computes decoding weights of masks, in one compiled program."""
     code = with_one_decoder(code)
     num_masks = len(packed)
     # The padding has masks of all messages.
@@ -99,7 +99,7 @@ def _compiled_weights(
 
 
 def _weights(code: GradientCode, packed: jax.Array) -> jax.Array:
-    """Returns decoding weights of packed masks."""
+    """Computes decoding weights of packed masks."""
     bits = jnp.unpackbits(packed, axis=-1, count=code.num_messages)
     decoder = code.choose_decoder()
     return decoder.checked_weights(
@@ -112,7 +112,7 @@ _WEIGHTS_OF_FEW = jax.jit(_weights, compiler_options=QUICKLY_COMPILED)
 
 
 def distinct_rows(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the distinct rows of bytes (rows, bytes), and the index of each row."""
+    """Finds the distinct rows of an array, and the index of each row."""
     width = packed.shape[1]
     if width <= 8:
         # Integers are sorted several times faster than bytes.

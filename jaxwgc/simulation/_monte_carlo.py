@@ -32,7 +32,7 @@ def monte_carlo(
     batch_size: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> Any:
-    """Runs a trial many times, vmapped in batches of one compiled program.
+    """Runs a trial many times with different keys, in batches.
 
     A trial is traced once during its lifetime, as by `jax.jit`: later calls with the
     same function ignore changes of global variables that the function reads. Calls with
@@ -225,7 +225,7 @@ def summarize(results: Any, confidence: float = 0.95) -> Any:
 
 
 def student_summary(trials: Any, confidence: float = 0.95) -> Summary:
-    """Computes the mean of real trials (num_trials, ...), with Student's interval."""
+    """Computes means over trials, with Student's intervals."""
     xp = arrays.array_module(trials)
     values = trials if xp is jnp else np.asarray(trials, np.float64)
     num_trials = len(values)
@@ -295,7 +295,7 @@ def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
 def _wilson_interval(
     xp: Any, hits: Any, num_trials: int, confidence: float
 ) -> tuple[Any, Any]:
-    """Computes Wilson's interval of a proportion, with continuity correction.
+    """Computes Wilson's interval of a proportion.
 
     Args:
       xp: Module `numpy` or `jax.numpy`.

@@ -22,7 +22,7 @@ LIGHTLY_OPTIMIZED = {"xla_backend_optimization_level": 1}
 
 
 def as_argument(model: Any) -> Any:
-    """Returns a delay model or waiting rule as a pytree, for compiled functions."""
+    """Converts a delay model or waiting rule to an argument of a compiled program."""
     # Methods of a user's class may branch on its fields, also if it is a pytree.
     package, *_ = type(model).__module__.split(".")
     is_pytree = not jax.tree_util.all_leaves([model])
@@ -30,7 +30,7 @@ def as_argument(model: Any) -> Any:
 
 
 def from_argument(argument: Any) -> Any:
-    """Returns the delay model or waiting rule that was given to `as_argument`."""
+    """Converts the result of `as_argument` back."""
     return argument.value if isinstance(argument, ByIdentity) else argument
 
 

@@ -30,7 +30,7 @@ Array: TypeAlias = jax.Array | np.ndarray
 
 
 class Loads(NamedTuple):
-    """Loads and parts of the workers of a code. Codes with equal ones share times.
+    """Loads and parts of the workers of a code.
 
     Attributes:
       loads: Load of each worker, (num_workers,).
@@ -47,7 +47,7 @@ class Loads(NamedTuple):
         return cls(np.asarray(code.loads, dtype), np.asarray(code.part_shares, dtype))
 
     def with_overhead(self, share: float) -> "Loads":
-        """Returns loads of which a share of an equal one does not depend on the load.
+        """Returns loads with a share that does not depend on the load.
 
         If times are proportional to these loads, this share of the time at load 1 is an
         overhead, which comes before the parts.
@@ -59,12 +59,12 @@ class Loads(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether each worker has one part, its whole load."""
+        """True if each worker has one part."""
         return self.shares.shape[1] == 1
 
     @property
     def whole(self) -> "Loads":
-        """The same loads without parts."""
+        """The loads without a division into parts."""
         return self._replace(shares=np.ones_like(self.shares[:, :1]))
 
     @property
@@ -89,7 +89,7 @@ class Drawn(NamedTuple):
 
 
 class Rounds(NamedTuple):
-    """Rounds of several clusters, one cluster after the other.
+    """Ended rounds of several clusters, one after the other.
 
     Attributes:
       time: Duration of the round, (rounds,).
@@ -112,7 +112,7 @@ def draw_rounds(
     delay_keys: jax.Array | None = None,
     is_few: bool = False,
 ) -> list[Drawn]:
-    """Draws the times of parts of consecutive rounds, for several loads together.
+    """Draws the times of successive rounds, for several loads together.
 
     The times of all loads are drawn with the same keys, by one program.
 
@@ -151,7 +151,7 @@ def draw_rounds(
 
 
 def _padded(shares: np.ndarray, num_parts: int) -> np.ndarray:
-    """Pads shares of the load to a number of parts; added parts take no time."""
+    """Appends parts that take no time."""
     padding = [(0, 0), (0, num_parts - shares.shape[1])]
     return np.pad(shares, padding, constant_values=1)
 
@@ -222,7 +222,7 @@ def _check_drawn(drawn: Any, num_workers: int) -> None:
 
 
 def code_of_ends(rule: WaitingRule, code: GradientCode) -> GradientCode | None:
-    """Returns the code on which the ends of rounds depend.
+    """Returns the code that decides when rounds end.
 
     It is the code of the rule, or a code with several messages per worker. With any
     other code, rounds are equal for equal loads, and the result is None.
@@ -278,7 +278,7 @@ def end_rounds(
 
 
 class _DrawnTimes(DelayModel):
-    """Delay model that returns its state as times of parts, (num_workers, parts).
+    """Delay model that returns given times.
 
     With it, `delayed` applies a waiting rule to times that were drawn before.
     """
@@ -352,7 +352,7 @@ _END_FEW = jax.jit(_ends, static_argnums=0, compiler_options=QUICKLY_COMPILED)
 def _rounds_on_host(
     rule: UntilDecodable,
 ) -> Callable[[UntilDecodable, Drawn], Rounds] | None:
-    """Returns the function that ends independent rounds on the host, or None."""
+    """Returns the function that ends rounds on the host, or None."""
     if rule.code.choose_decoder(rule.decoder).runs_on_host:
         return _timed_rounds
     if rule.code.messages_per_worker == 1:
@@ -361,7 +361,7 @@ def _rounds_on_host(
 
 
 def _searched_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
-    """Returns the rounds of `until_decodable` on the host."""
+    """Ends rounds of `until_decodable` on the host, by a search."""
     loads = np.asarray(drawn.loads)
     times = np.asarray(drawn.times).reshape(-1, len(loads))
     elapsed = _searched_ends(rule, times)
@@ -375,7 +375,7 @@ def _searched_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
 
 
 def _timed_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
-    """Returns the rounds of `until_decodable` if the decoder tells their ends."""
+    """Ends rounds of `until_decodable` by a decoder that computes the time."""
     code = rule.code
     decoder = code.choose_decoder(rule.decoder)
     loads = np.asarray(drawn.loads)
@@ -408,7 +408,7 @@ def _timed_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
 
 
 def _searched_ends(rule: UntilDecodable, times: np.ndarray) -> np.ndarray:
-    """Returns when the rounds of `stragglers.until_decodable` end, (trials,).
+    """Searches for the times at which rounds of `until_decodable` end.
 
     Responses are counted in the order of their times. The smallest number of responses
     that decodes is found for all trials together, by bisection: each step decodes the
@@ -451,7 +451,7 @@ def _searched_ends(rule: UntilDecodable, times: np.ndarray) -> np.ndarray:
 
 
 def _work(elapsed: Array, joined: Array | None, times: Array, loads: Array) -> Array:
-    """Returns the work of rounds of whole loads, in passes over the data.
+    """Computes the work of rounds, in passes over the data.
 
     Workers that are cancelled have done a share of the work that is their share of the
     time, since nothing tells when the work of one message begins. Busy workers that

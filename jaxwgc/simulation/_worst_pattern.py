@@ -38,14 +38,15 @@ def worst_pattern(
     *,
     max_patterns: int = 50_000,
 ) -> np.ndarray:
-    """Returns the pattern of exactly s stragglers with the largest decoding error.
+    """Searches for the stragglers with the largest decoding error.
 
-    Tries all C(n, s) patterns if there are at most `max_patterns`. Otherwise a search
-    starts from random patterns. It swaps stragglers for responders as long as a swap
-    raises the error of ridge regression. For the worst patterns, it then goes on as
-    long as a swap raises the decoding error. The true worst pattern may be worse. For
-    100 workers a search takes seconds if conjugate gradients converge, and minutes if
-    every pattern is decomposed.
+    Patterns have exactly s stragglers. Tries all C(n, s) patterns if there are at
+    most `max_patterns`. Otherwise a search starts from random patterns. It swaps
+    stragglers for responders as long as a swap raises the error of ridge
+    regression. For the worst patterns, it then goes on as long as a swap raises the
+    decoding error. The true worst pattern may be worse. For 100 workers a search
+    takes seconds if conjugate gradients converge, and minutes if every pattern is
+    decomposed.
 
     If no swap changes the decoding error (a block of copies is lost only with its last
     copy), the error of ridge regression decides, which grows with every straggler.
@@ -106,11 +107,12 @@ def adversarial(
     *,
     max_patterns: int = 50_000,
 ) -> StragglerModel:
-    """Returns a straggler model of the s workers with the largest decoding error.
+    """Straggler model that always loses the workers with the largest error.
 
-    The pattern is found once by `jaxwgc.simulation.worst_pattern`: exactly if there are
-    few patterns of s stragglers, otherwise by a search. These workers are lost in every
-    round. A round takes one unit.
+    These are s fixed workers. The pattern is found once by
+    `jaxwgc.simulation.worst_pattern`: exactly if there are few patterns of s
+    stragglers, otherwise by a search. These workers are lost in every round. A
+    round takes one unit.
 
     Args:
       code: Gradient code to attack. Not traced.
@@ -148,7 +150,7 @@ def adversarial(
 
 
 class _Adversary:
-    """Evaluates sets of stragglers of one code, in batches of equal shape."""
+    """Computes the errors of sets of stragglers of one code, in batches."""
 
     def __init__(self, code: GradientCode, decoder: Decoder):
         self.num_workers = code.num_workers
@@ -162,7 +164,7 @@ class _Adversary:
         self.tolerance = _NOISE * float(jnp.finfo(dtype).eps) * float(self._scale)
 
     def errors(self, lost: np.ndarray) -> np.ndarray:
-        """Computes errors (number,) of the sets (number, s); NaN counts as infinite."""
+        """Computes the errors of sets of stragglers."""
         packed = packed_messages(self._code, masks_without(lost, self.num_workers))
         residuals = decode_packed(self._code, packed, batch_size=BATCH).residual
         errors = self._scale * residuals**2
@@ -170,7 +172,7 @@ class _Adversary:
 
 
 def _search(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
-    """Returns the worst pattern that climbs from random patterns find."""
+    """Searches from random sets of stragglers."""
     generator = np.random.default_rng(0)
     candidates = set()
     for _ in range(_NUM_RANDOM):
@@ -191,7 +193,7 @@ def _improve(
     lost: tuple[int, ...],
     errors: dict[tuple[int, ...], float],
 ) -> None:
-    """Swaps stragglers for responders as long as this increases the error.
+    """Swaps stragglers for other workers while this increases the error.
 
     Adds the errors of all sets on the way to `errors`, and stops at a known set.
     """
@@ -211,7 +213,7 @@ def _improve(
 def _better_swap(
     adversary: _Adversary, lost: tuple[int, ...], record: float
 ) -> tuple[tuple[int, ...], float] | None:
-    """Returns the best set of the first batch of swaps with an improvement, or None.
+    """Returns the best set after one swap, or None.
 
     Its decoding error comes second.
 
@@ -271,7 +273,7 @@ class RidgeErrors:
         return float(np.sum(self._targets * (self._inverse(lost) @ self._targets)).real)
 
     def after_swaps(self, lost: tuple[int, ...], swaps: np.ndarray) -> np.ndarray:
-        """Computes errors (number,) after each swap (number, 2): lost, restored.
+        """Computes the error after each of several swaps.
 
         Uses the Woodbury identity. A swap p changes B^H B by U_p S U_p^H, with U_p the
         rows of its workers, and S = -1 for the rows of the lost one, otherwise 1.
@@ -290,7 +292,7 @@ class RidgeErrors:
         return error - (reached.conj() * solutions).sum((1, 2)).real
 
     def climb(self, lost: tuple[int, ...]) -> tuple[int, ...]:
-        """Applies the swap with the largest error until no swap increases the error."""
+        """Applies the best swap until no swap increases the error."""
         error = self.of(lost)
         while True:
             swaps = all_swaps(lost, self.num_workers)
@@ -302,18 +304,18 @@ class RidgeErrors:
             error = errors[best]
 
     def _inverse(self, lost: tuple[int, ...]) -> np.ndarray:
-        """Returns the inverse of I + B^H B, with the rows of workers that respond."""
+        """Computes the regularised inverse for the workers that respond."""
         kept = np.delete(self._rows, self._messages_of(np.array(lost, int)), axis=0)
         return np.linalg.inv(np.eye(kept.shape[1]) + kept.conj().T @ kept)
 
     def _messages_of(self, workers: np.ndarray) -> np.ndarray:
-        """Returns row indices (..., size) of all messages of workers (..., number)."""
+        """Returns the row indices of the messages of some workers."""
         rows = np.arange(len(self._rows)).reshape(self.num_workers, -1)[workers]
         return rows.reshape(*workers.shape[:-1], workers.shape[-1] * rows.shape[-1])
 
 
 def all_swaps(lost: tuple[int, ...], num_workers: int) -> np.ndarray:
-    """Returns every swap (number, 2) of a responder for a straggler.
+    """Returns all swaps of a straggler and another worker.
 
     Swaps are ordered by straggler, then by responder.
     """
@@ -329,18 +331,18 @@ def swapped(lost: tuple[int, ...], swap: np.ndarray) -> tuple[int, ...]:
 
 
 def every_set(num_workers: int, num_stragglers: int) -> np.ndarray:
-    """Returns all sets of stragglers in lexicographic order, (number, s)."""
+    """Returns all sets of stragglers."""
     sets = list(itertools.combinations(range(num_workers), num_stragglers))
     return np.array(sets, int).reshape(len(sets), num_stragglers)
 
 
 def packed_messages(code: GradientCode, received: np.ndarray) -> np.ndarray:
-    """Returns the messages of workers (number, num_workers) as packed bits."""
+    """Returns masks of messages as packed bits."""
     return np.packbits(received.repeat(code.messages_per_worker, axis=1), axis=1)
 
 
 def masks_without(lost: np.ndarray, num_workers: int) -> np.ndarray:
-    """Returns which workers respond, (number, num_workers), for sets (number, s)."""
+    """Returns masks of workers for sets of stragglers."""
     masks = np.ones((len(lost), num_workers), bool)
     np.put_along_axis(masks, lost, False, axis=1)
     return masks

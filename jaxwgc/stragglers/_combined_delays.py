@@ -14,9 +14,10 @@ from jaxwgc.stragglers._models import DelayModel, DelayOfParts, loads_of
 
 @dataclasses.dataclass(frozen=True)
 class affine(DelayOfParts):
-    """Finish times load * time + D, with D from `delay` at overhead + slope * load.
+    """Delay model with times that are affine in the load.
 
-    With slope zero, the random term D does not depend on the load, e.g. if connections
+    Times are load * time + D, with D from `delay` at overhead + slope * load. With
+    slope zero, the random term D does not depend on the load, e.g. if connections
     rather than computations are slow. A worker without load takes the overhead.
 
     Args:
@@ -83,7 +84,9 @@ class affine(DelayOfParts):
 
 @dataclasses.dataclass(frozen=True)
 class unequal_speeds(DelayOfParts):
-    """Workers of unequal speed: times of a delay model, divided by each worker's speed.
+    """Delay model of workers with unequal speeds.
+
+    Times are those of `delay`, divided by the speed of each worker.
 
     Args:
       delay: Delay model of a worker of speed 1.
@@ -139,11 +142,11 @@ class unequal_speeds(DelayOfParts):
 
 @dataclasses.dataclass(frozen=True)
 class markov(DelayOfParts):
-    """Workers with slow spells: a two-state Markov chain with a delay model per state.
+    """Delay model of workers with slow spells, a Markov chain of two states.
 
-    The initial state has the stationary distribution of the chain: slow with
-    probability become_slow / (become_slow + become_fast). If become_slow + become_fast
-    is 1, the rounds of a worker are independent.
+    Each state has a delay model. The initial state has the stationary distribution
+    of the chain: slow with probability become_slow / (become_slow + become_fast).
+    If become_slow + become_fast is 1, the rounds of a worker are independent.
 
     Args:
       fast: Delay model of a worker in the fast state.

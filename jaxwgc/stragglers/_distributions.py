@@ -1,4 +1,4 @@
-"""Distributions of finish times on the host, and order statistics of such times."""
+"""Distributions of finish times, and of the f-th smallest of such times."""
 
 import abc
 import dataclasses
@@ -100,7 +100,7 @@ class Distribution(abc.ABC):
 
     @functools.cached_property
     def _cells(self) -> tuple[np.ndarray, np.ndarray]:
-        """Edges of cells of time, and probabilities of longer times, (2, cells)."""
+        """Returns edges of intervals of time, and probabilities of longer times."""
         times = np.unique(self.isf(scipy.special.expit(_LOG_ODDS)))
         first = times[:-1]
         last = times[1:]
@@ -111,7 +111,10 @@ class Distribution(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Moved(Distribution):
-    """Distribution of shift + scale * X, with X distributed by `law`."""
+    """Distribution of a shifted and scaled variable.
+
+    It is that of shift + scale * X, with X distributed by `law`.
+    """
 
     law: Distribution
     shift: float

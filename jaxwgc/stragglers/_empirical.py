@@ -30,7 +30,7 @@ def empirical(
     measured_at: ArrayLike | None = None,
     replace: bool = False,
 ) -> DelayModel:
-    """Returns a delay model that resamples measured times, e.g. `RayCluster.trace`.
+    """Delay model that resamples measured times, e.g. of `RayCluster.trace`.
 
     Simulated workers stand for workers of the trace. If there are equally many, all
     are used in order. Otherwise workers are drawn in the first round and then kept.
@@ -136,7 +136,7 @@ def empirical(
 
 
 def _slope(loads: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """Returns the seconds per load of each worker, (num_workers,), at least 0.
+    """Computes the seconds per load of each worker.
 
     The rounds of two loads are different ones, so that their medians are compared. A
     worker that never responds at a load has the slope 0.
@@ -151,7 +151,7 @@ def _slope(loads: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 
 def _median(times: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
-    """Returns medians of the responses along axes; NaN if there are none."""
+    """Computes medians of the responses; NaN if there are none."""
     known = np.where(np.isfinite(times), times, np.nan)
     with warnings.catch_warnings():
         # It warns of medians without responses.
@@ -160,7 +160,7 @@ def _median(times: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
 
 
 def _increasing_loads(measured_at: ArrayLike, table: np.ndarray) -> np.ndarray:
-    """Checks the loads of the first axis of times, and converts them to float64."""
+    """Checks the loads of a measurement, and converts them to float64."""
     loads = array_validation.host_array(
         "measured_at", measured_at, "real numbers", loads="any"
     )
@@ -200,7 +200,7 @@ def _positive_loads(loads: ArrayLike, num_workers: int) -> np.ndarray:
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Empirical(DelayOfParts):
-    """Delay model that resamples times (rounds, workers, n) measured at loads (n,).
+    """Delay model that resamples times measured at one or more loads.
 
     Beyond the largest load a worker begins anew, or takes `slope` seconds per load.
     With probability `probability`, times are raised to at least `stall`, (n,).
@@ -221,7 +221,7 @@ class _Empirical(DelayOfParts):
         return f"empirical({num_rounds} rounds of {num_workers} workers)"
 
     def init(self, num_workers):
-        """Returns -1 for each worker: no worker or round of the trace is chosen yet."""
+        """Returns the state before a round of the trace is chosen."""
         unchosen = jnp.full(num_workers, -1)
         num_measured = self.table.shape[1]
         may_share_history = self.replace or self.resample == "cells"
@@ -288,7 +288,7 @@ class _Empirical(DelayOfParts):
         )
 
     def _drawn(self, key, state):
-        """Draws a round and worker of the trace per worker; also returns the state."""
+        """Draws a round and worker of the trace for each worker."""
         num_rounds, num_measured, _ = self.table.shape
         worker_key, round_key = jax.random.split(key)
         shape = state["workers"].shape
@@ -308,12 +308,12 @@ class _Empirical(DelayOfParts):
 
 
 def _share(count: jax.Array, seconds: jax.Array) -> jax.Array:
-    """Multiplies counts by seconds; a count of 0 gives 0, even for infinite seconds."""
+    """Multiplies counts by seconds; 0 times infinity is 0."""
     return jnp.where(count > 0, count * jnp.where(count > 0, seconds, 0), 0)
 
 
 def _between(known: jax.Array, seconds: jax.Array, loads: jax.Array) -> jax.Array:
-    """Interpolates times linearly between measured loads, at (num_workers, parts)."""
+    """Interpolates times linearly between measured loads."""
     place = (known <= loads[..., None]).sum(axis=-1) - 1
     place = jnp.clip(place, 0, len(known) - 2)
     low = jnp.take_along_axis(seconds, place, axis=1)

@@ -1,4 +1,4 @@
-"""Base class of independent delays, proportional to the load."""
+"""Base class of delay laws with independent times, proportional to the load."""
 
 import abc
 import dataclasses
@@ -39,12 +39,12 @@ class Sample(NamedTuple):
 
     @property
     def counts(self) -> np.ndarray:
-        """Mask of the times with a weight above `NO_WEIGHT`."""
+        """True for times whose weight is not negligible."""
         return self.weights > NO_WEIGHT
 
     @property
     def least_time(self) -> float:
-        """Minimum of the complete times with a weight; infinity if there is none."""
+        """Shortest complete time; infinity if there is none."""
         used = self.is_whole & self.counts
         return float(np.min(self.times, where=used, initial=np.inf))
 
@@ -107,14 +107,14 @@ class IndependentDelay(DelayModel, Distribution):
         """Draws times at load 1."""
 
     def sample(self, key, state, loads):
-        """Draws the times of a round, (num_workers,)."""
+        """Draws the times of a round."""
         loads = loads_of(loads)
         times = self.draw(key, loads.shape)
         # Zero load takes no time, even for a lost worker (infinite time at load 1).
         return jnp.where(loads == 0, 0, loads * times), state
 
     def part_times(self, key, state, loads, shares):
-        """Draws the times of parts, (num_workers, parts): speed is constant."""
+        """Draws the times of parts, at constant speed."""
         times, state = self.sample(key, state, loads)
         return at_constant_speed(times, jnp.asarray(shares, times.dtype)), state
 
@@ -137,7 +137,7 @@ class IndependentDelay(DelayModel, Distribution):
 
     @classmethod
     def estimate(cls, sample: Sample) -> tuple[float, ...] | None:
-        """Returns maximum-likelihood estimates of the fields, in their order.
+        """Computes maximum-likelihood estimates of the fields.
 
         By default None: `fit_delays` searches with `logpdf` and `logsf`. A subclass may
         use a closed form.

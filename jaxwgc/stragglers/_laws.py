@@ -19,18 +19,18 @@ _CONVERGED = 1e-9
 
 
 def _log_times(times: float | np.ndarray) -> np.ndarray:
-    """Returns logarithms of times, with a finite bound for times of at most zero."""
+    """Computes logarithms of times, bounded for times that are not positive."""
     return np.log(np.maximum(times, 1e-300))
 
 
 def _exponential_time(q: float | np.ndarray) -> np.ndarray:
-    """Returns the standard exponential time that is exceeded with probability q."""
+    """Computes the exponential time that is exceeded with a given probability."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return -np.log(q)
 
 
 def _log_density(excess: float | np.ndarray, rate: float) -> np.ndarray:
-    """Returns the log-density of exponential times, given their excess."""
+    """Computes the log-density of exponential times."""
     density = np.log(rate) - rate * np.maximum(excess, 0)
     return np.where(excess >= 0, density, -np.inf)
 
@@ -45,7 +45,9 @@ def _rate_of(sample: Sample, excess: np.ndarray) -> float:
 @register
 @dataclasses.dataclass(frozen=True)
 class shifted_exponential(IndependentDelay):
-    """Finish times load * (shift + X / rate), with X standard exponential.
+    """Delay model: a fixed time plus an exponential one, times the load.
+
+    Times are load * (shift + X / rate), with X standard exponential.
 
     Args:
       shift: Minimum time at load 1, in seconds; at least 0.
@@ -97,7 +99,9 @@ class shifted_exponential(IndependentDelay):
 @register
 @dataclasses.dataclass(frozen=True)
 class pareto(IndependentDelay):
-    """Finish times load * scale * X, X Pareto: P(X > t) = t ** -shape for t at least 1.
+    """Delay model with heavy tails: Pareto times, times the load.
+
+    Times are load * scale * X with P(X > t) = t ** -shape for t at least 1.
 
     Args:
       scale: Minimum time at load 1, in seconds; positive.
@@ -152,7 +156,9 @@ class pareto(IndependentDelay):
 @register
 @dataclasses.dataclass(frozen=True)
 class weibull(IndependentDelay):
-    """Finish times load * scale * X, with X Weibull: P(X > t) = exp(-(t ** shape)).
+    """Delay model: Weibull times, times the load.
+
+    Times are load * scale * X with P(X > t) = exp(-(t ** shape)).
 
     Args:
       scale: Scale of the time at load 1, in seconds; positive. 63% of times are below.
@@ -232,7 +238,9 @@ class weibull(IndependentDelay):
 @register
 @dataclasses.dataclass(frozen=True)
 class log_normal(IndependentDelay):
-    """Finish times load * median * exp(deviation * X), with X standard normal.
+    """Delay model: log-normal times, times the load.
+
+    Times are load * median * exp(deviation * X), with X standard normal.
 
     Args:
       median: Median of the time at load 1, in seconds; positive.
@@ -300,9 +308,10 @@ class log_normal(IndependentDelay):
 @register
 @dataclasses.dataclass(frozen=True)
 class gamma(IndependentDelay):
-    """Finish times load * scale * X, with X gamma of a given shape.
+    """Delay model: gamma times, times the load.
 
-    The sum of k exponential times, e.g. of k requests one after the other, has shape k.
+    Times are load * scale * X, with X gamma of the given shape. The sum of k
+    exponential times, e.g. of k requests one after the other, has shape k.
 
     Args:
       scale: Scale of the time at load 1, in seconds; positive. The mean is
@@ -379,7 +388,9 @@ class gamma(IndependentDelay):
 @register
 @dataclasses.dataclass(frozen=True)
 class bernoulli_slowdown(IndependentDelay):
-    """Finish times load * time, multiplied by `slowdown` with a given probability.
+    """Delay model: workers are slow by a factor with a given probability.
+
+    Times are load * time, multiplied by `slowdown` with the given probability.
 
     Args:
       probability: Probability that a worker is slow, independently; from 0 to 1.

@@ -18,7 +18,7 @@ from jaxwgc.stragglers._part_times import finished_parts
 
 
 class Arrivals(NamedTuple):
-    """Responses of a round as seen by the coordinator.
+    """Responses of a round: which workers have responded, and when.
 
     Attributes:
       received: Workers with messages that are decoded, bool (num_workers,).
@@ -84,10 +84,10 @@ class Arrivals(NamedTuple):
 
 
 class Model(abc.ABC):
-    """Base class of models that are sampled round by round, possibly with a state."""
+    """Base class of models that draw one round after the other."""
 
     def init(self, num_workers: int) -> Any:
-        """Returns the state before the first round, a pytree."""
+        """Returns the state before the first round."""
         return ()
 
     @abc.abstractmethod
@@ -209,7 +209,7 @@ class DelayModel(Model):
     def sample(
         self, key: jax.Array, state: Any, loads: jax.Array
     ) -> tuple[jax.Array, Any]:
-        """Draws the finish times (num_workers,) of a round.
+        """Draws the finish times of a round.
 
         Args:
           key: PRNG key of either kind.
@@ -223,7 +223,7 @@ class DelayModel(Model):
     def part_times(
         self, key: jax.Array, state: Any, loads: jax.Array, shares: Array
     ) -> tuple[jax.Array, Any]:
-        """Draws when each worker finishes each of its parts, in the round of `sample`.
+        """Draws the times at which workers finish their parts.
 
         By default, `sample` draws the times at the loads of the parts with the same
         key. This is right if times with the same key never decrease with the load.
@@ -279,7 +279,7 @@ class DelayModel(Model):
         return {}
 
     def stalls(self, tail: float) -> "Stalls | None":
-        """Returns stalls that measured times cannot rule out, although they show none.
+        """Returns the stalls that measured times do not rule out.
 
         None for parametric models, which have a known tail.
 
@@ -300,7 +300,7 @@ class DelayOfParts(DelayModel):
     """Base class of delay models that are defined by the times of parts."""
 
     def sample(self, key, state, loads):
-        """Draws the times of a round, (num_workers,)."""
+        """Draws the finish times of a round."""
         one_part = np.ones((len(loads_of(loads)), 1))
         times, state = self.part_times(key, state, loads, one_part)
         return times[:, 0], state
@@ -309,11 +309,11 @@ class DelayOfParts(DelayModel):
     def part_times(
         self, key: jax.Array, state: Any, loads: jax.Array, shares: Array
     ) -> tuple[jax.Array, Any]:
-        """Draws the times of parts, (num_workers, parts)."""
+        """Draws the times at which workers finish their parts."""
 
 
 class Stalls(NamedTuple):
-    """Stalls that a trace does not show, nor rule out; see `DelayModel.stalls`."""
+    """Stalls that a trace does not rule out; see `DelayModel.stalls`."""
 
     delay: DelayModel
     probability: float
@@ -354,7 +354,7 @@ def times_of(times: ArrayLike) -> jax.Array:
 def _vector(
     name: str, value: Any, requirement: str, is_finite: bool = False
 ) -> jax.Array:
-    """Checks a vector of numbers that are at least 0, and promotes it to floats."""
+    """Checks a vector of numbers of at least 0, and converts it to floats."""
     array = value if hasattr(value, "dtype") else np.asarray(value)
     if isinstance(array, jax.ShapeDtypeStruct):
         raise TypeError(f"{name} must be real numbers; got {array!r}")

@@ -1,4 +1,4 @@
-"""When workers finish their parts: at constant speed, or at times of a delay model."""
+"""Times at which workers finish their parts."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def finished_parts(
     elapsed: jax.Array,
     parts: ArrayLike,
 ) -> jax.Array:
-    """Returns how many parts each worker has finished, int32 (..., num_workers).
+    """Counts the parts that each worker has finished at a time.
 
     Args:
       times: Finish time of each worker, (..., num_workers).
@@ -59,7 +59,7 @@ def _check_are_of_parts(part_times: jax.Array, parts: ArrayLike) -> None:
 
 
 def at_constant_speed(times: jax.Array, shares: jax.Array) -> jax.Array:
-    """Returns the times of parts at constant speed, (num_workers, parts).
+    """Computes the times of parts at constant speed.
 
     Args:
       times: Finish time of each worker, (num_workers,).

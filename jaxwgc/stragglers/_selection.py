@@ -1,4 +1,4 @@
-"""Masks that select a given number of workers: the fastest ones, or random ones."""
+"""Selection of a number of workers: the fastest ones, or random ones."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ _MOST_IN_PAIRS = 32
 def fastest_workers(
     key: jax.Array, times: jax.Array, count: int | jax.Array
 ) -> jax.Array:
-    """Returns the mask of the `count` smallest times; ties are resolved at random.
+    """Selects the fastest workers; ties are resolved at random.
 
     Few times are ranked by comparing all pairs. For more, bisection on the bits of the
     times is used: under vmap on the CPU both are several times faster than sorting.
@@ -36,7 +36,7 @@ def fastest_workers(
 def random_workers(
     key: jax.Array, among: jax.Array, count: int | jax.Array
 ) -> jax.Array:
-    """Draws a mask of `count` workers without replacement from those in `among`."""
+    """Draws a number of workers without replacement."""
     draws = _distinct_draws(key, len(among))
     draws = jnp.where(among, draws, jnp.iinfo(jnp.int32).max)
     return draws < _largest_bound(draws, count)
@@ -53,9 +53,10 @@ def _distinct_draws(key: jax.Array, num_workers: int) -> jax.Array:
 
 @jax.jit
 def _largest_bound(values: jax.Array, count: int | jax.Array) -> jax.Array:
-    """Returns the largest t such that at most `count` of the integers are below t.
+    """Returns the largest bound that at most a number of integers are below.
 
-    If values are distinct, exactly `count` are below; ties have the value t.
+    It is the largest t such that at most `count` of the integers are below t. If
+    values are distinct, exactly `count` are below; ties have the value t.
     """
     num_bits = jnp.iinfo(values.dtype).bits - 1
 

@@ -1,4 +1,4 @@
-"""Straggler models: rounds of a delay model and a waiting rule, or of unit duration."""
+"""Straggler models by delays, or with rounds of unit duration."""
 
 import dataclasses
 import warnings
@@ -27,7 +27,9 @@ _NUM_ORDERS = 64
 
 @dataclasses.dataclass(frozen=True)
 class delayed(StragglerModel):
-    """Straggler model with times from a delay model; a waiting rule ends rounds.
+    """Straggler model of a delay model and a waiting rule.
+
+    The delay model draws times, and the waiting rule ends rounds.
 
     Args:
       delay: Delay model, e.g. `shifted_exponential`, `pareto` or `bernoulli_slowdown`.
@@ -190,10 +192,11 @@ class delayed(StragglerModel):
 
 @dataclasses.dataclass(frozen=True)
 class uniform(StragglerModel):
-    """Exactly s stragglers per round, uniformly at random; rounds take one time unit.
+    """Straggler model with a fixed number of random stragglers per round.
 
-    Times are 1 for workers that respond and infinity for the others, which have
-    finished no parts.
+    Exactly s random workers do not respond. Rounds take one time unit. Times are 1
+    for workers that respond and infinity for the others, which have finished no
+    parts.
 
     Args:
       num_stragglers: s, at least 0 and less than the number of workers.
@@ -236,11 +239,11 @@ class uniform(StragglerModel):
 
 @dataclasses.dataclass(frozen=True)
 class bernoulli(StragglerModel):
-    """Independent stragglers with given probabilities; rounds take one time unit.
+    """Straggler model with independent stragglers of given probabilities.
 
-    Times are 1 for workers that respond and infinity for the others, which have
-    finished no parts. The same key gives the same round whatever JAX's precision
-    setting.
+    Rounds take one time unit. Times are 1 for workers that respond and infinity for
+    the others, which have finished no parts. The same key gives the same round
+    whatever JAX's precision setting.
 
     Args:
       probability: Probability of straggling, from 0 to 1: one number, which may be
@@ -294,10 +297,10 @@ class bernoulli(StragglerModel):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class fixed(StragglerModel):
-    """Fixed workers respond in every round; rounds take one time unit.
+    """Straggler model in which the same workers respond in every round.
 
-    Times are 1 for workers that respond and infinity for the others, which have
-    finished no parts. Keys are not used.
+    Rounds take one time unit. Times are 1 for workers that respond and infinity for
+    the others, which have finished no parts. Keys are not used.
 
     Args:
       received: Workers that respond, bool (num_workers,). May be traced.
@@ -335,6 +338,6 @@ def _check_as_many(num_workers: int, name: str, length: int) -> None:
 
 
 def _unit_round(received: jax.Array) -> Arrivals:
-    """Returns arrivals after one time unit; other workers never respond."""
+    """Returns the responses of a round of one time unit."""
     times = jnp.where(received, 1.0, jnp.inf)
     return Arrivals(received=received, times=times, elapsed=jnp.ones(()))

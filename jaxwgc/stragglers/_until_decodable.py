@@ -24,12 +24,13 @@ from jaxwgc.stragglers._waiting_rules import WaitingRule
 def until_decodable(
     code: GradientCode, tolerance: float = DECODES, decoder: DecoderLike = None
 ) -> WaitingRule:
-    """Returns a waiting rule that ends a round as soon as the responses decode.
+    """Ends a round as soon as the responses decode.
 
-    Repetition and binary codes often need fewer responses than n - s, which always
-    suffice, and approximate codes are often accurate with more stragglers. This rule
-    considers which workers responded, not how many. If the responding workers do not
-    decode, it waits for all workers, forever if one of them never responds.
+    Returns a waiting rule. Repetition and binary codes often need fewer responses
+    than n - s, which always suffice, and approximate codes are often accurate with
+    more stragglers. This rule considers which workers responded, not how many. If
+    the responding workers do not decode, it waits for all workers, forever if one
+    of them never responds.
 
     Simultaneous responses are taken together. For a code with several messages per
     worker, each message counts when the worker has finished the parts that it needs.
@@ -79,12 +80,12 @@ def until_decodable(
 
 
 def coverage(code: GradientCode, share: float) -> WaitingRule:
-    """Returns a waiting rule that ends a round once a share of the parts is finished.
+    """Ends a round once a share of the parts is finished.
 
-    For codes with messages that are parts or groups of parts, such as
-    `codes.replicated` and `codes.fractional_repetition`. If all parts have equal
-    weights, it is `until_decodable` with tolerance √(1 - share). To correct for lost
-    parts, use `debias="share"` of `jaxwgc.coded_aggregate`.
+    Returns a waiting rule. For codes with messages that are parts or groups of
+    parts, such as `codes.replicated` and `codes.fractional_repetition`. If all
+    parts have equal weights, it is `until_decodable` with tolerance √(1 - share).
+    To correct for lost parts, use `debias="share"` of `jaxwgc.coded_aggregate`.
 
     Args:
       code: Gradient code.
@@ -119,7 +120,7 @@ def coverage(code: GradientCode, share: float) -> WaitingRule:
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class UntilDecodable(WaitingRule):
-    """Rule of `until_decodable`; a pytree, so that equal shapes share programs."""
+    """Waiting rule of `until_decodable` and `coverage`."""
 
     code: Any
     tolerance: Any = DECODES
@@ -137,7 +138,7 @@ class UntilDecodable(WaitingRule):
         return id(self.code), self.tolerance, id(self.decoder)
 
     def is_over(self, times, now):
-        """Returns whether the responses until now decode, or all have arrived.
+        """Returns whether the responses decode, or all have arrived.
 
         Times are per worker or per message, (num_messages,).
         """
@@ -202,7 +203,7 @@ class UntilDecodable(WaitingRule):
 
 
 def message_times(code: GradientCode, part_times: Any) -> Any:
-    """Returns the arrival time of each message, (..., num_messages).
+    """Returns the arrival time of each message.
 
     Args:
       code: Gradient code.

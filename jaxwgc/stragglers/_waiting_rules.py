@@ -24,7 +24,7 @@ Flag = jax.Array | np.ndarray | np.bool_ | bool
 
 
 class WaitingRule:
-    """Base class of waiting rules, used by simulations, `plan` and `RayCluster`.
+    """Base class of waiting rules, which end rounds.
 
     To write your own, define a frozen dataclass with `is_over`, or with `ends` if there
     is a formula. A round that is over must stay over with more responses and more time.
@@ -55,7 +55,7 @@ class WaitingRule:
     tolerance: float | None = None
 
     def is_over(self, times: Times, now: Scalar) -> Flag:
-        """Returns whether a round is over, a bool.
+        """Returns whether a round is over.
 
         Args:
           times: Response time of each worker from the start of the round,
@@ -69,7 +69,7 @@ class WaitingRule:
         return self.ends(times) <= now
 
     def ends(self, times: Times) -> Scalar:
-        """Returns when a round ends if there are no more responses; infinity if never.
+        """Returns the time at which a round ends; infinity if never.
 
         Found by bisection if a rule only defines `is_over`. For a simulated round, with
         all times known, this is the end of the round: later times have no influence.
@@ -151,11 +151,11 @@ _compiled_end = jax.jit(lambda rule, times: rule.value._end(times), static_argnu
 @register
 @dataclasses.dataclass(frozen=True)
 class fastest(WaitingRule):
-    """Waits for exactly f workers, the fastest ones.
+    """Waits for the f fastest workers.
 
-    Times are at least zero; ties are resolved at random. A worker with an infinite time
-    never responds. If fewer than f workers respond, the round never ends (`elapsed` is
-    infinite).
+    Exactly f workers respond in time. Times are at least zero; ties are resolved at
+    random. A worker with an infinite time never responds. If fewer than f workers
+    respond, the round never ends (`elapsed` is infinite).
 
     Args:
       num_required: f, from 1 to the number of workers. May be traced.
@@ -277,9 +277,10 @@ class deadline(WaitingRule):
 
 @dataclasses.dataclass(frozen=True)
 class relative_deadline(WaitingRule):
-    """Waits `factor` times as long as the first `quorum` workers take.
+    """Waits a multiple of the time that the first workers take.
 
-    Fixed deadlines are often too short or too long; this one adapts to the workers.
+    It waits `factor` times as long as the first `quorum` workers take. Fixed
+    deadlines are often too short or too long; this one adapts to the workers.
 
     Args:
       factor: Multiple of the time of the quorum-th response; at least 1.

@@ -1,4 +1,4 @@
-"""Column names of tables of step times: which hold steps, workers and seconds."""
+"""Column names of tables of step times."""
 
 import fnmatch
 import re
@@ -79,7 +79,7 @@ class FileOptions(NamedTuple):
 
 
 class LongForm(NamedTuple):
-    """Columns of a table with a row per time.
+    """Names of the columns of a table with one time per row.
 
     Attributes:
       step: Column of steps.
@@ -95,7 +95,7 @@ class LongForm(NamedTuple):
 
 
 class WideForm(NamedTuple):
-    """Columns of a table with a column per worker.
+    """Names of the columns of a table with one worker per column.
 
     Attributes:
       workers: Name of the worker of each column of times.
@@ -116,7 +116,7 @@ _NOTHING_CHOSEN = FileOptions()
 def form_of(
     names: Sequence[str], options: FileOptions = _NOTHING_CHOSEN
 ) -> LongForm | WideForm:
-    """Returns the form of a table with these column names.
+    """Finds the columns of steps, workers and times by their names.
 
     Args:
       names: Name of each column.
@@ -171,7 +171,7 @@ def form_of(
 def form_of_one_worker(
     names: Sequence[str], worker: str, options: FileOptions
 ) -> WideForm:
-    """Returns the form of a table with the times of one worker.
+    """Finds the columns of a table of one worker by their names.
 
     Raises:
       ValueError: If the column of its times is unknown or ambiguous.
@@ -207,34 +207,34 @@ def form_of_one_worker(
 
 
 def is_of_tensorboard(names: Sequence[str]) -> bool:
-    """Returns whether columns are those of an export of TensorBoard, of one worker."""
+    """Returns whether a table is an export of TensorBoard."""
     return _plain(" ".join(names)) == _TENSORBOARD
 
 
 def holds_numbered_worker(name: str) -> bool:
-    """Returns whether a name begins with a numbered worker, such as "host0" or "3"."""
+    """Returns whether a name begins with a numbered worker, e.g. "host0"."""
     return name.isdecimal() or _WORKER_IN_NAME.match(name) is not None
 
 
 def is_worker_name(name: str) -> bool:
-    """Returns whether a column with this name holds names of workers."""
+    """Returns whether a column of this name holds names of workers."""
     return _plain(name) in _WORKER_NAMES
 
 
 def is_step_name(name: str) -> bool:
-    """Returns whether a column with this name holds steps, or has no name."""
+    """Returns whether a column of this name holds steps, or has no name."""
     return _plain(name) in ("", "unnamed_0", *_STEP_NAMES)
 
 
 def listed(names: Sequence[str]) -> str:
-    """Returns column names as text, the first ones if there are many."""
+    """Prints column names, the first ones if there are many."""
     text = ", ".join(repr(name) for name in names[:_NUM_LISTED])
     num_others = len(names) - _NUM_LISTED
     return f"{text} and {num_others} more" if num_others > 0 else text
 
 
 def _only_one(role: str, candidates: Sequence[str], options: FileOptions) -> str | None:
-    """Returns the only column that may have a role, or None if there is none."""
+    """Returns the only column of a kind, or None."""
     if len(candidates) > 1:
         how = f"choose it by --{role} COLUMN"
         if options.in_python:
@@ -247,7 +247,7 @@ def _only_one(role: str, candidates: Sequence[str], options: FileOptions) -> str
 
 
 def _how_to_choose(names: Sequence[str], options: FileOptions) -> str:
-    """Says how to choose columns, with a pattern that fits the names."""
+    """Describes how to choose columns by options."""
     if options.in_python:
         return (
             "For a column per worker, pass these columns with their names: "
@@ -262,7 +262,7 @@ def _how_to_choose(names: Sequence[str], options: FileOptions) -> str:
 
 
 def _fitting_pattern(names: Sequence[str]) -> str | None:
-    """Returns the pattern of most names that differ in a number; None if none do.
+    """Finds a pattern of the names that differ in a number.
 
     It is quoted for a shell, such as "'gpu*'".
     """
@@ -279,7 +279,7 @@ def _fitting_pattern(names: Sequence[str]) -> str | None:
 
 
 def _columns_of_runs(names: Sequence[str]) -> list[str]:
-    """Returns the columns of runs in an export of wandb: those with a range beside."""
+    """Finds the columns of runs in an export of wandb."""
     return [
         name
         for name in names
@@ -295,7 +295,7 @@ def _run_of(column: str) -> str:
 def _form_of_runs(
     names: Sequence[str], time_names: str, options: FileOptions
 ) -> WideForm:
-    """Returns the wide form of an export of wandb, "run - metric" for each run."""
+    """Finds the columns of an export of wandb, one for each run."""
     columns = _columns_of_runs(names)
     runs = {name: _run_of(name) for name in columns}
     metrics = {name.rpartition(_OF_RUN)[2] for name in columns}
@@ -310,7 +310,7 @@ def _form_of_runs(
 
 
 def _time_names(names: Sequence[str], waits: bool) -> str:
-    """Returns the pattern of the names of times, or of waits."""
+    """Returns the pattern of names of times or waits."""
     if not waits:
         return _TIME_NAMES
     has_waits = any("wait" in _plain(name) for name in names)
@@ -318,12 +318,12 @@ def _time_names(names: Sequence[str], waits: bool) -> str:
 
 
 def _is_time(name: str, time_names: str) -> bool:
-    """Returns whether a name is one of times, with or without a unit."""
+    """Returns whether a name is a name of times."""
     return re.fullmatch(rf"({time_names})(_({_UNITS}))?", _plain(name)) is not None
 
 
 def _units_per_second(name: str) -> float:
-    """Returns the units per second of times, from the end of a name; 1 if unknown.
+    """Finds the unit of times in the end of a name.
 
     A word behind a point is the end of a host name, as in "gpu0.company.us".
     """
@@ -333,7 +333,7 @@ def _units_per_second(name: str) -> float:
 
 
 def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:
-    """Returns the wide form with the columns that match a pattern."""
+    """Selects the columns of workers by a pattern."""
     matches = []
     for name in names:
         # A column of steps, or the range of another column, is not a worker, unless its
@@ -357,12 +357,12 @@ def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:
 
 
 def _is_range(name: str, names: Sequence[str]) -> bool:
-    """Returns whether a column is the range of another one in an export of wandb."""
+    """Returns whether a column is a minimum or maximum of wandb."""
     return any(name.removesuffix(end) in names for end in _ENDS_OF_RANGE if end in name)
 
 
 def _numbered(names: Sequence[str], time_names: str, options: FileOptions) -> WideForm:
-    """Returns the wide form with columns of numbered workers, such as "host0"."""
+    """Finds columns of numbered workers, e.g. "host0"."""
     # Workers by column, for each text around the worker: a worker may have columns of
     # other quantities, such as its loss. Numbers and letters form separate groups.
     groups: dict[tuple[str, bool], dict[str, str]] = {}
@@ -401,7 +401,7 @@ def _numbered(names: Sequence[str], time_names: str, options: FileOptions) -> Wi
 
 
 def _may_be_time(rest: str, time_names: str) -> bool:
-    """Returns whether a name without its worker is empty, a unit, or ends with a time.
+    """Returns whether the rest of a worker's column name may be a time.
 
     A worker may have columns of other quantities, such as its loss or its waits.
     """
@@ -422,7 +422,7 @@ def wide_form(
     units_per_second: float = 1.0,
     step: str | None = None,
 ) -> WideForm:
-    """Returns the wide form with these workers, by column, and the chosen step."""
+    """Makes the form of a table with a column per worker."""
     others = [name for name in names if name not in workers]
     possible_steps = [name for name in others if is_step_name(name)]
     if step is None and len(possible_steps) == 1:
@@ -441,6 +441,6 @@ def wide_form(
 
 
 def _plain(name: str) -> str:
-    """Returns a name in lower case, with underscores between its words."""
+    """Converts a name to lower case with underscores."""
     words = re.findall(r"[a-z0-9]+", name.lower().translate(_MICRO))
     return "_".join(words)

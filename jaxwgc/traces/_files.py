@@ -128,7 +128,7 @@ class Table(NamedTuple):
 
 
 def read_table(path: Path, options: FileOptions) -> Table:
-    """Reads a table from a file that is none of NumPy.
+    """Reads a table from a text, JSON or parquet file.
 
     Raises:
       ImportError: If pandas, or what it needs for parquet, is not installed.
@@ -168,13 +168,13 @@ def read_table(path: Path, options: FileOptions) -> Table:
 
 
 def _is_of_one_worker(frame: Any) -> bool:
-    """Returns whether columns are those of one worker: of a profile or TensorBoard."""
+    """Returns whether a file has the times of one worker."""
     names = list(frame.columns)
     return is_of_tensorboard(names) or names == ["step", "seconds"]
 
 
 def _tables_by_load(frame: Any) -> dict[float | None, Any]:
-    """Returns the rows of each load, without the column of loads."""
+    """Divides a table by its column of loads."""
     names = [name for name in frame.columns if _is_load(name)]
     if len(names) != 1:
         return {None: frame}
@@ -194,12 +194,12 @@ def _tables_by_load(frame: Any) -> dict[float | None, Any]:
 
 
 def _is_load(name: str) -> bool:
-    """Returns whether a column with this name holds loads."""
+    """Returns whether a column of this name holds loads."""
     return name.lower() == "load"
 
 
 def _read_numpy(path: Path, name: str | None) -> np.ndarray:
-    """Returns the array of a NumPy file."""
+    """Reads the array of a NumPy file."""
     try:
         content: Any = np.load(path)
     except (EOFError, ValueError, zipfile.BadZipFile) as error:
@@ -224,7 +224,7 @@ def _read_numpy(path: Path, name: str | None) -> np.ndarray:
 
 
 def _read_json_lines(path: Path, options: FileOptions) -> Table:
-    """Reads a list of times or an object per line."""
+    """Reads JSON lines: a list of times or an object in each line."""
     import pandas
 
     rows: dict[int, Any] = {}
@@ -263,7 +263,7 @@ def _read_json_lines(path: Path, options: FileOptions) -> Table:
 
 
 def _put_late_times(rows: Iterable[dict[str, Any]]) -> None:
-    """Writes times of late responses of `JsonLines` into the rows of their steps."""
+    """Moves times of late responses to the rows of their steps."""
     by_step = {row.get("step"): row for row in rows}
     for row in list(by_step.values()):
         for worker, step, seconds in row.get("late") or ():
@@ -282,7 +282,7 @@ def _check_is_one_run(path: Path, frame: Any) -> None:
 
 
 def _notes_on_lines(num_bad_lines: int, *, is_cut: bool) -> tuple[str, ...]:
-    """Returns sentences about lines that were skipped."""
+    """Describes lines that were skipped."""
     notes = ()
     if num_bad_lines:
         notes += (f"skipped rows that cannot be read: {num_bad_lines}",)
@@ -355,7 +355,7 @@ def _read_text(path: Path, options: FileOptions) -> Table:
 
 
 def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
-    """Returns the lines and columns of a text file.
+    """Divides a text file into lines and columns.
 
     Raises:
       ValueError: If the file is empty, or lines differ in their number of cells.
@@ -410,7 +410,7 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
 
 
 def _encoding(path: Path) -> str:
-    """Returns the encoding of a text file."""
+    """Finds the encoding of a text file."""
     with path.open("rb") as file:
         start = file.read(4096)
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -421,7 +421,7 @@ def _encoding(path: Path) -> str:
 
 
 def _delimiter(line: str) -> str:
-    """Returns the delimiter of cells, from the first line."""
+    """Finds the delimiter of cells in the first line."""
     words = line.split()
     if len(words) > 1 and "\t" not in line and all(map(_may_be_number, words)):
         # Commas may be decimal marks here.
@@ -430,7 +430,7 @@ def _delimiter(line: str) -> str:
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
-    """Returns the cells of a line."""
+    """Divides a line into cells."""
     if delimiter == _SPACES:
         return line.split()
     cells = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
@@ -438,7 +438,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _is_header(cells: list[str]) -> bool:
-    """Returns whether the first row holds names, or consecutive numbers of workers."""
+    """Returns whether the first row holds names."""
     workers = cells[1:] if cells[0] == "" else cells
     counts = [[str(first + at) for at in range(len(workers))] for first in (0, 1)]
     if len(workers) > 1 and workers in counts:
@@ -455,7 +455,7 @@ def _may_be_number(cell: str) -> bool:
 
 
 def _number(cell: str, decimal: str | None) -> float | str:
-    """Returns the number in a cell, or the cell if it holds none.
+    """Converts a cell to a number if it holds one.
 
     Raises:
       ValueError: If it is a number with other marks of decimals and thousands.
@@ -475,7 +475,7 @@ def _number(cell: str, decimal: str | None) -> float | str:
 
 
 def _check_points_are_decimal(texts: Any) -> None:
-    """Raises ValueError if points may separate thousands, as in 1.643 beside 967."""
+    """Raises ValueError if points may separate thousands."""
     cells = [cell for cell in texts.stack().dropna() if _NUMBER.fullmatch(cell.strip())]
     marked = [cell for cell in cells if "." in cell]
     if 0 < len(marked) < len(cells) and all(
@@ -488,7 +488,7 @@ def _check_points_are_decimal(texts: Any) -> None:
 
 
 def _check_is_no_step(column: np.ndarray) -> None:
-    """Raises ValueError if the first column of a table without names counts steps."""
+    """Raises ValueError if the first column counts steps."""
     if len(column) < 3 or column.dtype.kind not in "iuf":
         return
     increases = np.diff(column)

@@ -1,4 +1,4 @@
-"""Times of workers in tables: arrays (rounds, workers) and names of workers."""
+"""Times of workers from tables, as arrays with names of workers."""
 
 import numbers
 import warnings
@@ -34,7 +34,7 @@ _MIN_ALONE = 8
 
 
 class WorkerTimes(NamedTuple):
-    """Times of workers, from a table.
+    """Times of workers, with their names and steps.
 
     Attributes:
       times: (rounds, workers), or (rounds, workers, parts) in a NumPy file; in seconds
@@ -54,14 +54,14 @@ class WorkerTimes(NamedTuple):
 
 
 def is_frame(value: Any) -> bool:
-    """Returns whether a value is a pandas DataFrame; does not import pandas."""
+    """Returns whether a value is a pandas DataFrame."""
     return hasattr(value, "columns") and hasattr(value, "iloc")
 
 
 def times_of_frame(
     frame: Any, waits: bool = False, names: Sequence[str] | None = None
 ) -> WorkerTimes:
-    """Returns the times of workers in a DataFrame; warns about skipped columns.
+    """Returns the times of workers in a DataFrame of the user.
 
     If the columns are called "worker", as after `pivot(columns="worker")`, or there are
     as many names as columns, all of them are workers. Levels of a MultiIndex are read
@@ -116,7 +116,7 @@ def times_of_frame(
 def times_of(
     frame: Any, form: LongForm | WideForm, options: FileOptions
 ) -> WorkerTimes:
-    """Returns the times of workers in a DataFrame, of the user or of a file.
+    """Returns the times of workers in any DataFrame.
 
     Args:
       frame: DataFrame. Errors name its rows by their index.
@@ -165,7 +165,7 @@ def times_of(
 
 
 def hardly_share_rounds(is_response: np.ndarray) -> bool:
-    """Returns whether several workers respond alone, in nearly all rounds.
+    """Returns whether rows rarely have times of several workers.
 
     This is not so if one worker is left because all others have stopped.
 
@@ -181,7 +181,7 @@ def hardly_share_rounds(is_response: np.ndarray) -> bool:
 
 
 def in_own_order(trace: WorkerTimes) -> WorkerTimes:
-    """Numbers the times of each worker from 0, for workers with their own steps.
+    """Numbers the times of each worker from 0.
 
     All workers have as many times as the one with the fewest.
 
@@ -212,7 +212,7 @@ def in_own_order(trace: WorkerTimes) -> WorkerTimes:
 
 
 def _in_order(frame: Any, form: WideForm) -> WorkerTimes:
-    """Returns the times of a column per worker, in the order of their steps."""
+    """Sorts a table with a column per worker by its steps."""
     times = np.stack([_as_float(frame[name]) for name in form.workers], axis=1)
     notes = []
     if form.skipped:
@@ -253,7 +253,7 @@ def _in_order(frame: Any, form: WideForm) -> WorkerTimes:
 
 
 def _pivot(frame: Any, form: LongForm, options: FileOptions) -> WorkerTimes:
-    """Returns the times of a row per time.
+    """Converts a table with one time per row to a column per worker.
 
     Steps and workers are in order, "host2" before "host10"; gaps are NaN.
     """
@@ -294,19 +294,19 @@ def _pivot(frame: Any, form: LongForm, options: FileOptions) -> WorkerTimes:
 
 
 def _has_steps(frame: Any, form: WideForm) -> bool:
-    """Returns whether there is a column of steps, with a number."""
+    """Returns whether a table has a column of steps."""
     return form.step is not None and _are_numbers(frame[form.step].dropna()).any()
 
 
 def _are_numbers(column: Any) -> Any:
-    """Returns which cells of a column are real numbers or NaN, a bool Series."""
+    """Returns which cells of a column are real numbers or NaN."""
     if column.dtype.kind in "iuf":
         return column.notna() | True
     return column.map(_is_number).astype(bool)
 
 
 def _is_number(cell: Any) -> bool:
-    """Returns whether a cell is a real number; True and False are none."""
+    """Returns whether a cell is a real number."""
     return isinstance(cell, numbers.Real) and not isinstance(cell, bool)
 
 
@@ -321,7 +321,7 @@ def _check_cells(column: Any, is_right: Any, rule: str, hint: str) -> None:
 
 
 def _check_are_durations(times: np.ndarray) -> None:
-    """Raises ValueError for times of day, or since the start: they only increase."""
+    """Raises ValueError for times of day or since the start."""
     increases = np.diff(times, axis=0)
     increases = increases[np.isfinite(increases)]
     if not len(increases):
@@ -340,7 +340,7 @@ def _check_are_durations(times: np.ndarray) -> None:
 
 
 def _notes_on_equal(times: np.ndarray, workers: Sequence[str]) -> list[str]:
-    """Returns a note that names workers with equal times in all rounds."""
+    """Names workers with equal times in all rounds."""
     by_times: dict[bytes, list[str]] = {}
     for worker, column in zip(workers, times.T):
         if np.isfinite(column).sum() > 1:
@@ -355,12 +355,12 @@ def _notes_on_equal(times: np.ndarray, workers: Sequence[str]) -> list[str]:
 
 
 def _as_float(column: Any) -> np.ndarray:
-    """Converts a column of numbers to float64; missing cells become NaN."""
+    """Converts a column to float64; missing cells become NaN."""
     return column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def _as_steps(column: Any) -> np.ndarray:
-    """Converts a column of steps; integers keep all of their digits."""
+    """Converts a column of steps to integers if possible."""
     if column.dtype.kind in "iu":
         return column.to_numpy(dtype=np.int64)
     steps = _as_float(column)
@@ -370,7 +370,7 @@ def _as_steps(column: Any) -> np.ndarray:
 
 
 def _worker_name(label: Any) -> str:
-    """Returns the name of a worker; numbers that are read as 2.0 become "2"."""
+    """Converts a cell to the name of a worker."""
     if isinstance(label, float) and label.is_integer():
         return str(int(label))
     return str(label).strip()

@@ -27,7 +27,7 @@ _MILLISECONDS = 1e-3
 
 
 def read_megatron(lines: Iterable[str]) -> list[dict[str, Any]] | None:
-    """Returns rows of step times in the log of Megatron-LM; None for another text.
+    """Reads step times from a log of Megatron-LM.
 
     Args:
       lines: Lines of the log.
@@ -71,7 +71,7 @@ def read_megatron(lines: Iterable[str]) -> list[dict[str, Any]] | None:
 
 
 def _summed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the time of each step and rank, summed over the timers of own work."""
+    """Sums the timers of own work by step and rank."""
     timers = {row["timer"] for row in rows}
     chosen = timers.intersection(_OWN_TIMERS) or {_WHOLE_TIMER}
     sums: dict[tuple[int, int], float] = {}
@@ -86,7 +86,7 @@ def _summed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_profile(path: Path) -> list[dict[str, Any]]:
-    """Returns the time of each step without collectives, from PyTorch's profiler.
+    """Reads step times without collectives from a trace of PyTorch's profiler.
 
     The time in which a collective runs alone, without a kernel or, on a CPU, without
     another operator, is the wait for other ranks, and is subtracted.
@@ -135,12 +135,12 @@ def read_profile(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_collective(event: dict[str, Any]) -> bool:
-    """Returns whether an event is that of a collective operation."""
+    """Returns whether an event is a collective operation."""
     return _COLLECTIVE.search(event["name"].lower()) is not None
 
 
 def _intervals(events: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Returns the union of the times of events, (n, 2), in order and apart."""
+    """Merges the times of events to disjoint intervals."""
     times = sorted((event["ts"], event["ts"] + event["dur"]) for event in events)
     union: list[list[float]] = []
     for start, end in times:
@@ -152,7 +152,7 @@ def _intervals(events: Sequence[dict[str, Any]]) -> np.ndarray:
 
 
 def _common(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Returns the intersection of two unions of intervals, (n, 2)."""
+    """Intersects two lists of intervals."""
     parts = []
     place = 0
     for start, end in first:
@@ -166,5 +166,5 @@ def _common(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _length(intervals: np.ndarray) -> float:
-    """Returns the total length of intervals (n, 2)."""
+    """Sums the lengths of intervals."""
     return float(np.sum(intervals[:, 1] - intervals[:, 0]))

@@ -1,4 +1,4 @@
-"""Responses that are missing at the end of a trace."""
+"""Workers that do not respond at the end of a trace."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ _STOPPED_BY_CHANCE = 1e-3
 
 
 class MissingAtEnd(NamedTuple):
-    """Rounds after the last responses of workers.
+    """Rounds after the last response of each worker.
 
     Attributes:
       start: First round after the last response, int (workers,); 0 without a response,
@@ -24,7 +24,7 @@ class MissingAtEnd(NamedTuple):
 
     @property
     def has_stopped(self) -> np.ndarray:
-        """Workers whose last responses are missing by no chance, bool (workers,)."""
+        """Workers whose last responses are not missing by chance."""
         return self.p_value * len(self.p_value) < _STOPPED_BY_CHANCE
 
 

@@ -25,7 +25,7 @@ _LAG_SHARE = 0.05
 
 
 def read_workers(paths: Sequence[str | Path], options: FileOptions) -> WorkerTimes:
-    """Reads times of all workers from one file, or from a file for each of them.
+    """Reads times of all workers, from one file or from one file each.
 
     Workers of several files are named after the files, and compared in the steps that
     they share.
@@ -46,7 +46,7 @@ def read_workers(paths: Sequence[str | Path], options: FileOptions) -> WorkerTim
 
 
 def _together(paths: Sequence[Path], options: FileOptions) -> WorkerTimes:
-    """Returns the times of a file per worker, in rows of equal steps."""
+    """Joins the times of several files at equal steps."""
     import pandas
 
     columns: dict[str, Any] = {}
@@ -88,12 +88,12 @@ def _together(paths: Sequence[Path], options: FileOptions) -> WorkerTimes:
 
 
 def _largest_lag(num_rows: int) -> int:
-    """Returns the number of rows by which a file may be behind others."""
+    """Returns how many rows a file may be behind other files."""
     return max(_LARGEST_LAG, int(_LAG_SHARE * num_rows))
 
 
 def _read_one(worker: str, path: Path, options: FileOptions) -> WorkerTimes:
-    """Returns the times of the only worker of a file, (rounds, 1).
+    """Reads the times of the only worker of a file.
 
     Raises:
       ValueError: If the file cannot be read, or has a step several times. The text
@@ -123,7 +123,7 @@ def _read_one(worker: str, path: Path, options: FileOptions) -> WorkerTimes:
 
 
 def _names_of(paths: Sequence[Path]) -> list[str]:
-    """Returns the names of workers: those of their files, or else of their folders."""
+    """Returns names of workers from names of their files or folders."""
     absolute = [path.absolute() for path in paths]
     if len(set(absolute)) < len(absolute):
         raise ValueError("files must differ; got a file twice")
@@ -143,7 +143,7 @@ def _names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def _stem(name: str) -> str:
-    """Returns the name of a file without its known endings, or that of its run."""
+    """Returns the name of a file without its ending."""
     for ending in ENDINGS:
         if name.lower().endswith(ending):
             return _stem(name[: -len(ending)])

@@ -1,1 +1,1 @@
-"""Workers that are processes, which Ray starts and finds: see `RayCluster`."""
+"""Training on worker processes that Ray starts: see `RayCluster`."""

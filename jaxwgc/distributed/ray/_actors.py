@@ -1,4 +1,4 @@
-"""Ray actors of the workers: calls, and the events that they return."""
+"""Ray actors of the workers: calls of their methods, and events."""
 
 import collections
 import math
@@ -17,7 +17,7 @@ from jaxwgc.distributed.ray._session import RayActor, RayReference, find_ray
 
 
 class TravelTime:
-    """Estimates response times without the seconds in which the coordinator is busy.
+    """Estimates response times, corrected for seconds of a busy coordinator.
 
     A busy coordinator reads a response later than the response has arrived. The
     response time is then the worker's own seconds and the shortest travel time so far,
@@ -41,7 +41,7 @@ class TravelTime:
         return self._shortest if math.isfinite(self._shortest) else 0.0
 
     def note_silence(self, now: float) -> None:
-        """Records that the coordinator has found no response at a time."""
+        """Records a time at which no response had arrived."""
         self._last_silence = now
 
     def response_seconds(
@@ -123,7 +123,7 @@ class Actors:
         self.read_seconds = 0.0
 
     def perform(self, actions: Sequence[events.Action]) -> None:
-        """Launcher and ends actors, and calls methods of actors."""
+        """Starts or ends actors, or calls a method of an actor."""
         for action in actions:
             worker = action.worker
             match action:
@@ -170,7 +170,7 @@ class Actors:
     def query(
         self, workers: np.ndarray, seconds: float, *arguments: object
     ) -> np.ndarray:
-        """Returns projections of several workers, (num_asked, num_columns).
+        """Returns projections of the messages of several workers.
 
         See `Worker.project`.
 
@@ -213,12 +213,12 @@ class Actors:
             end_process(actor, pid)
 
     def _are_any_starting(self) -> bool:
-        """Returns whether a worker has been launched and is not ready."""
+        """Returns whether a worker is being started."""
         newest = [calls[-1] for calls in self._calls if calls]
         return any(call.identifier == _START_CALL for call in newest)
 
     def _call(self, action: events.Call) -> None:
-        """Calls a method of an actor; defers the call if too many have no response."""
+        """Calls a method of an actor; defers the call if too many are open."""
         worker = action.worker
         calls = self._calls[action.worker]
         if calls:
@@ -285,7 +285,7 @@ class Actors:
         return ready._replace(pid=pid)
 
     def _lost(self, worker: int, error: Exception) -> events.Lost:
-        """Converts an exception of a call to an event."""
+        """Converts an exception of a call to the loss of its worker."""
         self._check_open()
         exceptions = find_ray().exceptions
         is_of_task = isinstance(error, exceptions.RayTaskError)

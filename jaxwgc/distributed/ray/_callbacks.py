@@ -13,7 +13,7 @@ from jaxwgc.distributed.ray._messages import Round
 
 
 class TrainingState(NamedTuple):
-    """State of a training; `RayCluster.train` documents the fields."""
+    """State of a training: params, optimizer, step and key."""
 
     params: Any
     optimizer_state: Any
@@ -56,7 +56,7 @@ class Progress(NamedTuple):
     undecodable: bool
 
     def metrics(self) -> dict[str, float]:
-        """Returns the metrics of the step under names that are the same in all steps.
+        """Returns the metrics of the step as a dict of floats.
 
         `loss`; `step_seconds`, the duration of the round; `responded`, the number of
         workers that responded before its end; `corrupted`, the number of workers
@@ -199,7 +199,7 @@ def begin(callbacks: Sequence[Callback], run: str, step: int) -> list[Callback]:
 
 
 def call(callback: Any, progress: Progress) -> object:
-    """Calls a function with `progress`, or a metric writer with its metrics."""
+    """Calls a function, or a metric writer with the metrics of a step."""
     if callable(callback):
         return callback(progress)
     metrics = progress.metrics()

@@ -1,4 +1,4 @@
-"""Checkpoints of training: what is saved, how damage is found, what is restored."""
+"""Checkpoints of training: saving, checksums, and restoring."""
 
 import contextlib
 import secrets
@@ -38,11 +38,11 @@ _DAMAGED = ".damaged-"
 
 
 class DamagedStep(Exception):
-    """A checkpoint that cannot be read, or that does not have its checksum."""
+    """A checkpoint that cannot be read, or whose checksum is wrong."""
 
 
 class NoCheckpoints(NamedTuple):
-    """Training without checkpoints.
+    """Checkpoints that are not saved.
 
     Attributes:
       state: State from which training starts.
@@ -112,7 +112,7 @@ class Checkpoints:
             self._manager.save(state.step, args=ocp.args.StandardSave(saved))
 
     def _newest_leaves(self, fallback: bool) -> tuple[int, dict[str, Any]] | None:
-        """Returns the newest step and its leaves by name; None if there are no steps.
+        """Reads the newest step, and its arrays by name; None if there is none.
 
         Raises:
           ValueError: If the newest step is damaged, unless `fallback` is True and an
@@ -141,7 +141,7 @@ class Checkpoints:
         return None
 
     def _leaves_of(self, step: int) -> dict[str, Any]:
-        """Returns the leaves of a step by name, in their stored shapes.
+        """Reads the arrays of a step by name.
 
         The shapes may differ from those of the run, because the number of workers may
         have changed.
@@ -167,7 +167,7 @@ class Checkpoints:
         return leaves
 
     def _described(self, damaged: dict[int, str]) -> str:
-        """Returns a clause about damaged steps and their reasons."""
+        """Returns a clause that names damaged steps and their reasons."""
         reasons = "; ".join(f"step {step}: {damaged[step]}" for step in damaged)
         return f"damaged steps in {self._folder}: {reasons}"
 
@@ -190,7 +190,7 @@ class Checkpoints:
     def _check_alike(
         self, step: int, leaves: dict[str, Any], start: TrainingState
     ) -> None:
-        """Raises ValueError if stored leaves are of other params, optimizer or key."""
+        """Raises ValueError if a checkpoint is of other params, optimizer or key."""
         now = _lasting(_saved(start, self._code))
         differs = difference(_lasting(leaves), now)
         if differs:
@@ -200,7 +200,7 @@ class Checkpoints:
             )
 
     def _compare_num_parts(self, step: int, num_parts: int) -> None:
-        """Warns if stored params are of another number of parts, which is allowed."""
+        """Warns if a checkpoint is of another number of parts."""
         now = self._code.num_parts
         if num_parts != now:
             warnings.warn(
@@ -213,7 +213,7 @@ class Checkpoints:
             )
 
     def _run_of_folder(self) -> str:
-        """Returns the identifier of the run, which is written at its beginning."""
+        """Returns the identifier of the run in the folder."""
         file = self._folder / "run.txt"
         if not file.exists():
             file.write_text(secrets.token_hex(8))
@@ -229,7 +229,7 @@ def open_checkpoints(
     *,
     fallback: bool,
 ) -> Iterator[Checkpoints | NoCheckpoints]:
-    """Opens a folder of checkpoints, or saves nothing if it is None.
+    """Opens a folder of checkpoints; without a folder, nothing is saved.
 
     Args:
       folder: Path; None for no checkpoints.
@@ -257,7 +257,7 @@ def open_checkpoints(
 
 
 def _fields(state: TrainingState) -> dict[str, Any]:
-    """Returns the state as arrays: words of the key, and step."""
+    """Returns the step and the key of a state as arrays."""
     return state._asdict() | {
         "key": jax.random.key_data(state.key),
         "step": np.asarray(state.step),
@@ -279,7 +279,7 @@ def _saved(state: TrainingState, code: GradientCode) -> dict[str, Any]:
 
 
 def _checksum(leaves: dict[str, Any]) -> np.ndarray:
-    """Returns the CRC-32 of names, dtypes, shapes and bytes of leaves, uint32 ()."""
+    """Computes a checksum of the names, dtypes, shapes and bytes of arrays."""
     checksum = 0
     for name in sorted(leaves):
         array = np.asarray(leaves[name])
@@ -290,7 +290,7 @@ def _checksum(leaves: dict[str, Any]) -> np.ndarray:
 
 
 def _lasting(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Returns the leaves that must keep their shapes from run to run, by name."""
+    """Returns the arrays that must keep their shapes from run to run, by name."""
     changing = (_CODE, _OF_CODE, _NUM_PARTS, _SLOWEST, "step")
     return {
         name: leaf for name, leaf in leaves.items() if not name.startswith(changing)
@@ -300,7 +300,7 @@ def _lasting(leaves: dict[str, Any]) -> dict[str, Any]:
 def _restored(
     leaves: dict[str, Any], start: TrainingState, code: GradientCode
 ) -> TrainingState:
-    """Returns the state from stored leaves, with the structure of `start`."""
+    """Restores the state from stored arrays, in the structure of `start`."""
     if leaves[_CODE] != code.checksum:
         leaves = _lasting(leaves) | {"step": leaves["step"]}
     fields = {}

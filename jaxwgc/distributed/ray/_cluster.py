@@ -34,7 +34,7 @@ from jaxwgc.stragglers import WaitingRule
 
 
 class RayCluster:
-    """Trains on one process per worker: the exact gradient without waiting for all.
+    """Trains on one process per worker, and decodes without waiting for all.
 
     Every worker holds its assigned parts, or reads batches of them in each step. It
     forms its message from their gradients and sends it. The coordinator, the process
@@ -282,7 +282,7 @@ class RayCluster:
     def _aggregator(
         self, memory: bool, debias: str | float | None
     ) -> optax.GradientTransformationExtraArgs:
-        """Returns the aggregator of the messages of rounds."""
+        """Returns the aggregator that decodes the messages of rounds."""
         undecodable = self._undecodable
         if undecodable == "raise":
             # `compute` raises an error for an undecodable round, so the aggregator
@@ -300,14 +300,14 @@ class RayCluster:
     def _decodes_with(
         self, memory: bool, debias: str | float | None
     ) -> Callable[[np.ndarray], bool]:
-        """Returns a function that tells whether a mask of messages can be decoded."""
+        """Returns a function that tests whether given messages can be decoded."""
         tolerance = self._decoding.tolerance_for(
             self._decoder, memory=memory, debias=debias
         )
         return decodes_of(self.code, self._decoder, tolerance)
 
     def compute(self, params: Any) -> Round:
-        """Returns one round: sends parameters, and collects messages.
+        """Runs one round: sends parameters, and collects messages.
 
         The first call starts all workers and waits for them. Rounds are counted from 0,
         and their number is the step in the keys of batches. `train` has a count of its
@@ -355,7 +355,7 @@ class RayCluster:
         memory: bool = False,
         debias: str | float | None = None,
     ) -> TrainingState:
-        """Returns the state after steps of an optax optimizer on decoded sums.
+        """Trains by steps of an optax optimizer on decoded sums.
 
         Args:
           optimizer: Optimizer, such as `optax.adam(1e-3)`; `jaxwgc.decode_aggregate` is
@@ -455,7 +455,7 @@ class RayCluster:
             )
 
     def trace(self, *, stand_ins: bool = False) -> np.ndarray:
-        """Returns the seconds that workers took, (rounds, workers).
+        """Returns the seconds that each worker took in each round.
 
         On request the seconds of each part, (rounds, workers, turns). `numpy.save`
         keeps them. With stand-ins, both are what `stragglers.empirical` and
@@ -488,7 +488,7 @@ class RayCluster:
         return filled(rows) if stand_ins else np.array(rows)
 
     def report(self) -> StragglerReport:
-        """Returns the straggler report of `trace`: slow workers and their cost.
+        """Reports which workers are slow, and what they cost.
 
         Times are those of the workers' own loads: with unequal loads, a worker with
         more parts is slower. On request, the parts that a worker finished stand for
@@ -503,7 +503,7 @@ class RayCluster:
         return straggler_report(times, before_collective=True)
 
     def resume(self, step: int, key: jax.Array | None = None) -> None:
-        """Continues the count of rounds, and the key of batches, of an earlier run.
+        """Continues the numbers of rounds, and the keys of batches, of an earlier run.
 
         Args:
           step: Step of the next `compute`.
@@ -515,7 +515,7 @@ class RayCluster:
 
     @property
     def workers(self) -> list[WorkerSlot]:
-        """The `WorkerSlot` of each worker; an empty list before the first round.
+        """State of each worker; an empty list before the first round.
 
         A slot has `index`, `pid`, `node`, `host`, `state` and `trouble`.
         """

@@ -1,4 +1,4 @@
-"""Coordinator: processes of workers that start at the first round, and their rounds."""
+"""The coordinator, which starts worker processes and runs rounds."""
 
 import contextlib
 import threading
@@ -38,7 +38,7 @@ from jaxwgc.gradients._gradients import check_params
 
 
 class Processes(NamedTuple):
-    """Where the processes of workers run.
+    """Options of where and how worker processes run.
 
     Attributes:
       address: Address of a running Ray, or None for one of our own.
@@ -52,7 +52,7 @@ class Processes(NamedTuple):
 
 
 class Coordinator:
-    """Starts the processes of workers at the first round, and runs rounds.
+    """Starts worker processes at the first round, and runs rounds.
 
     Args:
       code: Gradient code.
@@ -131,7 +131,7 @@ class Coordinator:
         owner: object,
         decodes: Callable[[np.ndarray], bool],
     ) -> Round:
-        """Runs the round of a step that the caller counts, in one thread at a time.
+        """Runs the round of a given step, in one thread at a time.
 
         Args:
           params: Parameters.
@@ -172,7 +172,7 @@ class Coordinator:
         self._has_warned = True
 
     def started(self, params: Any, step: int, key: jax.Array) -> Driver:
-        """Returns the driver; the first call starts the workers for a step."""
+        """Returns the driver of rounds; the first call starts the workers."""
         if self._stack is None:
             raise RuntimeError("a RayCluster computes inside of its `with` block")
         check_params(params)
@@ -210,7 +210,7 @@ class Coordinator:
         return self.driver
 
     def _make_driver(self, like: Any, key: jax.Array, folder: str | None) -> Driver:
-        """Creates the driver.
+        """Creates the driver of rounds.
 
         Args:
           like: Shapes and dtypes of params.

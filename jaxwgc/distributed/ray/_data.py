@@ -1,4 +1,4 @@
-"""Data of a worker in each step: parts in memory, or batches that are read."""
+"""Data of a worker in each step: stored parts, or batches that are read."""
 
 import abc
 import threading
@@ -21,7 +21,7 @@ _KINDS = "numbers, bools or keys"
 
 
 class DataSource(abc.ABC):
-    """Data of one worker, in groups of parts that are computed together.
+    """Data of one worker, by step and by group of parts.
 
     If groups are stacked, leaves of a group are (num_parts_of_group, ...). Otherwise a
     group is one part.
@@ -36,11 +36,11 @@ class DataSource(abc.ABC):
 
     @abc.abstractmethod
     def of_step(self, step: int, group: int) -> Any:
-        """Returns the data of a group in a step, a pytree of arrays."""
+        """Returns the data of a group of parts in a step."""
 
     @abc.abstractmethod
     def expect(self, groups_of_steps: Sequence[tuple[int, int]]) -> None:
-        """Announces the pairs of step and group that are needed next."""
+        """Announces which data are needed next."""
 
 
 class StoredParts(DataSource):
@@ -65,11 +65,11 @@ class StoredParts(DataSource):
         return self._groups[group]
 
     def expect(self, groups_of_steps: Sequence[tuple[int, int]]) -> None:
-        """Does nothing."""
+        """Does nothing, since parts are in memory."""
 
 
 def load_parts(load: Callable[[int], Any], indices: Sequence[int]) -> list[Any]:
-    """Returns loaded parts as they are sent, and checks that they are alike.
+    """Loads parts, and checks that they are alike.
 
     Raises:
       RuntimeError: If a part cannot be loaded.
@@ -90,7 +90,7 @@ def load_parts(load: Callable[[int], Any], indices: Sequence[int]) -> list[Any]:
 
 
 class HostBatches(DataSource):
-    """Batches from a Python function, which are read ahead in a thread.
+    """Batches that a Python function returns, read ahead in a thread.
 
     Arrays are copied when they are read, so that `batches` may return views of a file,
     or arrays that it changes later. Batches of earlier steps are not kept. At most one
@@ -180,7 +180,7 @@ class HostBatches(DataSource):
         return structure.unflatten(stacks)
 
     def _call(self, step: int, part: int) -> Any:
-        """Returns a batch as it is sent, leaves in NumPy."""
+        """Calls `batches` for a part, and converts the batch to NumPy."""
         call = f"batches(step={step}, part={part})"
         try:
             batch = self._batches(step, part)

@@ -1,4 +1,4 @@
-"""Digests of batches: all holders of a part must have the same batch in a step."""
+"""Digests of batches, to compare the batches of all holders of a part."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from jaxwgc.distributed._placement import signature
 
 
 def digest(batch: Any) -> bytes:
-    """Returns a digest of 64 bits of a batch.
+    """Computes a digest of a batch, 64 bits.
 
     It depends on all bits of the arrays, on their shapes, dtypes and names. Two batches
     that differ have the same digest with a probability of about 2^-64.

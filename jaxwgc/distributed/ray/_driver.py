@@ -1,4 +1,4 @@
-"""Driver: runs the engines of rounds on Ray's actors, by the clock of this process."""
+"""The driver, which runs state machines of rounds on Ray's actors."""
 
 import pickle
 import threading
@@ -39,7 +39,7 @@ class LoopSeconds(NamedTuple):
 
 
 class Driver:
-    """Runs round engines on the workers, in one thread and only during a round.
+    """Runs state machines of rounds on the workers, by the clock of this process.
 
     Args:
       fleet: States of the workers.
@@ -91,7 +91,7 @@ class Driver:
         self._compile_decoder()
 
     def _compile_decoder(self) -> None:
-        """Decodes a round without stragglers, so that the first round is no longer."""
+        """Compiles decoding before the first round."""
         if self._plan is None:
             self.fleet.rules.decodes(np.ones(len(self.fleet.slots), bool))
         else:
@@ -148,7 +148,7 @@ class Driver:
         self.actors.end_all()
 
     def _now(self) -> float:
-        """Returns the time in seconds by the clock of the engines.
+        """Returns the time in seconds of the clock of rounds.
 
         It stands still between rounds and in verification: there, no response is read,
         and no worker is silent.
@@ -156,7 +156,7 @@ class Driver:
         return time.monotonic() - self._paused
 
     def _run(self, engine: Engine[Any]) -> LoopSeconds:
-        """Runs an engine until it has a result, and returns what took how long."""
+        """Runs a state machine until it has a result, and measures its time."""
         transfer = 0.0
         examination = 0.0
         try:
@@ -182,7 +182,7 @@ class Driver:
         return LoopSeconds(transfer + self.actors.read_seconds, examination)
 
     def _verify(self, unverified: events.Unverified) -> tuple[events.Verdict, float]:
-        """Returns the verdict on messages, and the seconds that it took."""
+        """Verifies messages, and measures the time."""
         assert self.verifier is not None
         start = time.monotonic()
         verdict = self.verifier.check(unverified)

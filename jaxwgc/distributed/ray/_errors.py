@@ -1,4 +1,4 @@
-"""Exceptions of workers as text, which every process can read."""
+"""Exceptions of workers as text, which can be sent to any process."""
 
 import contextlib
 import functools
@@ -25,11 +25,11 @@ _TRACEBACK_HEADER = "Traceback (most recent call last):"
 
 
 class NoResponse(Exception):
-    """A queried worker was lost before it responded."""
+    """A worker was lost before it responded to a query."""
 
 
 class BatchError(RuntimeError):
-    """An error of the user's `batches`: another process would fail, too."""
+    """An error of the user's `batches`, which any other process would raise, too."""
 
 
 class BatchValueError(BatchError, ValueError):
@@ -79,14 +79,14 @@ class WorkerValueError(WorkerError, ValueError):
 
 
 def error_of_user(why: str, cause: Exception | None) -> Exception:
-    """Returns the exception to raise for an error of the user's data or functions."""
+    """Returns the exception to raise for an error in the user's functions."""
     if isinstance(cause, ValueError):
         return ValueError(why)
     return RuntimeError(why)
 
 
 def line_of(text: str) -> str:
-    """Returns the reason in an error message as one line.
+    """Returns an error message in one line.
 
     It is the first line. A first line that ends in a colon is followed by the last one.
     If the message contains tracebacks, such as those of callbacks in JAX, the reason is
@@ -107,19 +107,19 @@ def line_of(text: str) -> str:
 
 
 def _is_frame(line: str) -> bool:
-    """Returns whether a line of a traceback is empty or of a frame."""
+    """Returns whether a line of a traceback is of a frame."""
     return not line.strip() or line.startswith(" ")
 
 
 def _shortened(line: str) -> str:
-    """Returns a line with at most `_LONGEST_REASON` of its characters."""
+    """Shortens a line."""
     if len(line) <= _LONGEST_REASON:
         return line
     return f"{line[:_LONGEST_REASON]} ..."
 
 
 def reporting(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes a method of a worker raise every exception as a `WorkerError`.
+    """Converts every exception of a worker's method to a `WorkerError`.
 
     This includes KeyboardInterrupt and SystemExit, which would end the process without
     a reason.
@@ -138,7 +138,7 @@ def reporting(method: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def naming_parts(parts: np.ndarray) -> Iterator[None]:
-    """Raises errors of the user's functions as a `WorkerError` that names the parts.
+    """Converts errors of the user's functions to errors that name the parts.
 
     Args:
       parts: Indices of the parts that are computed, int (num_parts,).
@@ -178,7 +178,7 @@ def _traceback_of(error: BaseException) -> str:
 
 
 def _without_middle(text: str) -> str:
-    """Returns a text in which at most `_LONGEST_TEXT` characters are left."""
+    """Shortens a text in its middle."""
     if len(text) <= _LONGEST_TEXT:
         return text
     half = _LONGEST_TEXT // 2

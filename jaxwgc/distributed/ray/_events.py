@@ -1,4 +1,4 @@
-"""Events that round engines handle, and actions that they return.
+"""Events of a round, and the actions that they cause.
 
 `number` is that of a round: its row in the trace. `call` identifies a call of a worker,
 and returns with its response.
@@ -119,7 +119,7 @@ class Call(NamedTuple):
 
 
 class Unverified(NamedTuple):
-    """Messages of a round that waits for the verdict on them.
+    """Messages of a round that are being verified.
 
     Attributes:
       number: Round.

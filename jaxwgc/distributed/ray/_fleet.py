@@ -1,4 +1,4 @@
-"""States of the workers, as the coordinator sees them."""
+"""States of all workers, as the coordinator knows them."""
 
 import dataclasses
 import logging
@@ -76,12 +76,12 @@ class WorkerSlot:
 
     @property
     def where(self) -> str:
-        """Host name and short identifier of the node, as text."""
+        """Host name and node of the worker, as text."""
         return f"{self.host} (node {self.node[:8]})"
 
 
 class Fleet:
-    """States of all workers, and actions to be performed, shared by all rounds.
+    """States of all workers, shared by all rounds, and actions to perform.
 
     Attributes:
       slots: One `WorkerSlot` per worker.
@@ -109,7 +109,7 @@ class Fleet:
         self.slots = [WorkerSlot(index) for index in range(num_workers)]
 
     def begin(self, step: int, shape: tuple[int, ...]) -> int:
-        """Adds a row to the trace, and returns its number."""
+        """Begins a round in the trace, and returns its number."""
         self.when = f"in step {step}"
         seconds = np.full(shape, np.nan)
         seconds[self.are("lost", "starting")] = np.inf
@@ -117,26 +117,26 @@ class Fleet:
         return len(self.rows) - 1
 
     def actions(self) -> list[events.Action]:
-        """Returns the actions that were added since the last call of this method."""
+        """Returns the actions that were added since the last call."""
         actions = self._actions
         self._actions = []
         return actions
 
     def are(self, *states: str) -> np.ndarray:
-        """Returns which workers are in one of these states, bool (num_workers,)."""
+        """Returns which workers are in one of some states."""
         return np.array([slot.state in states for slot in self.slots])
 
     @property
     def are_suspected(self) -> np.ndarray:
-        """Workers that have been silent for half of their limits, (num_workers,)."""
+        """Workers that have been silent for half of their limits."""
         return np.array([slot.is_suspected for slot in self.slots])
 
     def num_losses(self) -> np.ndarray:
-        """Returns how often each worker was lost, int (num_workers,)."""
+        """Number of losses of each worker."""
         return np.array([slot.num_replaced for slot in self.slots])
 
     def call(self, call: events.Call, now: float, owner: object = None) -> None:
-        """Adds a call of a worker, which replaces a call without a response."""
+        """Calls a method of a worker, in place of a call without a response."""
         slot = self.slots[call.worker]
         if slot.state != "computing":
             slot.since = now
@@ -150,7 +150,7 @@ class Fleet:
     def receive(
         self, event: events.Response, now: float, take: Callable[..., None]
     ) -> None:
-        """Passes a response to `take` if it belongs to the newest call of its worker.
+        """Handles a response if it belongs to the newest call of its worker.
 
         If `take` raises a ValueError, the worker is lost.
         """
@@ -197,7 +197,7 @@ class Fleet:
         self._log_loss(slot, "lost")
 
     def blame(self, slot: WorkerSlot, trouble: str) -> None:
-        """Logs once that a worker's message is not finite.
+        """Logs that a worker's message is not finite.
 
         The worker stays: another process would compute the same from the same data. The
         newest trouble replaces an earlier one, such as the death of an earlier process.
@@ -226,7 +226,7 @@ class Fleet:
                 self.lose(events.Lost(worker, trouble=why), now, warning)
 
     def recover(self, slot: WorkerSlot) -> None:
-        """Clears the failures and the trouble of a worker after a valid response."""
+        """Clears the failures of a worker after a valid response."""
         if slot.trouble:
             back = f"worker {slot.index} is back {self.when} on {slot.where}"
             what = "suspected" if slot.is_suspected else "lost"
@@ -238,7 +238,7 @@ class Fleet:
         slot.is_suspected = False
 
     def poll(self, now: float) -> None:
-        """Suspects and replaces silent workers; launches processes that are due."""
+        """Suspects and replaces silent workers, and starts processes."""
         for slot in self.slots:
             if slot.state == "computing":
                 self._poll_computing(slot, now)
@@ -267,7 +267,7 @@ class Fleet:
             self._log_loss(slot, "suspected")
 
     def reason_to_stop(self, mask: np.ndarray, given_up: np.ndarray, now: float) -> str:
-        """Returns why a round need not wait for further messages, or an empty string.
+        """Returns why a round should not wait any longer, or an empty string.
 
         A round need not wait if no worker is left to wait for, and either the messages
         in `mask` decode, or no suspect and no replacement is worth waiting for. No
@@ -296,7 +296,7 @@ class Fleet:
         return f"a lost worker has been away for {longest_away:.1f} s; {limit}"
 
     def why_undecodable(self, this_round: Round) -> str:
-        """Returns why a round cannot be decoded, with the missing workers."""
+        """Explains why a round cannot be decoded, with the missing workers."""
         if this_round.rejected:
             return "its messages contradict each other, or are too few to compare"
         received = np.flatnonzero(this_round.received).tolist()
@@ -332,7 +332,7 @@ class Fleet:
 
 
 def _silence(seconds: float, timeout: str, limit: float) -> str:
-    """Returns how long a worker has been silent, and its limit, in words."""
+    """Describes how long a worker has been silent, and its limit."""
     return f"silent for {seconds:.1f} s; timeouts.{timeout} is {limit:g}"
 
 
@@ -347,7 +347,7 @@ def mark_lost(rows: Sequence[np.ndarray], worker: int) -> None:
 
 
 def seconds_of_loads(trace: np.ndarray, num_held: np.ndarray) -> np.ndarray:
-    """Returns the seconds that workers took for their own parts, (rounds, workers).
+    """Returns the seconds that workers took for their own parts.
 
     On request, the parts that a worker finished stand for those that it left to others.
 
@@ -369,7 +369,7 @@ def seconds_of_loads(trace: np.ndarray, num_held: np.ndarray) -> np.ndarray:
 
 
 def filled(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the trace, with runs of NaNs replaced by the worker's next seconds.
+    """Replaces missing seconds by the next seconds of the worker.
 
     A run of m NaNs becomes the next m seconds of the worker. After the last seconds,
     the first ones follow. Seconds before a run are not repeated: a slow response causes

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: delayed in short blocks, and noticed if Python drops them."""
+"""Ctrl-C and SIGTERM, delayed in short blocks and never dropped."""
 
 import contextlib
 import signal
@@ -10,7 +10,7 @@ _ENDING = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG
 
 
 def is_main_thread() -> bool:
-    """Returns whether this is the thread in which signals are handled."""
+    """Returns whether this thread handles signals."""
     return threading.current_thread() is threading.main_thread()
 
 
@@ -18,7 +18,7 @@ def is_main_thread() -> bool:
 def _handled_by(
     handler: Callable[[int, object], None], numbers: Iterable[int]
 ) -> Iterator[None]:
-    """Passes signals to `handler` while the block runs, if in the main thread."""
+    """Handles signals by a function while a block runs."""
     handlers_before = {}
     if is_main_thread():
         for number in numbers:
@@ -43,7 +43,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 class _Noticed:
-    """Signals that have come since the outermost block of `noticed_interrupts` began.
+    """Signals that have come in a block of `noticed_interrupts`.
 
     Attributes:
       came: Numbers of the signals.
@@ -60,7 +60,7 @@ _noticed = _Noticed()
 
 @contextlib.contextmanager
 def noticed_interrupts() -> Iterator[Callable[[], None]]:
-    """Makes SIGTERM raise SystemExit; yields `check_interrupt`.
+    """Makes SIGTERM raise SystemExit, and finds interrupts that Python drops.
 
     Handlers of others are left as they are. In other threads than the main thread,
     which handles signals, it has no effect.
@@ -89,7 +89,7 @@ def noticed_interrupts() -> Iterator[Callable[[], None]]:
 
 
 def check_interrupt() -> None:
-    """Raises KeyboardInterrupt or SystemExit if such an error was lost.
+    """Raises the exception of an interrupt that Python has dropped.
 
     Python drops an error that comes in a callback of the garbage collector or of a
     fork. JAX and Ray have such callbacks. Only signals that came in a block of

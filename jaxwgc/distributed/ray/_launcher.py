@@ -1,4 +1,4 @@
-"""Processes of workers: how they are started, and a spare one that is ready."""
+"""Starts of worker processes, and a spare process."""
 
 import contextlib
 import operator
@@ -65,7 +65,7 @@ class Launcher:
         self._warm_up: RayReference | None = None
 
     def launch(self, worker: int, step: int) -> tuple[RayActor, RayReference]:
-        """Returns the actor of a worker, and the task of its start.
+        """Starts a worker; returns its actor and the task of its start.
 
         Args:
           worker: Index of the worker.
@@ -80,7 +80,7 @@ class Launcher:
         return actor, actor.start.remote()
 
     def prepare_spare(self) -> None:
-        """Starts a spare process if there should be one, and is none."""
+        """Starts a spare process if there is none."""
         if self._has_spare and self._spare is None:
             spare = self._remote.remote(None, self._task)
             self._spare = spare
@@ -126,7 +126,7 @@ class Launcher:
 
 
 def end_process(actor: RayActor, pid: int | None) -> None:
-    """Ends an actor, and kills its process, which may be frozen, if it is known."""
+    """Ends an actor, and kills its process, which may be frozen."""
     # If Ray has already ended, a call of Ray would start a new instance.
     if find_ray().is_initialized():
         with contextlib.suppress(Exception):
@@ -137,7 +137,7 @@ def end_process(actor: RayActor, pid: int | None) -> None:
 
 
 def _assignments(code: GradientCode, layout: Layout, parts: Any) -> list[Assignment]:
-    """Returns the assignment of each worker; parts are put in Ray's object store."""
+    """Returns the assignment of each worker; its parts are in Ray's object store."""
     ray = find_ray()
     references = None
     if parts is not None:
@@ -180,7 +180,7 @@ _METHODS = ("warm_up", "start", "compute", "report", "send_sum", "project", "sto
 
 
 def actor_class(worker_class: type[WorkerBase]) -> type[WorkerBase]:
-    """Returns the class of Ray's actors; each method raises only `WorkerError`."""
+    """Returns the class of Ray's actors, whose errors are all `WorkerError`."""
     methods: dict[str, Any] = {"__module__": __name__}
     for name in _METHODS:
         if hasattr(worker_class, name):
@@ -189,7 +189,7 @@ def actor_class(worker_class: type[WorkerBase]) -> type[WorkerBase]:
 
 
 def environment(options: Mapping[str, Any]) -> dict[str, str]:
-    """Returns environment variables for threads and platform of a worker.
+    """Returns the environment variables of a worker process.
 
     A worker has as many threads as it claims CPUs, because several workers share the
     cores of a machine. JAX finds the accelerators that the worker claims.

@@ -20,7 +20,7 @@ def live_table(
     workers: Callable[[], list[WorkerSlot]],
     make_report: Callable[[], StragglerReport],
 ) -> Iterator[list[Callable[[Progress], None]]]:
-    """Shows a row for each worker in the terminal; yields the callbacks for training.
+    """Shows the state of each worker in the terminal while training runs.
 
     Before the first step, it shows how many workers are ready. From step 8 on, it shows
     a straggler report, and a new one whenever the number of steps has doubled.

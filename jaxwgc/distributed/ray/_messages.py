@@ -1,4 +1,4 @@
-"""Messages between workers and coordinator, and memory into which they are read."""
+"""Messages between workers and coordinator."""
 
 import collections
 import dataclasses
@@ -24,7 +24,7 @@ HOLD_SECONDS = 0.05
 
 
 class Taken(enum.IntEnum):
-    """Marks of a part that another worker is computing, or has finished.
+    """Status of a worker's part: free, or computed by another worker.
 
     Workers compute parts in ascending order of these values.
     """
@@ -79,7 +79,7 @@ class Report(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """What a worker returns before its sum is requested, on request.
+    """Result of a call on request: reports, and maybe the expected sum.
 
     Attributes:
       reports: Reports of finished parts.
@@ -195,7 +195,7 @@ class ValuesOfAll(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Shapes and dtypes of the responses of all workers.
+    """Shapes and dtypes of all messages.
 
     Attributes:
       held: Parts of each worker, in the order of computation.
@@ -214,7 +214,7 @@ class Layout(NamedTuple):
 
     @property
     def num_held(self) -> np.ndarray:
-        """Number of parts of each worker, int (num_workers,)."""
+        """Number of parts of each worker."""
         return np.array([len(parts) for parts in self.held])
 
     @classmethod
@@ -240,7 +240,7 @@ class Layout(NamedTuple):
         )
 
     def not_finite(self, name: str, parts: Sequence[int] = ()) -> str:
-        """Says that a message or a sum is not finite, and what helps in float16.
+        """Explains that a message or sum is not finite, and what helps in float16.
 
         Args:
           name: `"message"` or `"sum"`.
@@ -256,7 +256,7 @@ class Layout(NamedTuple):
         )
 
     def by_part(self, values: Iterable[PartValues]) -> ValuesOfAll:
-        """Returns the losses and aux of all parts, given those of some."""
+        """Orders losses and aux of some parts by part."""
 
         def zeros(leaf):
             return np.zeros((self.num_parts, *leaf.shape[1:]), leaf.dtype)
@@ -275,7 +275,7 @@ class Layout(NamedTuple):
 
 
 def _in_order(code: GradientCode, worker: int) -> np.ndarray:
-    """Returns the worker's parts, ordered by the first message that needs each part.
+    """Orders the parts of a worker by the first message that needs each part.
 
     A worker that holds nothing sends zero times the first part.
     """
@@ -293,7 +293,7 @@ def _in_order(code: GradientCode, worker: int) -> np.ndarray:
 
 
 def pack(message: jax.typing.ArrayLike, dtype: str | None) -> jax.Array:
-    """Converts a message to the form in which it is sent: see `WorkerMessage`."""
+    """Converts a message to the form in which it is sent."""
     message = jnp.asarray(message)
     if jnp.iscomplexobj(message):
         message = jnp.stack([message.real, message.imag], axis=-1)
@@ -306,7 +306,7 @@ def pack(message: jax.typing.ArrayLike, dtype: str | None) -> jax.Array:
 
 
 def unpack(wire: np.ndarray, message: np.ndarray) -> None:
-    """Inverts `pack`, and writes the result into `message`."""
+    """Converts a sent message back to numbers."""
     if wire.dtype == np.uint16:
         wire = wire.view(jnp.bfloat16)
     if np.iscomplexobj(message):
@@ -315,20 +315,20 @@ def unpack(wire: np.ndarray, message: np.ndarray) -> None:
 
 
 def is_finite(values: np.ndarray) -> bool:
-    """Returns whether all entries are finite; tests the sum first, for speed."""
+    """Returns whether all entries are finite."""
     with np.errstate(all="ignore"):
         return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
 class _Loan:
-    """Loan of a block of `ArrayPool`, which ends when no array or view refers to it."""
+    """Use of an array of `ArrayPool`, until nothing refers to it."""
 
     def __init__(self, block: np.ndarray):
         self.__array_interface__ = block.__array_interface__
 
 
 class ArrayPool:
-    """Pool of arrays of one shape; an array is reused once nothing refers to it.
+    """Pool of equal arrays, each reused once nothing refers to it.
 
     Fresh memory would cost more than what is copied into it: the system gives it page
     by page. One returned array is kept.
@@ -340,7 +340,7 @@ class ArrayPool:
         self._returned: collections.deque[np.ndarray] = collections.deque(maxlen=1)
 
     def borrow(self) -> np.ndarray:
-        """Returns an array with arbitrary entries that is not referenced elsewhere."""
+        """Returns an unused array; its entries are arbitrary."""
         if not self._returned:
             # JAX releases arrays that it has read when Python collects garbage.
             gc.collect(0)
@@ -361,7 +361,7 @@ class ArrayPool:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """Typed keys in a form that can be pickled: their words and their kind."""
+    """PRNG keys in a form that can be sent."""
 
     words: np.ndarray
     kind: str = dataclasses.field(metadata={"static": True})
@@ -372,7 +372,7 @@ SentKey: TypeAlias = np.ndarray | Keys
 
 
 def sent(tree: Any) -> Any:
-    """Converts a pytree to the form in which it is sent: NumPy leaves and `Keys`."""
+    """Converts a pytree to the form in which it is sent."""
 
     def of_leaf(leaf):
         if not jnp.issubdtype(arrays.dtype_of(leaf), jax.dtypes.prng_key):
@@ -384,7 +384,7 @@ def sent(tree: Any) -> Any:
 
 
 def read(tree: Any) -> Any:
-    """Inverts `sent`: converts `Keys` back to typed keys."""
+    """Converts a sent pytree back, with typed keys."""
 
     def is_keys(node):
         return isinstance(node, Keys)

@@ -1,4 +1,4 @@
-"""State machine of the parts of a round on request.
+"""Statuses of the parts of a round on request, and their transitions.
 
 Each copy of a part has one status: that of a part of one worker. `TRANSITIONS` is the
 table of the events that change it, and `PartStates.apply` rejects all other changes.
@@ -111,7 +111,7 @@ TRANSITIONS: dict[PartEvent, dict[PartStatus, PartStatus]] = {
 
 
 class TransitionError(AssertionError):
-    """An event came for a part with a status that it cannot change: a defect here."""
+    """A status of a part was changed by a wrong event: a bug in jaxwgc."""
 
 
 class PartStates:
@@ -132,7 +132,7 @@ class PartStates:
         self._statuses = statuses.astype(np.int8)
 
     def apply(self, event: PartEvent, worker: int, turns: np.ndarray) -> None:
-        """Changes the statuses of some turns of a worker, as `TRANSITIONS` has it.
+        """Changes the statuses of some parts of a worker after an event.
 
         Raises:
           TransitionError: If the event cannot change the status of a turn.
@@ -148,7 +148,7 @@ class PartStates:
             self._statuses[worker, turn] = transitions[status]
 
     def apply_to_worker(self, event: PartEvent, worker: int) -> None:
-        """Changes the statuses of all turns of a worker that the event can change."""
+        """Changes the statuses of all parts of a worker that an event can change."""
         self.apply(event, worker, self.turns(worker, TRANSITIONS[event]))
 
     def status(self, worker: int, turn: int) -> PartStatus:
@@ -156,50 +156,50 @@ class PartStates:
         return PartStatus(self._statuses[worker, turn])
 
     def turns(self, worker: int, statuses: Iterable[PartStatus]) -> np.ndarray:
-        """Returns the turns of a worker that have one of these statuses, ascending."""
+        """Returns the places of a worker's parts that have one of some statuses."""
         is_among = _mask_of(tuple(statuses))[self._statuses[worker]]
         return np.flatnonzero(is_among)
 
     def are(self, statuses: Iterable[PartStatus]) -> np.ndarray:
-        """Returns which parts have one of these statuses, (num_workers, num_turns)."""
+        """Returns which parts of which workers have one of some statuses."""
         return _mask_of(tuple(statuses))[self._statuses]
 
     @property
     def is_reported(self) -> np.ndarray:
-        """Parts that sums can contain, bool (num_workers, num_turns)."""
+        """Parts of workers that sums can contain."""
         return self.are([PartStatus.REPORTED])
 
     @property
     def have_open(self) -> np.ndarray:
-        """Workers that can still finish parts, bool (num_workers,)."""
+        """Workers that can still finish parts."""
         return self.are(OPEN).any(1)
 
     @property
     def have_round(self) -> np.ndarray:
-        """Workers that were sent the round and can be lost, bool (num_workers,)."""
+        """Workers that compute in the round and can be lost."""
         return self.are(TRANSITIONS[PartEvent.LOSE]).any(1)
 
     @property
     def is_excluded(self) -> np.ndarray:
-        """Workers that are excluded from the rest of the round, bool (num_workers,)."""
+        """Workers that are excluded from the rest of the round."""
         return self.are([PartStatus.EXCLUDED]).any(1)
 
     @property
     def num_finished(self) -> np.ndarray:
-        """Number of parts that each worker has finished, int (num_workers,)."""
+        """Number of parts that each worker has finished."""
         return self.are(FINISHED).sum(1)
 
     @property
     def num_claimed(self) -> np.ndarray:
-        """Number of parts that each worker has claimed, int (num_workers,)."""
+        """Number of parts that each worker has claimed."""
         return self.are([PartStatus.COMPUTING]).sum(1)
 
     def reported_parts(self) -> np.ndarray:
-        """Returns which parts some worker has reported, bool (num_parts,)."""
+        """Returns which parts a worker has reported."""
         return self._parts_among(self.is_reported)
 
     def parts_computed_by(self, workers: np.ndarray) -> np.ndarray:
-        """Returns which parts some workers are computing, bool (num_parts,).
+        """Returns which parts some workers are computing.
 
         Args:
           workers: bool (num_workers,).
@@ -207,13 +207,13 @@ class PartStates:
         return self._parts_among(self.are([PartStatus.COMPUTING]) & workers[:, None])
 
     def _parts_among(self, turns: np.ndarray) -> np.ndarray:
-        """Converts a mask (num_workers, num_turns) to one of parts, (num_parts,)."""
+        """Converts a mask of workers' parts to a mask of parts."""
         is_included = np.zeros(self._num_parts, bool)
         is_included[self._parts[turns]] = True
         return is_included
 
     def taken(self, worker: int) -> np.ndarray:
-        """Returns what a worker is told of its parts, `Taken` as int8 (num_held,)."""
+        """Returns what a worker is told about its parts."""
         taken = np.full(self._parts.shape[1], Taken.FREE, np.int8)
         taken[self.turns(worker, [PartStatus.TAKEN])] = Taken.COMPUTING
         taken[self.turns(worker, [PartStatus.COVERED])] = Taken.FINISHED
@@ -223,5 +223,5 @@ class PartStates:
 
 @functools.cache
 def _mask_of(statuses: tuple[PartStatus, ...]) -> np.ndarray:
-    """Returns the mask of some statuses among all, bool (num_statuses,)."""
+    """Returns a mask of some statuses."""
     return np.isin(list(PartStatus), statuses)

@@ -1,4 +1,4 @@
-"""Worker of rounds on request: keeps terms of parts, and sends sums of them."""
+"""Worker of rounds on request, which computes parts and sends sums of them."""
 
 import dataclasses
 import functools
@@ -69,7 +69,7 @@ class _Step:
 
     @property
     def turns(self) -> np.ndarray:
-        """Turns that the worker has not computed: see `turns_left`."""
+        """Places of the parts that the worker has not computed."""
         is_done = np.full(len(self.taken), self.is_stopped)
         is_done[list(self.terms)] = True
         return turns_left(self.taken, is_done)
@@ -82,12 +82,12 @@ class _Step:
 
     @property
     def has_free_part(self) -> bool:
-        """True if a part is left that no other worker has finished or is computing."""
+        """True if a part is left that no other worker has or is computing."""
         return bool((self.taken[self.turns] == Taken.FREE).any())
 
 
 def turns_left(taken: np.ndarray, is_done: np.ndarray) -> np.ndarray:
-    """Returns the turns that a worker has not done, untaken parts first.
+    """Returns the places of parts left to a worker, parts of no other worker first.
 
     Args:
       taken: int (num_turns,), `Taken` of each part.
@@ -98,7 +98,7 @@ def turns_left(taken: np.ndarray, is_done: np.ndarray) -> np.ndarray:
 
 
 class _PartResult(NamedTuple):
-    """Results of the compiled function of one part.
+    """Results of the compiled program of one part.
 
     Attributes:
       term: (1, length).
@@ -203,7 +203,7 @@ class PartWorker(WorkerBase):
         return self.report(number, 0, taken)
 
     def report(self, number: int, seen: int, taken: np.ndarray) -> Progress:
-        """Waits for a report after the first `seen` ones, and returns the new reports.
+        """Waits for new reports, and returns them.
 
         They may include reports of an earlier round, in which the worker was late. The
         expected sum comes with the reports of its last parts, and the worker then stops
@@ -247,7 +247,7 @@ class PartWorker(WorkerBase):
         return Progress(reports, self._sum_of_step(step, weights))
 
     def send_sum(self, number: int, request: np.ndarray) -> np.ndarray | None:
-        """Returns the sum of the worker's messages, weighted by a request.
+        """Computes the requested sum of the worker's terms.
 
         None if the worker has gone on to another round. The worker then stops until the
         next call for reports.
@@ -263,7 +263,7 @@ class PartWorker(WorkerBase):
     def project(
         self, order: Order | bytes, parts: np.ndarray, key: SentKey, number: int
     ) -> np.ndarray:
-        """Returns the projection of the term of one part of a round.
+        """Computes the projection of the term of one part.
 
         The stored term is used if there is one. Otherwise the term is computed,
         while other work goes on.
@@ -303,7 +303,7 @@ class PartWorker(WorkerBase):
                 self._changed.notify_all()
 
     def _wait_for_part(self) -> _NextPart | None:
-        """Waits for a part to compute; None if the parts were taken meanwhile."""
+        """Waits until there is a part to compute."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._step.turns) > 0)
             # Other workers should finish the parts that they have or compute. This
@@ -342,7 +342,7 @@ class PartWorker(WorkerBase):
             self._changed.notify_all()
 
     def _finish(self, next_part: _NextPart) -> tuple[jax.Array, Report]:
-        """Returns the term of a part and its report.
+        """Computes the term of a part, and its report.
 
         Batches of the turn after it, and of the first turn of the next step, are read
         meanwhile.
@@ -388,7 +388,7 @@ class PartWorker(WorkerBase):
     def _arguments(
         self, turn: int, key: SentKey | None, step: int
     ) -> tuple[Any, np.uint32, SentKey | None, np.uint32]:
-        """Returns part, index, key and step of `_one_part`."""
+        """Returns the arguments of `_one_part`."""
         part = self.data.of_step(step, turn)
         return part, np.uint32(self.held[turn]), key, np.uint32(step)
 
@@ -404,12 +404,12 @@ class PartWorker(WorkerBase):
         )
 
     def _sum_of_step(self, step: _Step, weights: np.ndarray) -> np.ndarray:
-        """Returns the weighted sum of finished terms, maybe corrupted: see `_sum`."""
+        """Computes the weighted sum of finished terms, corrupted in experiments."""
         wire = self._sum(step.terms, weights)
         return self._corrupted(step.step, np.asarray(wire))
 
     def _sum(self, terms: dict[int, jax.Array], weights: np.ndarray) -> jax.Array:
-        """Returns the weighted sum of terms, in the form in which it is sent."""
+        """Computes the weighted sum of terms as it is sent."""
         asked = np.flatnonzero(weights)
         total: jax.Array | None = None
         for start in range(0, max(1, len(asked)), _AT_ONCE):
@@ -426,7 +426,7 @@ class PartWorker(WorkerBase):
 def _add(
     total: jax.Array | None, factors: jax.Array, terms: list[jax.Array]
 ) -> jax.Array:
-    """Adds terms, each times a factor, to a total; None is a total of zero."""
+    """Adds weighted terms to a total; None is a total of zero."""
     products = [factor * term for factor, term in zip(factors, terms)]
     if total is not None:
         products.insert(0, total)

@@ -1,4 +1,4 @@
-"""Turns, messages and sums of a code with several messages per worker."""
+"""Constants of rounds on request: order of parts, messages and sums."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -37,12 +37,12 @@ class RequestPlan(NamedTuple):
 
     @property
     def report_size(self) -> int:
-        """Number of parts that a worker reports at once, if all are equally fast."""
+        """Number of parts in a report if all are equally fast."""
         return -(-self.code.num_parts // self.code.num_workers)
 
     @classmethod
     def of(cls, code: GradientCode, layout: Layout, decoder: Decoder) -> "RequestPlan":
-        """Returns the plan of a code."""
+        """Returns the constants for a code."""
         find_weights = jax.jit(
             lambda mask: decoder.checked_weights(
                 code.encoding_matrix, code.segment_targets, mask
@@ -68,11 +68,11 @@ class RequestPlan(NamedTuple):
         )
 
     def mask(self, done: np.ndarray) -> np.ndarray:
-        """Returns a mask of finished messages, (num_workers, messages_per_worker)."""
+        """Returns which messages of the workers are finished."""
         return ~(self.support & ~done[:, None]).any(2)
 
     def requests(self, mask: np.ndarray) -> np.ndarray:
-        """Returns weights of each worker's sum, (num_workers, messages_per_worker)."""
+        """Returns the weights of each worker's requested sum."""
         weights = np.asarray(self.find_weights(mask.ravel())).reshape(mask.shape)
         return np.where(self.support.any(2), weights, 0)
 

@@ -1,4 +1,4 @@
-"""Engine of a round in which workers report parts and send sums on request.
+"""State machine of a round in which workers send sums on request.
 
 A round has two phases. Workers first compute parts and report them, until the waiting
 rule ends this phase. The coordinator then collects one weighted sum from each worker
@@ -38,7 +38,7 @@ _SHORTEST_SECONDS = 1e-6
 
 
 class WorkSharing:
-    """Claims parts for workers, and marks the parts that they leave to others.
+    """Decides which parts a worker claims, and which it leaves to others.
 
     A worker claims the parts that it is expected to compute before its next report. It
     leaves parts to its helpers: workers that are at least half as fast, and are not
@@ -61,7 +61,7 @@ class WorkSharing:
         self._times = times
 
     def update(self, worker: int, elapsed: float, *, has_begun: bool) -> None:
-        """Updates the open parts of a worker, before it is told of others.
+        """Updates what a worker may compute.
 
         Args:
           worker: Index of the worker.
@@ -88,12 +88,12 @@ class WorkSharing:
         parts.apply(PartEvent.CLAIM, worker, free[:num_claims])
 
     def _held_among(self, worker: int, is_included: np.ndarray) -> np.ndarray:
-        """Returns the free turns of a worker with parts in a mask (num_parts,)."""
+        """Returns the places of a worker's free parts among given parts."""
         turns = self._parts.turns(worker, [PartStatus.HELD])
         return turns[is_included[self._plan.parts[worker, turns]]]
 
     def _helpers(self, worker: int, elapsed: float) -> np.ndarray:
-        """Returns the helpers of a worker, bool (num_workers,).
+        """Returns the workers that hold parts of a worker.
 
         The parts that a helper has claimed count as finished, since it reports several
         parts together.
@@ -105,13 +105,13 @@ class WorkSharing:
         return is_helper
 
     def _rate(self, worker: int) -> float:
-        """Returns the parts per second of a worker, without its waits for others."""
+        """Computes the parts per second of a worker."""
         times = np.sort(self._times[worker])
         num_reported = np.arange(len(times)) + 1
         return float(np.max(num_reported / np.maximum(times, _SHORTEST_SECONDS)))
 
     def _num_claims(self, worker: int) -> int:
-        """Returns how many parts a worker is expected to compute between reports.
+        """Computes how many parts a worker will finish until its next report.
 
         At least two: the part that it has begun, and another.
         """
@@ -129,7 +129,7 @@ _POLL_SECONDS = 0.1
 
 @dataclasses.dataclass(eq=False)
 class _RequestedSum:
-    """Sum that was requested or expected from one worker.
+    """Sum that was requested from a worker, or is expected.
 
     Attributes:
       weights: Weights of the request, (messages_per_worker,).
@@ -141,7 +141,7 @@ class _RequestedSum:
 
 
 class ExpectedSums:
-    """Weights of the sums that the next round will probably request.
+    """Weights of sums that the next round will probably request.
 
     They are those of the last two rounds if both requested the same of a worker, such
     as the parts of a slow worker. Otherwise they are those of a round in which all
@@ -167,7 +167,7 @@ class ExpectedSums:
 
 
 class RequestRound(RoundEngine):
-    """Round engine for codes with several messages per worker.
+    """State machine of a round on request.
 
     Args:
       fleet: Workers.
@@ -214,7 +214,7 @@ class RequestRound(RoundEngine):
 
     @property
     def _missing(self) -> np.ndarray:
-        """Workers that have not sent their requested sum, bool (num_workers,)."""
+        """Workers that have not sent their requested sum."""
         assert self.requests is not None
         missing = self.requests.any(1)
         for worker, requested in self._sums.items():
@@ -281,11 +281,11 @@ class RequestRound(RoundEngine):
 
     @property
     def _have_no_call(self) -> np.ndarray:
-        """Workers with parts left that are not called, bool (num_workers,)."""
+        """Workers with parts left that are not called."""
         return self._fleet.are("idle") & self._parts.have_open
 
     def _end_first_phase(self, now: float) -> None:
-        """Computes the requests of sums, if the round need not wait for parts."""
+        """Computes the requests of sums if the waiting rule allows it."""
         is_reported = self._parts.is_reported
         if self._ends is None:
             self._ends = self._end_time(is_reported)
@@ -304,7 +304,7 @@ class RequestRound(RoundEngine):
             self._newest_sum_at = now
 
     def _end_time(self, is_reported: np.ndarray) -> float:
-        """Returns the time at which the waiting rule ends the first phase.
+        """Returns the time at which the waiting rule ends the wait for parts.
 
         Args:
           is_reported: bool (num_workers, num_turns), parts that count.
@@ -317,7 +317,7 @@ class RequestRound(RoundEngine):
     # The second phase: the sums of the workers are collected.
 
     def _collect_sums(self, now: float) -> None:
-        """Requests the missing sums; verifies them and ends the round if all are here.
+        """Requests missing sums, or verifies the sums and ends the round.
 
         If a worker is excluded, the first phase continues at once.
         """
@@ -350,7 +350,7 @@ class RequestRound(RoundEngine):
                 self._sums[worker] = _RequestedSum(request)
 
     def _exclude_overdue(self, missing: np.ndarray, now: float) -> None:
-        """Excludes workers with overdue sums if the parts of the others suffice."""
+        """Excludes workers with overdue sums if the other workers suffice."""
         seconds_of_others = self._newest_sum_at - self._requested_at
         patience = _PATIENCE_SECONDS + _TIMES_OTHERS * seconds_of_others
         if now - self._requested_at < patience:
@@ -368,7 +368,7 @@ class RequestRound(RoundEngine):
             self.poll_at = now
 
     def _judge(self, verdict: events.Verdict, now: float) -> None:
-        """Excludes corrupted workers; others finish their parts if time is left."""
+        """Excludes corrupted workers, and lets others compute their parts."""
         for worker in np.flatnonzero(verdict.wrong).tolist():
             self._withdraw(PartEvent.EXCLUDE, worker)
         if verdict.wrong.any():
@@ -410,7 +410,7 @@ class RequestRound(RoundEngine):
                 self._take_sum(worker, event.result, now)
 
     def _take_report(self, worker: int, report: Report, now: float) -> None:
-        """Records a finished part; of a part of an earlier round only the seconds."""
+        """Records a finished part; from an earlier round, only its seconds."""
         turn = report.turn
         self._fleet.rows[report.number][worker, turn] = report.seconds
         if report.number != self.number:
@@ -438,7 +438,7 @@ class RequestRound(RoundEngine):
             self._fleet.recover(slot)
 
     def _take_expected_sum(self, worker: int, wire: np.ndarray, now: float) -> None:
-        """Copies a sum that has not been requested, unless it is not finite."""
+        """Copies a sum that came without a request."""
         self._check(wire)
         message = self.messages[worker : worker + 1]
         unpack(wire, message)
@@ -450,7 +450,7 @@ class RequestRound(RoundEngine):
             self._rest_until[worker] = now + min(elapsed, HOLD_SECONDS)
 
     def _take_sum(self, worker: int, wire: np.ndarray, now: float) -> None:
-        """Copies a sum, so that nothing refers to Ray's memory."""
+        """Copies a requested sum out of Ray's memory."""
         slot = self._fleet.slots[worker]
         self._check(wire)
         message = self.messages[worker : worker + 1]
@@ -467,13 +467,13 @@ class RequestRound(RoundEngine):
             self._withdraw(PartEvent.EXCLUDE, worker)
 
     def _note_losses(self) -> None:
-        """Records the loss of workers that have no running process."""
+        """Records the loss of workers without a process."""
         is_running = self._fleet.are("idle", "computing")
         for worker in np.flatnonzero(self._parts.have_round & ~is_running).tolist():
             self._withdraw(PartEvent.LOSE, worker)
 
     def _withdraw(self, event: PartEvent, worker: int) -> None:
-        """Applies a loss or an exclusion of a worker.
+        """Withdraws the parts of a lost or excluded worker.
 
         A sum that arrived before a loss still counts.
         """

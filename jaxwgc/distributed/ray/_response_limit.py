@@ -1,4 +1,4 @@
-"""Time limits for silent workers, which adapt to recent responses."""
+"""Time limits of silent workers, from recent responses."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ _NUM_RECENT = 20
 
 
 class ResponseLimit:
-    """Time limits after which silent workers are replaced, from recent responses.
+    """Time limits after which silent workers are replaced.
 
     Attributes:
       seconds: The limit for a worker that has responded before.
@@ -54,7 +54,7 @@ class ResponseLimit:
         self._adapt()
 
     def note_silence(self, worker: int) -> None:
-        """Doubles the limit of a worker, until the worker has responded often again.
+        """Doubles the limit of a worker until it has often responded.
 
         A step that has become longer is not interrupted for ever.
         """
@@ -63,7 +63,7 @@ class ResponseLimit:
         self._adapt()
 
     def resume(self, slowest: float) -> None:
-        """Continues from the slowest recent response of an earlier run."""
+        """Continues from the slowest response of an earlier run."""
         if slowest:
             self._recent[:] = slowest
             self._recent_with_silences[:] = slowest
@@ -85,6 +85,6 @@ class ResponseLimit:
 
 
 def _append(recent: np.ndarray, worker: int, seconds: Sequence[float]) -> None:
-    """Adds the newest responses of a worker, in place of the oldest ones."""
+    """Stores the newest response times of a worker."""
     all_seconds = np.append(recent[worker], seconds)
     recent[worker] = all_seconds[len(seconds) :]

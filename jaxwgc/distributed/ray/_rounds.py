@@ -1,4 +1,4 @@
-"""Engines of rounds and of the start: state machines of events and actions."""
+"""State machines of rounds, and of the start of workers."""
 
 import abc
 from collections.abc import Sequence
@@ -70,14 +70,14 @@ class Engine(abc.ABC, Generic[Result]):
         self.unverified: events.Unverified | None = None
 
     def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
-        """Returns the actions that an event causes."""
+        """Handles an event, and returns the actions that it causes."""
         self._note(event, now)
         if self.result is None and self.unverified is None:
             self._advance(now)
         return self._fleet.actions()
 
     def poll(self, now: float) -> Sequence[events.Action]:
-        """Returns the actions that the passing of time causes."""
+        """Returns the actions that are due by now."""
         self._fleet.poll(now)
         if self.result is None and self.unverified is None:
             self._advance(now)
@@ -102,7 +102,7 @@ class Engine(abc.ABC, Generic[Result]):
 
 
 class RoundEngine(Engine[Round]):
-    """Base class of the engines of rounds.
+    """Base class of the state machines of rounds.
 
     Args:
       fleet: Workers.
@@ -162,12 +162,12 @@ class RoundEngine(Engine[Round]):
 
     @abc.abstractmethod
     def _judge(self, verdict: events.Verdict, now: float) -> None:
-        """Handles the result of the verification of the messages."""
+        """Handles the result of the verification."""
 
     def _await_verdict(
         self, received: np.ndarray, requests: np.ndarray | None = None
     ) -> None:
-        """Halts the round until its messages are verified: see `Unverified`."""
+        """Halts the round until its messages are verified."""
         self.unverified = events.Unverified(
             number=self.number,
             when=self._fleet.when,
@@ -177,7 +177,7 @@ class RoundEngine(Engine[Round]):
         )
 
     def _ends_training(self, event: events.Lost) -> bool:
-        """Returns whether a loss is an error of the user's data in this round.
+        """Returns whether a loss is an error of the user's data.
 
         Errors in calls of earlier rounds, in which the user was told of another error,
         are losses.
@@ -186,20 +186,20 @@ class RoundEngine(Engine[Round]):
 
     @property
     def _replaced(self) -> np.ndarray:
-        """Workers that were lost in this round, bool (num_workers,)."""
+        """Workers that were lost in this round."""
         return self._fleet.num_losses() > self._losses_before
 
     def _reason_to_stop(
         self, mask: np.ndarray, given_up: np.ndarray, now: float
     ) -> str:
-        """Returns why the round need not wait any longer, or an empty string."""
+        """Returns why the round should not wait any longer, or an empty string."""
         assert self._ends is not None
         if self._ends <= now:
             return "the waiting rule ended it"
         return self._fleet.reason_to_stop(mask, given_up, now)
 
     def _check(self, wire: np.ndarray) -> None:
-        """Raises ValueError if a message has another shape, as it is received."""
+        """Raises ValueError if a message has a wrong shape."""
         expected = (1, self.messages.shape[1])
         if np.iscomplexobj(self.messages):
             # Real and imaginary parts.
@@ -215,7 +215,7 @@ class RoundEngine(Engine[Round]):
         decoding: Decoding | None = None,
         late: np.ndarray | None = None,
     ) -> None:
-        """Sets the result, without losses of corrupted workers."""
+        """Sets the result of the round."""
         wrong = None
         is_rejected = False
         if self._verdict is not None:
@@ -252,7 +252,7 @@ _MAX_DEATHS_AT_START = 3
 
 
 class StartUp(Engine[bool]):
-    """Engine that starts all workers, and waits until each is ready.
+    """State machine that starts all workers.
 
     Its result is True.
     """
@@ -288,7 +288,7 @@ class StartUp(Engine[bool]):
 
 
 class MessageRound(RoundEngine):
-    """Round engine for codes with one message per worker.
+    """State machine of rounds with one message per worker.
 
     Args:
       fleet: Workers.
@@ -308,7 +308,7 @@ class MessageRound(RoundEngine):
 
     @property
     def received(self) -> np.ndarray:
-        """Workers that have responded in this round, bool (num_workers,)."""
+        """Workers that have responded in this round."""
         return np.isfinite(self.times)
 
     def _send(self, worker: int, now: float) -> None:
@@ -342,7 +342,7 @@ class MessageRound(RoundEngine):
         self._conclude(received, now, late=late)
 
     def _take(self, event: events.Response, now: float) -> None:
-        """Copies a message, so that nothing refers to Ray's memory.
+        """Copies a message out of Ray's memory.
 
         The message of an earlier round leaves its response time, and is kept for its
         owner. The worker goes on with this round.

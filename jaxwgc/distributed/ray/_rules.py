@@ -35,7 +35,7 @@ class Rules(NamedTuple):
 def decodes_of(
     code: GradientCode, decoder: DecoderLike, tolerance: float
 ) -> Callable[[np.ndarray], bool]:
-    """Returns a function that computes whether a mask of messages can be decoded."""
+    """Returns a function that tests whether given messages can be decoded."""
     # The code is a constant of the program, because a NumPy code would lose precision
     # as an argument.
     decodes = jax.jit(lambda mask: code.decodes(mask, tolerance, decoder))

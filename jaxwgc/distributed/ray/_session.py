@@ -1,4 +1,4 @@
-"""Connection to Ray: an instance that is started here, or a running cluster."""
+"""Connection to Ray, started here or running elsewhere."""
 
 import contextlib
 import importlib
@@ -44,12 +44,12 @@ RayReference: TypeAlias = Any
 
 
 def find_ray() -> RayModule:
-    """Returns the module `ray`."""
+    """Imports Ray; raises ImportError with a remedy if it is not installed."""
     return find_extra("ray")
 
 
 def find_extra(name: str) -> Any:
-    """Returns a module of the extra `ray`."""
+    """Imports a module of the extra `ray`, or raises ImportError with a remedy."""
     check_installed(name)
     return importlib.import_module(name)
 
@@ -62,7 +62,7 @@ def check_installed(name: str) -> None:
 
 
 def check_connected() -> None:
-    """Raises RuntimeError if Ray has ended, since a call would start another Ray."""
+    """Raises RuntimeError if Ray has ended."""
     if not find_ray().is_initialized():
         raise RuntimeError("Ray was shut down while the RayCluster was open")
 
@@ -79,7 +79,7 @@ class _Connection:
 
     @contextlib.contextmanager
     def session(self, address: str | None) -> Iterator[str | None]:
-        """Connects to `address`, or to a Ray of our own, while the block runs.
+        """Connects to Ray while a block runs.
 
         A process has one connection, so blocks that overlap share it, and the last to
         end ends it. One that is not ours is used, and left as it is.
@@ -119,7 +119,7 @@ session = _Connection().session
 def _connect(
     ray: RayModule, address: str | None, stack: contextlib.ExitStack
 ) -> str | None:
-    """Joins or starts Ray; returns the folder of a Ray that is started, or None."""
+    """Joins or starts Ray; returns the log folder of a Ray that is started."""
     folder = None
     thread = None
     # `log_to_driver` shows the output of workers in the coordinator's process.
@@ -167,7 +167,7 @@ def _connect(
 
 
 def _imported_for_loopback() -> RayModule:
-    """Imports Ray so that it takes 127.0.0.1 for an address of this machine.
+    """Imports Ray so that it listens on this machine only.
 
     On Linux it listens on the address in the network instead, unless an environment
     variable says otherwise when it is imported.
@@ -190,7 +190,7 @@ def _imported_for_loopback() -> RayModule:
 
 
 def address_of_ray_start() -> str:
-    """Returns RAY_ADDRESS, or the address of the last `ray start` on this machine.
+    """Finds the address of a running Ray.
 
     With `"auto"`, Ray itself would also join the Ray of another program, which ends
     with that program and may not be reachable from here.
@@ -216,7 +216,7 @@ def address_of_ray_start() -> str:
 
 
 def check_address(address: str) -> None:
-    """Raises ConnectionError, within seconds, if no Ray responds there."""
+    """Raises ConnectionError if no Ray responds at an address."""
     if not re.fullmatch(r"[^/]+:\d+", address):
         raise ValueError(
             f"address must be host:port of Ray itself, or 'auto'; got {address!r}"
@@ -256,7 +256,7 @@ def check_address(address: str) -> None:
 def actor_options_of(
     address: str | None, options: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Returns the options of Ray's actors, with defaults: see `RayCluster`."""
+    """Adds defaults to the options of Ray's actors."""
     # A Ray of our own has no other users, so workers claim no CPU.
     claims: dict[str, Any] = {"num_cpus": 0}
     if address is not None:
@@ -269,7 +269,7 @@ def actor_options_of(
 
 
 def claimed_resources(options: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the resources that the options of an actor claim, without zeros."""
+    """Returns the resources that actors claim."""
     claims = {
         "CPU": options["num_cpus"],
         "GPU": options.get("num_gpus"),
@@ -280,7 +280,7 @@ def claimed_resources(options: Mapping[str, Any]) -> dict[str, float]:
 
 
 def check_resources(num_actors: int, options: Mapping[str, Any]) -> None:
-    """Raises ValueError if Ray lacks resources: its actors would wait forever."""
+    """Raises ValueError if Ray lacks the claimed resources."""
     claims = claimed_resources(options)
     if not claims:
         return

@@ -1,4 +1,4 @@
-"""Task of the workers: what they are sent once, and in each round."""
+"""The task of the workers: what is computed, and with which data."""
 
 import pickle
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Order: TypeAlias = tuple[list[np.ndarray], SentKey, int]
 
 
 class Task(NamedTuple):
-    """The task of all workers, sent once.
+    """The task that all workers are sent once.
 
     Attributes:
       term: `term(params, part, key)`, what a part contributes.
@@ -64,7 +64,7 @@ class Task(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """Properties of one worker: its parts and its rows of the code.
+    """Parts of one worker, and its rows of the code.
 
     Attributes:
       worker: Index of the worker.
@@ -82,7 +82,7 @@ class Assignment(NamedTuple):
 
 
 def read_order(order: Order | bytes) -> Order:
-    """Returns leaves of params, key and step of an order, which may be pickled."""
+    """Reads params, key and step of a round."""
     if isinstance(order, bytes):
         return pickle.loads(order)
     return order
@@ -91,7 +91,7 @@ def read_order(order: Order | bytes) -> Order:
 def draw_batch(
     batch: Callable[..., Any], key: jax.Array, part: Any, step: jax.Array
 ) -> Any:
-    """Returns `batch(key, part)`, with `step` as well if `batch` has this argument."""
+    """Draws the batch of a part in a step."""
     if takes("step", batch):
         return batch(key, part, step=step)
     return batch(key, part)
@@ -100,7 +100,7 @@ def draw_batch(
 def term_of_part(
     task: Task, params: Any, part: Any, key: jax.Array, index: Any, step: Any
 ) -> Term:
-    """Returns what a part contributes in a step.
+    """Computes what a part contributes in a step.
 
     Its keys depend on step and part only, so that all holders of the part agree.
 
@@ -120,7 +120,7 @@ def term_of_part(
 
 
 def try_term(task: Task, params: Any, part: Any, key: jax.Array) -> None:
-    """Evaluates a term for shapes alone, to raise the errors of the workers.
+    """Traces a term, to raise its errors before workers start.
 
     The part has a leading axis of one.
     """

@@ -38,7 +38,7 @@ def train(
     checkpoint_fallback: bool = False,
     limit: ResponseLimit,
 ) -> TrainingState:
-    """Runs steps of training, and returns the state: see `RayCluster.train`.
+    """Runs steps of training, and returns the state.
 
     `compute(params, step, key)` gives a `Round`, and the optimizer begins with
     `jaxwgc.decode_aggregate`. Training starts at `state`, unless there is a checkpoint.
@@ -116,7 +116,7 @@ def train(
 
 
 def _call_all(callbacks: Sequence[Callback], progress: Progress) -> bool:
-    """Calls all callbacks, and returns whether one of them ends the training."""
+    """Calls all callbacks; returns whether training should end."""
     results = [call(callback, progress) for callback in callbacks]
     # The comparison of an array with "stop" would give an array.
     return any(isinstance(result, str) and result == "stop" for result in results)
@@ -150,5 +150,5 @@ def _update_of(
 
 
 def _num_undecodable(optimizer_state: Any) -> jax.Array:
-    """Returns the count of the aggregator, which comes first in the chain."""
+    """Returns the number of undecodable rounds from the aggregator's state."""
     return optimizer_state[0].num_undecodable

@@ -1,4 +1,4 @@
-"""Verification: corrupted messages are found before they are decoded."""
+"""Verification of messages before they are decoded."""
 
 import abc
 import contextlib
@@ -38,21 +38,21 @@ class WorkersOfRound:
         self._fleet = fleet
 
     def order(self) -> Order | bytes:
-        """Returns leaves of params, key and step of the round, maybe pickled."""
+        """Returns params, key and step of the round."""
         order = self._actors.order
         # Large params are in Ray's object store. Small ones are pickled bytes.
         return order if isinstance(order, bytes) else find_ray().get(order)
 
     def can_be_queried(self) -> np.ndarray:
-        """Returns which workers run and are not suspected, bool (num_workers,)."""
+        """Returns which workers run and are not suspected."""
         return self._fleet.are("idle", "computing") & ~self._fleet.are_suspected
 
     def name(self, worker: int) -> str:
-        """Returns the index of a worker and where it runs, in words."""
+        """Returns a worker's index and where it runs, as text."""
         return f"worker {worker} on {self._fleet.slots[worker].where}"
 
     def query(self, workers: np.ndarray, *arguments: object) -> np.ndarray:
-        """Returns projections of several workers, (num_queried, PROJECTION_DIM).
+        """Returns projections of the messages of several workers.
 
         Args:
           workers: int (num_queried,), indices of the workers.
@@ -65,7 +65,7 @@ class WorkersOfRound:
 
 
 class PartCopies:
-    """Sources of further copies of a part: queries of workers, and this process.
+    """Further copies of a part: from other workers, and computed here.
 
     Args:
       code: Gradient code.
@@ -132,12 +132,12 @@ class Verifier(abc.ABC):
 
     @abc.abstractmethod
     def check(self, this_round: Unverified) -> Verdict:
-        """Returns the verdict on the messages of a round."""
+        """Verifies the messages of a round."""
 
     def _log_if_none_agrees(
         self, workers: np.ndarray, settlement: Arbitration, part: int, when: str
     ) -> None:
-        """Logs that no two of three copies of a part agree, and what may be the cause.
+        """Logs copies of a part that all differ, with likely causes.
 
         Args:
           workers: Indices of the workers with a copy, int (num_disputed,).
@@ -158,13 +158,13 @@ class Verifier(abc.ABC):
         )
 
     def _noise_of(self, messages: np.ndarray) -> float:
-        """Returns the relative difference of honest copies, rounding included."""
+        """Returns the relative difference between correct copies."""
         rounding = rounding_noise(messages, self._copies.message_dtype)
         return max(self._noise, rounding)
 
 
 class ParityChecks(Verifier):
-    """Verifier of codes with one message per worker, by parity checks.
+    """Verifies one message per worker by parity checks of the code.
 
     Args:
       copies: Sources of further copies of parts.
@@ -196,7 +196,7 @@ class ParityChecks(Verifier):
         self._locate = jax.jit(locate)
 
     def check(self, this_round: Unverified) -> Verdict:
-        """Returns the verdict on the messages of a round, and logs disputes.
+        """Verifies the messages of a round, and logs disputes.
 
         Raises:
           RuntimeError: If messages are corrupted and `on_wrong` is `"raise"`.
@@ -242,7 +242,7 @@ class ParityChecks(Verifier):
     def _arbitrate(
         self, this_round: Unverified, disputed: np.ndarray, key: jax.Array
     ) -> Verdict:
-        """Settles disputes of workers by sums over fewer and fewer parts.
+        """Settles disputes by comparing sums over fewer and fewer parts.
 
         The messages of a group are multiples of one message.
         """
@@ -289,7 +289,7 @@ class ParityChecks(Verifier):
         *,
         when: str,
     ) -> Arbitration:
-        """Settles the dispute of a group of workers.
+        """Settles the dispute between some workers.
 
         Args:
           group: Indices of the workers, int (n,).
@@ -323,7 +323,7 @@ class ParityChecks(Verifier):
 
 
 class Audits(Verifier):
-    """Verifier of rounds on request: compares two copies of one part in some rounds.
+    """Verifies sums on request by comparing two copies of one part.
 
     Args:
       copies: Sources of further copies of parts.
@@ -338,7 +338,7 @@ class Audits(Verifier):
         self._random = np.random.default_rng(seed)
 
     def check(self, this_round: Unverified) -> Verdict:
-        """Returns the verdict on a round: all are right in a round without audit."""
+        """Verifies a round, mostly by accepting it without an audit."""
         wrong = np.zeros(self._code.num_workers, bool)
         if self._random.random() < self._audit:
             # If a worker does not respond, the audit is left to a later round.
@@ -347,7 +347,7 @@ class Audits(Verifier):
         return Verdict(right=~wrong, wrong=wrong, rejected=False)
 
     def _corrupted(self, this_round: Unverified) -> np.ndarray:
-        """Returns the corrupted workers, after a comparison of two copies of one part.
+        """Finds corrupted workers by two copies of one part.
 
         The gradient of a random part by the worker that has sent it in its sum is
         compared with the gradient by another worker.
@@ -371,7 +371,7 @@ class Audits(Verifier):
         return wrong
 
     def _random_pair(self, this_round: Unverified) -> tuple[np.ndarray, int] | None:
-        """Returns the sender of a random part, another holder, and the part.
+        """Draws a part, and two workers that hold it.
 
         None if no part was sent, or no other holder can be queried.
         """
@@ -400,7 +400,7 @@ def verifier_of(
     copies: PartCopies,
     key: jax.Array,
 ) -> Verifier | None:
-    """Returns the verifier of rounds, None if all messages are accepted.
+    """Returns the verifier of the options, or None.
 
     Args:
       options: Options of a cluster.

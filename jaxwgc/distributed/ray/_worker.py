@@ -1,4 +1,4 @@
-"""Workers: start, data, and terms of parts; one message per round."""
+"""The process of a worker: its data, terms and messages."""
 
 import abc
 import ctypes
@@ -51,7 +51,7 @@ project = jax.jit(coding.project, static_argnums=2)
 
 
 class WorkerBase(abc.ABC):
-    """Process of one worker, with its parts as `data`.
+    """Base class of worker processes, with data and compiled functions.
 
     Args:
       assignment: `Assignment` of the worker; None in a spare process, which gets it at
@@ -76,7 +76,7 @@ class WorkerBase(abc.ABC):
             self._assign(assignment)
 
     def __repr__(self) -> str:
-        """Returns the prefix of the worker's output, for Ray."""
+        """Returns the prefix of the worker's lines in Ray's output."""
         return self._name
 
     def _assign(self, assignment: Assignment) -> None:
@@ -87,7 +87,7 @@ class WorkerBase(abc.ABC):
         self._first_step = assignment.step
 
     def warm_up(self) -> int:
-        """Imports what a worker needs, without an assignment; returns its process."""
+        """Imports modules before there is an assignment."""
         self._set_up_process()
         if os.environ.get("JAX_PLATFORMS") == "cpu":
             jnp.zeros(1).block_until_ready()
@@ -116,7 +116,7 @@ class WorkerBase(abc.ABC):
         )
 
     def _set_up_process(self) -> None:
-        """Ties this process to Ray's, and takes over the settings of the task."""
+        """Applies the settings of the task, and ends with Ray's process."""
         if sys.platform == "linux":
             # Linux then ends this process when Ray's own process ends, even if this
             # process is frozen.
@@ -144,13 +144,13 @@ class WorkerBase(abc.ABC):
             self.prepare(find_ray().get(self._part_references))
 
     def prepare(self, parts: list[Any]) -> None:
-        """Keeps the parts, and compiles all functions of them."""
+        """Stores the parts, and compiles."""
         origin = f"part {self.held[0]}"
         stored = StoredParts(parts, is_stacked=self._is_stacked, origin=origin)
         self.prepare_data(stored)
 
     def prepare_data(self, data: DataSource) -> None:
-        """Compiles all functions of the data."""
+        """Compiles for the data."""
         self.data = data
         self._structure = jax.tree.structure(self.task.params)
         wire_like = self._compile()
@@ -164,13 +164,13 @@ class WorkerBase(abc.ABC):
         """Compiles all functions; returns the shape and dtype of a sent message."""
 
     def _projection(self, wire: np.ndarray, key: SentKey) -> np.ndarray:
-        """Returns the projection (PROJECTION_DIM,) of a message as it is sent."""
+        """Computes the projection of a message as it is sent."""
         message = self._numbers(wire)
         projections = project(read(key), message, PROJECTION_DIM)
         return np.asarray(projections[0])
 
     def _numbers(self, wire: np.ndarray) -> np.ndarray:
-        """Returns the numbers (1, length) of a message as it is sent."""
+        """Returns the numbers of a message as it is sent."""
         single = np.complex64 if np.iscomplexobj(self.rows) else np.float32
         dtype = np.promote_types(wire.dtype, single)
         message = np.empty(wire.shape[:2], dtype)
@@ -178,7 +178,7 @@ class WorkerBase(abc.ABC):
         return message
 
     def _corrupted(self, step: int, wire: np.ndarray) -> np.ndarray:
-        """Returns a message, corrupted if the task says so."""
+        """Corrupts a message if an experiment requires it."""
         if self.task.corrupt is None:
             return wire
         # The user's function may change its argument.
@@ -195,13 +195,13 @@ class WorkerBase(abc.ABC):
         key: SentKey,
         step: jax.Array,
     ) -> Term:
-        """Returns what a part contributes: see `term_of_part`."""
+        """Computes what a part contributes."""
         params = jax.tree.unflatten(self._structure, leaves)
         return term_of_part(self.task, params, read(part), read(key), index, step)
 
 
 class _Results(NamedTuple):
-    """Results of the compiled function of a worker.
+    """Results of the compiled program of a worker.
 
     Attributes:
       message: Message as it is sent.
@@ -222,7 +222,7 @@ class Worker(WorkerBase):
     _is_stacked = True
 
     def compute(self, order: Order | bytes) -> WorkerMessage:
-        """Returns the message for leaves of params, key and step, possibly pickled."""
+        """Computes the message of a round."""
         begin = time.monotonic()
         leaves, key, step = read_order(order)
         if self.task.delay is not None:
@@ -248,7 +248,7 @@ class Worker(WorkerBase):
     def project(
         self, order: Order | bytes, parts: np.ndarray, key: SentKey
     ) -> np.ndarray:
-        """Returns the projection (PROJECTION_DIM,) of a message formed from some parts.
+        """Computes the projection of a message of some parts.
 
         Args:
           order: Leaves of params, key and step of the round, possibly pickled.
@@ -271,7 +271,7 @@ class Worker(WorkerBase):
         key: SentKey,
         step: int,
     ) -> _Results:
-        """Returns the results with these rows of the code, in NumPy."""
+        """Computes the message with given rows of the code."""
         held = self.held.astype(np.uint32)
         with naming_parts(self.held):
             results = self._compiled(leaves, data, rows, held, key, np.uint32(step))
@@ -294,7 +294,7 @@ class Worker(WorkerBase):
         return lowered.out_info.message
 
     def _results(self, leaves, parts, rows, held, key, step) -> _Results:
-        """Computes the message, and what else is sent; parts have a leading axis."""
+        """Computes the message, losses and aux of all parts."""
 
         def of_part(part, index, columns):
             term = self._term(leaves, part, index, key, step)

@@ -69,12 +69,13 @@ def fit_delays(
     *,
     families: Sequence[type[IndependentDelay]] | None = None,
 ) -> tuple[DelayFit, ...]:
-    """Fits delay models to measured times by maximum likelihood, ordered by quality.
+    """Fits delay models to measured times, and sorts them by quality.
 
-    Every family, e.g. `weibull` or `gamma`, is fitted with times proportional to the
-    load and affine in it (`affine`; for equal loads, with a fixed time). Each is also
-    fitted with two states, fast and slow, that last for some rounds (`markov`), and
-    with speeds of the workers (`unequal_speeds`).
+    The method is maximum likelihood. Every family, e.g. `weibull` or `gamma`, is
+    fitted with times proportional to the load and affine in it (`affine`; for equal
+    loads, with a fixed time). Each is also fitted with two states, fast and slow,
+    that last for some rounds (`markov`), and with speeds of the workers
+    (`unequal_speeds`).
 
     Models are ranked by the likelihood of the last third of the rounds of each load,
     after a fit to the other rounds. Models within a factor of a hundred of the best
@@ -158,7 +159,7 @@ def fit_delays(
 
 
 class _Tried(NamedTuple):
-    """Fitted model, with the numbers by which it is ranked.
+    """A fitted model, with its likelihoods.
 
     Attributes:
       kind: Kind of the model.
@@ -176,7 +177,7 @@ class _Tried(NamedTuple):
 
 
 def _ranked(models: list[_Tried]) -> list[_Tried]:
-    """Sorts models by likelihood; nearly equal ones by number of parameters."""
+    """Sorts models by likelihood, nearly equal ones by number of parameters."""
     largest_gain = max(model.gain for model in models)
     nearly_best = []
     others = []
@@ -191,7 +192,7 @@ def _ranked(models: list[_Tried]) -> list[_Tried]:
 
 
 def _last_rounds(measured: Measured) -> np.ndarray:
-    """Returns a mask (rounds,) of held-out rounds: the last ones of each load."""
+    """Returns which rounds are held out: the last ones of each load."""
     different_loads, load_of_round = np.unique(
         measured.loads, axis=0, return_inverse=True
     )
@@ -209,7 +210,7 @@ def _last_rounds(measured: Measured) -> np.ndarray:
 
 
 def _tried(measured: Measured, is_held_out: np.ndarray, kind: Kind) -> _Tried:
-    """Fits a model to all rounds; scores a fit to the first rounds on the last ones."""
+    """Fits a model to all rounds, and evaluates it on held-out rounds."""
     first_rounds = measured.at(rounds=~is_held_out)
     start = kind.most_likely(first_rounds)
     # The model sees all rounds, because earlier rounds tell the states of workers.
@@ -237,7 +238,7 @@ def _tried(measured: Measured, is_held_out: np.ndarray, kind: Kind) -> _Tried:
 
 
 def _delay(kind: Kind, model: Model) -> DelayModel:
-    """Builds the delay model of a fit with the public constructors."""
+    """Builds the delay model of a fit."""
     states = [_delay_of_state(kind, component) for component in model.components]
     delay = states[0]
     if kind.has_slow_state:
@@ -253,7 +254,7 @@ def _delay(kind: Kind, model: Model) -> DelayModel:
 
 
 def _delay_of_state(kind: Kind, component: Component) -> DelayModel:
-    """Builds the delay model of a component."""
+    """Builds the delay model of one state of a fit."""
     if not kind.form.bounds:
         return component.law
     overhead, slope, time = component.load
@@ -261,7 +262,7 @@ def _delay_of_state(kind: Kind, component: Component) -> DelayModel:
 
 
 def _measured(times: Any, loads: ArrayLike) -> Measured:
-    """Checks times; a missing time becomes a lower bound, the longest of its round."""
+    """Checks times, and marks missing times as at least the longest of the round."""
     array_validation.check_dense("times", times)
     array_validation.check_concrete("times", times, "its entries are checked")
     table = measured_times(times, least_rounds=4)
@@ -288,7 +289,7 @@ def _measured(times: Any, loads: ArrayLike) -> Measured:
 
 
 def _check_responses(is_whole: np.ndarray) -> None:
-    """Checks that enough times are finite: overall, and of each worker and round."""
+    """Checks that enough times are finite."""
     if is_whole.mean() < 0.5:
         shares = is_whole.mean(axis=0)
         worker = np.argmin(shares)
@@ -312,7 +313,7 @@ def _check_responses(is_whole: np.ndarray) -> None:
 
 
 def _not_rounded(table: np.ndarray, is_whole: np.ndarray) -> np.ndarray:
-    """Spreads times that rounding made equal over the width of a rounding step."""
+    """Spreads times that rounding has made equal."""
     values = np.unique(table[is_whole])
     if len(values) == 1:
         raise ValueError(f"times must differ; got {values}")
@@ -356,7 +357,7 @@ def _checked_families(families: Any) -> list[type[IndependentDelay]]:
 
 
 def _check_density(law: IndependentDelay) -> None:
-    """Raises ValueError unless the density of a fitted law is that of its quantiles."""
+    """Raises ValueError unless a law's density and quantiles agree."""
     with np.errstate(all="ignore"):
         cells = np.asarray(law.isf(_LEVELS), np.float64)
         first = cells[0]

@@ -30,7 +30,7 @@ class Measured(NamedTuple):
     speeds: np.ndarray
 
     def at_speed(self, speeds: float | np.ndarray) -> "Measured":
-        """Returns the times with speeds of the workers multiplied by `speeds`."""
+        """Returns the times with the speeds of workers changed by factors."""
         return self._replace(speeds=self.speeds * speeds)
 
     def at(self, rounds: Any = slice(None), workers: Any = slice(None)) -> "Measured":
@@ -39,12 +39,13 @@ class Measured(NamedTuple):
 
 
 class Component(NamedTuple):
-    """Distribution of load * time + (overhead + slope * load) * X, with X of a family.
+    """Distribution of times at any load, affine in a variable of a family.
 
-    Times are divided by the speeds of the workers. `load` is (overhead, slope, time),
-    the constants of `affine`. `parameters` are the fields of the family, in their
-    order. `before` is for an uncertain end of X: the probability of an X below
-    it, and the mean distance of such X from it.
+    Times are load * time + (overhead + slope * load) * X, with X of a family. Times
+    are divided by the speeds of the workers. `load` is (overhead, slope, time), the
+    constants of `affine`. `parameters` are the fields of the family, in their
+    order. `before` is for an uncertain end of X: the probability of an X below it,
+    and the mean distance of such X from it.
     """
 
     family: type[IndependentDelay]
@@ -54,11 +55,11 @@ class Component(NamedTuple):
 
     @property
     def law(self) -> IndependentDelay:
-        """Returns the distribution of X, a delay model of the family."""
+        """Returns the distribution of the variable, a delay model of the family."""
         return self.family(*map(float, self.parameters))
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
-        """Returns the log-likelihood of each time, (rounds, workers)."""
+        """Computes the log-likelihood of each time."""
         units, scale = self.units(measured)
         probability, distance = self.before
         is_before, num_distances = self._before(units)
@@ -71,7 +72,7 @@ class Component(NamedTuple):
         return np.where(measured.is_whole, density, self.log_survivals(measured))
 
     def log_survivals(self, measured: Measured) -> np.ndarray:
-        """Returns the log-probability of a longer time, for each time."""
+        """Computes the log-probability of a longer time, for each time."""
         units, _ = self.units(measured)
         probability, _ = self.before
         is_before, num_distances = self._before(units)
@@ -80,14 +81,14 @@ class Component(NamedTuple):
         return np.where(is_before, survival_before, survival_after)
 
     def units(self, measured: Measured) -> tuple[np.ndarray, np.ndarray]:
-        """Returns X for each time, and the factor of X in the time."""
+        """Converts times to values of the variable; returns also its factors."""
         overhead, slope, time = self.load
         scale = overhead + slope * measured.loads
         random_times = measured.times * measured.speeds - time * measured.loads
         return random_times / scale, scale / measured.speeds
 
     def _before(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns which X are below the lower end, and by how many mean distances."""
+        """Finds values below the lower end of the distribution."""
         end = float(self.law.isf(1.0))
         _, mean_distance = self.before
         is_before = (units < end) | (units <= 0)
@@ -116,7 +117,7 @@ class Form(NamedTuple):
         return LOAD[num_fixed:]
 
     def load(self, free: Sequence[float]) -> tuple[float, float, float]:
-        """Returns overhead, slope and time, given the free ones."""
+        """Returns the constants of the load, given the free ones."""
         slope = 1.0
         time = 0.0
         if len(free) == 1:
@@ -156,7 +157,7 @@ def forms(measured: Measured) -> tuple[Form, ...]:
 
 
 class Model(NamedTuple):
-    """Model of times: one component, or two in a Markov chain, and optional speeds."""
+    """Model of times: one component, or two in a Markov chain, and maybe speeds."""
 
     components: tuple[Component, ...]
     become_slow: float = 0.0
@@ -169,7 +170,7 @@ class Model(NamedTuple):
         return self.become_slow / (self.become_slow + self.become_fast)
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
-        """Returns log-likelihoods of times, given earlier rounds, (rounds, workers)."""
+        """Computes the log-likelihood of each time, given earlier rounds."""
         measured = measured.at_speed(self.speeds)
         logs = [component.log_likelihoods(measured) for component in self.components]
         if len(logs) == 1:
@@ -181,7 +182,7 @@ class Model(NamedTuple):
 def mixed(
     slow: np.ndarray | float, logs: Sequence[np.ndarray] | np.ndarray
 ) -> np.ndarray:
-    """Returns the logarithm of a mixture, with the probability of its last part."""
+    """Computes the log-likelihood of a mixture."""
     with np.errstate(divide="ignore"):
         fast_part = np.log1p(-slow) + logs[0]
         slow_part = np.log(slow) + logs[-1]
@@ -191,7 +192,7 @@ def mixed(
 def predictions(
     log_likelihoods: np.ndarray, become_slow: float, become_fast: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Computes state probabilities of each round, given earlier rounds (filter).
+    """Computes state probabilities of each round from earlier rounds.
 
     Args:
       log_likelihoods: Log-likelihood of each time for fast and slow workers,
@@ -218,7 +219,7 @@ def predictions(
 
 
 class Smoothed(NamedTuple):
-    """States of workers in each round, given all rounds.
+    """State probabilities of each round from all rounds.
 
     Attributes:
       slow: Probability of the slow state, (rounds, workers).
@@ -234,7 +235,7 @@ class Smoothed(NamedTuple):
 def responsibilities(
     log_likelihoods: np.ndarray, become_slow: float, become_fast: float
 ) -> Smoothed:
-    """Computes state probabilities of each round, given all rounds (smoother).
+    """Computes state probabilities of each round from all rounds.
 
     Args:
       log_likelihoods: Log-likelihood of each time for fast and slow workers,

@@ -33,7 +33,7 @@ IMPOSSIBLE = 1e10
 
 
 class _Axis(NamedTuple):
-    """Range of a number, mapped to the real line for the search.
+    """Range of a parameter, mapped to the real line for the search.
 
     Attributes:
       low: Lower bound, -infinity if there is none.
@@ -51,7 +51,7 @@ class _Axis(NamedTuple):
         return cls(low=float(low), high=float(high))
 
     def to_real(self, number: float) -> float:
-        """Maps a number to the real line."""
+        """Maps a parameter to the real line."""
         if math.isinf(self.low):
             return number
         if math.isinf(self.high):
@@ -60,7 +60,7 @@ class _Axis(NamedTuple):
         return float(scipy.special.logit(min(max(share, 1e-6), 1 - 1e-6)))
 
     def from_real(self, place: float) -> float:
-        """Maps a place on the real line to the number."""
+        """Maps a number on the real line to the parameter."""
         if math.isinf(self.low):
             return place
         if math.isinf(self.high):
@@ -80,7 +80,7 @@ class _Axis(NamedTuple):
 def maximum_likelihood(
     family: type[IndependentDelay], sample: Sample, start: tuple[float, ...] | None
 ) -> tuple[float, ...]:
-    """Returns maximum-likelihood estimates of a law's fields, in their order.
+    """Computes maximum-likelihood estimates of the fields of a law.
 
     They are those of `family.estimate`. If it has none, the likelihood is maximised by
     the method of Nelder and Mead; if speeds of the workers were estimated from the same
@@ -173,7 +173,7 @@ def minimum(
 
 
 def _points(axes: list[_Axis], sample: Sample) -> Iterator[list[float]]:
-    """Yields points, with a place on the real line per axis, to start the search."""
+    """Yields starting points of the search."""
     median = float(np.median(sample.times))
     starts = [axis.starts(median) for axis in axes]
     num_starts = math.prod(len(numbers) for numbers in starts)
@@ -183,7 +183,7 @@ def _points(axes: list[_Axis], sample: Sample) -> Iterator[list[float]]:
 
 
 def _log_likelihood(law: IndependentDelay, sample: Sample) -> float:
-    """Returns the mean log-likelihood, adjusted if the scale was estimated, too."""
+    """Computes the mean log-likelihood of a law."""
     times = sample.times
     weights = sample.weights
     whole = sample.is_whole
@@ -199,7 +199,7 @@ def _log_likelihood(law: IndependentDelay, sample: Sample) -> float:
 
 
 def _information_on_scale(law: IndependentDelay) -> float:
-    """Returns the Fisher information of a time on the logarithm of its scale.
+    """Computes the Fisher information of a time about its scale.
 
     It is the mean of the second difference of the log-density over quantiles.
     """

@@ -108,7 +108,7 @@ class Kind(NamedTuple):
 
 
 def _rough_speeds(measured: Measured) -> np.ndarray:
-    """Returns speeds relative to the median worker of each round, (workers,)."""
+    """Estimates speeds relative to the median worker."""
     logs = np.log(measured.times)
     relative_logs = logs - np.median(logs, axis=1, keepdims=True)
     return np.exp(-np.median(relative_logs, axis=0))
@@ -170,7 +170,7 @@ def _two_states(
 def _component(
     measured: Measured, weights: np.ndarray, kind: Kind, start: Component | None
 ) -> Component:
-    """Fits a component to weighted times, by a search over its load parameters."""
+    """Fits one component to weighted times."""
     whole_weight = float(np.sum(weights * measured.is_whole))
     num_rounds, num_workers = measured.times.shape
     num_parameters = kind.num_parameters(num_workers)
@@ -180,7 +180,7 @@ def _component(
         return start
 
     def component_at(free, near):
-        """Fits the parameters of the family, given the free constants of the load."""
+        """Fits the parameters of the family, given the constants of the load."""
         load = kind.form.load([float(constant) for constant in free])
         component = Component(kind.family, load)
         units, _ = component.units(measured)
@@ -210,7 +210,7 @@ def _component(
     near = component_at(first, near).parameters
 
     def cost(free):
-        """Returns the negative mean log-likelihood."""
+        """Computes the negative mean log-likelihood."""
         component = component_at(free, near)
         if not all(np.isfinite(component.parameters)):
             return IMPOSSIBLE
@@ -225,7 +225,7 @@ def _component(
 
 
 def _better_speeds(measured: Measured, model: Model, speeds: np.ndarray) -> np.ndarray:
-    """Maximises the likelihood over each speed; normalises the geometric mean to 1."""
+    """Maximises the likelihood over the speed of each worker."""
     for grid in _SPEED_GRIDS:
         factors = np.exp(grid)
         # Candidate speeds are the leading axis.

@@ -65,7 +65,7 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
 
 
 def _by_state(kind: Kind, model: Model) -> dict[tuple[str, str], float]:
-    """Returns the numbers of all components and of the chain by state and name."""
+    """Returns the parameters of all states and of the chain, by name."""
     numbers = {}
     for state, component in zip(STATES[len(model.components)], model.components):
         for name, value in zip(
@@ -82,7 +82,7 @@ def _by_state(kind: Kind, model: Model) -> dict[tuple[str, str], float]:
 def _scales(
     kind: Kind, numbers: dict[tuple[str, str], float]
 ) -> dict[tuple[str, str], float]:
-    """Returns the scale of each parameter in which the likelihood is smooth."""
+    """Returns the scale of each parameter for numerical derivatives."""
     end = kind.family.least_time
     bounds = {}
     if end is None:
@@ -123,7 +123,7 @@ def _moved(kind: Kind, model: Model, numbers: dict[tuple[str, str], float]) -> M
 def _deviations(
     likelihood: Callable[[np.ndarray], float], values: np.ndarray, steps: np.ndarray
 ) -> np.ndarray:
-    """Returns standard deviations from the inverse observed information matrix."""
+    """Computes standard errors from the inverse information matrix."""
 
     def gradient(point):
         return scipy.optimize.approx_fprime(point, likelihood, steps)
@@ -139,7 +139,7 @@ def _deviations(
 
 
 def predictive(kind: Kind, measured: Measured, model: Model) -> Model:
-    """Returns the model with uncertain lower ends of distributions, for predictions."""
+    """Returns the model for predictions, with uncertain shortest times."""
     components = []
     for minimum in _minima(kind, measured, model):
         component = minimum.component
@@ -152,7 +152,7 @@ def predictive(kind: Kind, measured: Measured, model: Model) -> Model:
 
 
 def unbiased(kind: Kind, measured: Measured, model: Model) -> Model:
-    """Returns the model with lower ends corrected for the bias of the minimum time."""
+    """Returns the model with shortest times corrected for their bias."""
     if not kind.ends_at_least_time:
         return model
     components = []
@@ -169,7 +169,7 @@ def unbiased(kind: Kind, measured: Measured, model: Model) -> Model:
 
 
 class _Minimum(NamedTuple):
-    """Bias of the minimum of the times of a component.
+    """Bias of the shortest time of a component.
 
     Attributes:
       component: The component.
@@ -185,7 +185,7 @@ class _Minimum(NamedTuple):
 
 
 def _minima(kind: Kind, measured: Measured, model: Model) -> Iterator[_Minimum]:
-    """Yields the bias of the minimum time of each component.
+    """Yields the bias of the shortest time of each component.
 
     For independent times of any distribution, the next of m + 1 is the minimum with
     probability 1 / (m + 1). The minimum of m times is about as far from the end as the
