@@ -51,7 +51,8 @@ def test_diloco_among_faults_is_that_of_one_process(tmp_path):
 
 
 def test_page_of_the_script_installs_what_it_imports():
-    page = (ROOT / "docs" / "cluster" / "several-machines.md").read_text(encoding="utf-8")
+    path = ROOT / "docs" / "cluster" / "several-machines.md"
+    page = path.read_text(encoding="utf-8")
     script = (ROOT / "examples" / "train.py").read_text(encoding="utf-8")
     [command] = re.findall(
         r"^\$ (pip install .*)\n\$ python examples/train\.py", page, re.MULTILINE

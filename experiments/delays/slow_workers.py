@@ -41,7 +41,7 @@ SPEEDS = (1.0, 0.9, 1.1, 0.3)
 
 @command("slow-workers", "Slow workers that still count", count="rounds")
 def slow_workers(rounds: int = 10_000, seed: int = 0) -> Sections:
-    """Simulates slow workers that contribute: on request, by coverage, by stored messages.
+    """Simulates slow workers that contribute: on request, or by stored messages.
 
     Args:
         rounds: Simulated rounds of random delays, a tenth of them for 256 workers;

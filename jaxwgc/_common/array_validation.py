@@ -94,7 +94,7 @@ def check_leading_axis(
     """Checks the size of the first axis of every leaf."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=arrays.is_sparse)
     if not leaves:
-        raise ValueError(f"{name} must have at least one array; got {tree}")
+        raise ValueError(f"{name} must have at least one array; got {in_short(tree)}")
     for path, leaf in leaves:
         leaf_name = name + jax.tree_util.keystr(path)
         # BCOO matrices with a batch axis pass, because JAX can map functions over that
@@ -259,5 +259,6 @@ def host_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
     """Checks an array of finite numbers, and converts it to NumPy."""
     array = concrete_array(name, value, kind, **sizes)
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite; got {array}")
+        shown = in_short(array.tolist())
+        raise ValueError(f"{name} must be finite; got {shown}")
     return array

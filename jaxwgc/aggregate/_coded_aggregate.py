@@ -143,8 +143,9 @@ def coded_aggregate(
     if corrupt is not None:
         validation.check_instance("corrupt", corrupt, CorruptionModel)
     if method == "partials" and (corrupt is not None or correct_errors):
+        argument = "corrupt=" if corrupt is not None else "correct_errors=True"
         raise ValueError(
-            f'method must be "messages" with corrupt or correct_errors; got {method!r}'
+            f"{argument} needs method='messages', which forms messages; got {method!r}"
         )
     policy = DecodingPolicy(
         code,

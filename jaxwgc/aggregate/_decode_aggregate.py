@@ -122,13 +122,13 @@ def decode_aggregate(
         code.check_requests()
         if memory:
             raise ValueError(
-                "memory must be False on request, since workers send sums of messages; "
-                "got True"
+                "memory=True cannot be used with on_request=True, since workers send "
+                "sums of messages; got True for both"
             )
         if correct_errors:
             raise ValueError(
-                "correct_errors must be False on request, since workers send sums of "
-                "messages; got True"
+                "correct_errors=True cannot be used with on_request=True, since "
+                "workers send sums of messages; got True for both"
             )
 
     def update(updates, state, params=None, **extra):

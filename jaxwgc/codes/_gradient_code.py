@@ -172,9 +172,11 @@ decoders=[LeastSquares])
         cls.check(code)
         others = np.argwhere((matrix != 0) & ~held)
         if others.size:
+            worker, part = others[0]
             raise ValueError(
-                "encoding_matrix must be 0 where assignment is False; got others at "
-                f"{others.tolist()}"
+                "encoding_matrix must be 0 for parts that a worker does not hold; got "
+                f"{matrix[worker, part]} for worker {worker} and part {part}. Set "
+                "this entry to 0, or assignment to True"
             )
         is_lost = ~np.any(matrix != 0, axis=0) & (weights != 0)
         if is_lost.any():

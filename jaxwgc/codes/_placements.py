@@ -28,9 +28,9 @@ _NUM_DRAWS = 32
 # Bound of the work of a comparison of codes: number of straggler patterns times the
 # squared number of workers.
 _MOST_WORK = 4_000_000
-# Residual in float32 below which it counts as rounding.
+# Largest residual in float32 that counts as rounding.
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
-# Fraction of the largest singular value below which others are rounding errors.
+# Singular values below this fraction of the largest one count as rounding errors.
 _RANK = 1e-10
 
 

@@ -11,8 +11,8 @@ from jaxwgc.codes._constructors import exact_code
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Lagrange
 
-# Maximum number of steps between points that are tried. If there are more, every
-# second, third, ... one is tried.
+# Maximum number of multipliers of the points that are tried. If there are more, only
+# every second, third, ... multiplier is tried.
 _MAX_CANDIDATES = 64
 
 
@@ -87,7 +87,7 @@ def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
     """
     steps = steps_between_points(num_workers)
     norms = np.array([norm(step) for step in steps])
-    # Ties go to the smallest step, despite rounding of the norms.
+    # Norms that are equal up to rounding are ties, which the smallest multiplier wins.
     is_smallest = norms <= norms.min() * (1 + 1e-9)
     return steps[int(is_smallest.argmax())]
 

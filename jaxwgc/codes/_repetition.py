@@ -285,5 +285,6 @@ def _owned_parts(num_workers: int, num_parts: int, loads: ArrayLike) -> np.ndarr
         "loads", loads, "real numbers", num_workers=num_workers
     )
     if np.any(known_loads < 0) or not np.any(known_loads):
-        raise ValueError(f"loads must be at least 0, and not all 0; got {known_loads}")
+        shown = validation.in_short(known_loads.tolist())
+        raise ValueError(f"loads must be at least 0, and not all 0; got {shown}")
     return shares(known_loads.astype(np.float64), num_parts)

@@ -96,7 +96,7 @@ def arbitrate(
     totals = np.where(wrong[:, None], 0, totals)
     norms = np.linalg.norm(totals, axis=1)
     differences = np.linalg.norm(totals[:, None] - totals, axis=2)
-    # Largest difference of each pair that rounding explains.
+    # Bound of the difference of each pair that rounding explains.
     allowed = _NOISE * noise * np.minimum(norms[:, None], norms)
     is_compared = np.zeros_like(differences, dtype=bool)
     while True:

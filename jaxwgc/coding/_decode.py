@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxwgc._common.array_validation import is_traced
 from jaxwgc._common.arrays import Array, sharding_by_batch
 from jaxwgc._common.pytrees import register
+from jaxwgc._common.validation import in_short
 from jaxwgc.codes import GradientCode
 from jaxwgc.coding._decoding import Decoding
 from jaxwgc.decoders import Decoder
@@ -60,8 +61,8 @@ class ErrorLocation:
     rejected: jax.Array
 
 
-# Forms in which a caller describes a round: the mask of the workers that responded, or
-# an object with their mask.
+# Descriptions of a round that functions take: a mask of workers, or an object that has
+# such a mask.
 Received: TypeAlias = ArrayLike | Sequence[bool] | Arrivals | ErrorLocation | Decoding
 # Number of parts that each worker has finished.
 Finished: TypeAlias = ArrayLike | Sequence[int]
@@ -129,10 +130,8 @@ class Arrived(NamedTuple):
         if received is None and finished is not None:
             mask = _messages_of_finished(code, finished)
         elif received is None or finished is not None:
-            raise ValueError(
-                "received or finished must be given, and not both; got "
-                f"{(received, finished)}"
-            )
+            got = "neither" if received is None else "both"
+            raise ValueError(f"either received or finished= must be given; got {got}")
         elif isinstance(received, Arrivals):
             if code.messages_per_worker > 1:
                 mask = _messages_of_finished(
@@ -148,7 +147,8 @@ class Arrived(NamedTuple):
             decoding = received
             mask = received.mask
             other = received.code
-            # Codes are compared as far as they are known.
+            # Traced matrices cannot be compared, so codes are compared by their known
+            # arrays.
             checksums = {code.checksum, other.checksum} - {None}
             is_same = np.shape(code.encoding_matrix) == np.shape(other.encoding_matrix)
             if not is_same or len(checksums) > 1:
@@ -206,7 +206,8 @@ def _messages_of_finished(code: GradientCode, finished: Finished) -> jax.Array:
         known = np.asarray(finished)
         if np.any((known < 0) | (known > np.asarray(code.parts_per_worker))):
             raise ValueError(
-                f"finished must be from 0 to parts_per_worker; got {known}"
+                "finished must be from 0 to the number of parts of each worker; got "
+                f"{in_short(known.tolist())}"
             )
     parts = jnp.asarray(code.parts_per_worker)
     required = parts[:, None] if code.required_parts is None else code.required_parts

@@ -28,17 +28,17 @@ from jaxwgc._common.arrays import (
 from jaxwgc._common.some_rows import any_under_vmap
 from jaxwgc._common.tolerances import DECODES
 
-# Bound of leakage that is dropped as rounding, in machine epsilons of the weight of a
-# part. Leakage is dropped if no part exceeds the bound. More leakage also occurs in
+# Bound, in machine epsilons of the weight of a part, up to which the disturbance
+# between blocks counts as rounding and is dropped. Larger disturbances also occur in
 # rounds that decode.
 _ROUNDED_LEAKAGE = 100
 # Number of messages in a block. Blocks are summed first, and then added up.
 _BLOCK = 8
-# Bounds of leaks, as multiples of their root mean square. The bound is _LEAKS for
-# residuals, and _LEAKS + _LEAKS_OF_FEW / number of messages for rounding. Residuals
-# reach 3 over all patterns of exact codes of up to 7 workers. Rounding reaches 8 with
-# two messages, and 4 with six. Rounding of many messages is normally distributed: 6 is
-# nine standard deviations.
+# Bounds of residuals and rounding errors, as multiples of their root mean square:
+# _LEAKS for residuals, and _LEAKS + _LEAKS_OF_FEW / number of messages for rounding
+# errors. Residuals reach 3 over all patterns of exact codes of up to 7 workers.
+# Rounding errors reach 8 with two messages, and 4 with six. For many messages they are
+# normally distributed, and 6 is nine standard deviations.
 _LEAKS = 6
 _LEAKS_OF_FEW = 24
 # Bound of the rounding of sent messages, in machine epsilons. It is seven standard
@@ -212,8 +212,8 @@ def _with_leaks(
     weights = jnp.where(leaks.is_mixed, leaks.weights, 0)
     num_blocks = weights.shape[-1]
     halves = num_blocks // num_segments
-    # The leaks of second halves are i times those of first halves. A single segment
-    # leaks only from one half to the other.
+    # Second halves disturb first halves by i times what first halves disturb second
+    # halves. With a single segment, there are no other blocks.
     first = 1 if num_segments == 1 else 0
     rows = jnp.moveaxis(weights[first:, :, ::halves], 1, -1)
     num_into = len(rows)
@@ -276,7 +276,7 @@ def floor_weights(
     ratio_of_block = jnp.max(ratios, axis=(-2, -1))
     batch = ratio_of_block.shape[:-1]
     ratio = ratio_of_block.reshape(*batch, num_segments, -1).max(-1)
-    # If a round does not decode, its leak is larger than rounding, and is kept.
+    # If a round does not decode, the disturbance is larger than rounding, and is kept.
     ratio = jnp.where(leaks.is_lossy[..., None], 0, ratio)
     computed = jnp.promote_types(message_dtype, jnp.float32)
     eps = max(jnp.finfo(weights.dtype).eps, jnp.finfo(computed).eps)
@@ -312,7 +312,7 @@ def combine(
         weights.shape[:-2], messages.shape[:-2], mask.shape[:-1]
     )
     zeros = jnp.zeros((*batch, num_segments, messages.shape[-1]), messages.dtype)
-    # Rows and floors are in units of epsilon, so that squares stay in the range of the
+    # Rows and bounds are divided by epsilon, so that squares stay in the range of the
     # dtype.
     eps = jnp.finfo(messages.dtype).eps
     if floors is not None:

@@ -280,7 +280,7 @@ def measures_of(weights: Array, mask: Array, matrix: Array, target: Array) -> Me
     is_own_block = np.eye(num_blocks, dtype=bool)[:, None, :]
     effective = xp.where(is_own_block, blocks, 0).sum(axis=(-3, -1)) / num_blocks
     difference = blocks - unmixed(target, num_blocks)
-    # The scale keeps squares of tiny entries from underflow.
+    # Scaling prevents an underflow of the squares of tiny entries.
     scale = working_constant(scale_of(target))
     squared_norm = xp.sum(squares(target / scale))
     squared_norm = xp.where(squared_norm > 0, squared_norm, 1)

@@ -9,20 +9,21 @@ import numpy as np
 
 from jaxwgc._common.arrays import Array, norms_along, product, squares
 
-# Norm of the column of the parity checks of a message, below which the message counts
-# as unchecked.
+# Norm of a message's column of the parity checks, below which no check contains the
+# message.
 UNCHECKED = 1e-3
-# Bound of singular values of check values that count as noise, relative to their
-# expectation. It is twice the maximum over 10,000 rounds of exact codes.
+# Singular values of the checks' values up to this multiple of their expectation count
+# as noise. It is twice the maximum over 10,000 rounds of exact codes.
 ROUNDINGS = 2.0
-# Fraction of the initial norm of the checks of a message, below which no check is left.
+# Fraction of the initial norm of a message's checks, below which no check of the
+# message is left.
 _AMBIGUOUS = 2e-6
-# Largest amplification of noise at which a suspect can be exonerated.
+# Largest amplification of noise with which a suspected message can be found correct.
 _REACH = 10.0
 # Error bound of computed singular values, in machine epsilons times the largest one.
 _SVD_ROUNDINGS = 16.0
-# Ratio of the next distance to the last accepted one, above which the gap between them
-# is clear.
+# Ratio of the first rejected to the last accepted distance, above which the choice is
+# clear.
 _CONTRAST = 2.0
 
 

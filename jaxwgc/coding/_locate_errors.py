@@ -215,7 +215,7 @@ def _find_minorities(sample: Sample, copies: Copies) -> Findings:
     rows = sample.rows / jnp.asarray(copies.signs, sample.rows.dtype)[:, None]
     rows = jnp.where(is_there[:, None], rows, 0)
     norms = jnp.linalg.norm(rows, axis=1)
-    # Clipped messages are corrupted, even if copies agree.
+    # Messages that were clipped are corrupted, also if their copies agree with them.
     can_be_right = norms < 0.99 * _LARGEST
     differences = jax.lax.map(
         lambda row: jnp.linalg.norm(rows - row, axis=1), rows, batch_size=32

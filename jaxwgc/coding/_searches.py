@@ -29,8 +29,8 @@ from jaxwgc.decoders import Decoder, Interpolation
 
 T = TypeVar("T")
 
-# Number of assumptions for each number of windows: that 0, 1 or 2 error directions are
-# hidden in the noise.
+# For each number of windows, 0, 1 or 2 directions of errors are assumed to be hidden in
+# the noise.
 _HIDDEN = 3
 # Maximum number of guesses per round, and number of guesses tried at a time.
 _MOST_GUESSES = 20_000
@@ -144,7 +144,7 @@ def find_in_turn(
     is_explained = last.floor == 0
     has_check = last.check_norms > UNCHECKED
     return Findings(
-        # Suspects with messages that agree with the others are exonerated.
+        # Suspected messages that agree with the others are found correct.
         wrong=last.evidence.suspects & last.evidence.deviates,
         disputed=sample.mask & has_check & ~is_explained,
         is_checked=has_check,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxwgc._common import array_validation, arrays, validation
 from jaxwgc.codes import GradientCode
 
-# Machine epsilons per row, above which the degrees of freedom of a source are not
+# Machine epsilons per row, up to which the degrees of freedom of a source count as
 # rounding.
 _ROUNDING = 10
 
@@ -51,7 +51,10 @@ def weighted(code: GradientCode, weights: jax.typing.ArrayLike) -> GradientCode:
         # Concrete weights stay in NumPy, so that codes in NumPy keep their precision.
         factors = np.asarray(factors)
         if not np.isfinite(factors).all():
-            raise ValueError(f"weights must be finite; got {factors}")
+            part = np.flatnonzero(~np.isfinite(factors))[0]
+            raise ValueError(
+                f"weights must be finite; got {factors[part]} for part {part}"
+            )
     columns = factors.repeat(code.num_segments) if code.num_segments > 1 else factors
     return dataclasses.replace(
         code,

@@ -14,7 +14,7 @@ from jaxwgc.decoders._decoder import Array, Decoder
 # Number of entries, over all masks, that are looked up at a time. They fit into the
 # cache.
 _ENTRIES = 2**18
-# The second largest integer, because 1 is added to it.
+# The largest integer but one, because 1 is added to it.
 _LAST = np.uint32(2**32 - 2)
 
 
@@ -139,8 +139,8 @@ def _weights(
 
     below = jax.lax.fori_loop(0, depth.max(initial=0), gather, at_vertex)
     excess, all_slack, all_odd = jnp.take_along_axis(below, root[None], axis=1)
-    # The two sides may differ in size. This amount of each unit of slack, or of each
-    # end of an odd edge, makes up for the difference.
+    # The two sides of a component may have unequal weight. This amount per unit of
+    # slack, or per end of an odd edge, compensates the difference.
     has_odd = all_odd > 0
     ratio = excess / jnp.where(has_odd, all_odd, all_slack)
     flow = below[0] - ratio * jnp.where(has_odd, below[2], below[1])

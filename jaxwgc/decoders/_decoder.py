@@ -85,7 +85,7 @@ class Decoder(abc.ABC):
         super().__init_subclass__(**kwargs)
         parents: Any = super(cls, cls)
         if "weights" in vars(cls) and parents.weights is not Decoder.weights:
-            # What parents say of their own weights may not hold for these.
+            # Attributes of base classes describe the `weights` of base classes.
             for name in ("is_optimal", "runs_on_host", "decodes", "decoding_time"):
                 if name not in vars(cls):
                     setattr(cls, name, getattr(Decoder, name))

@@ -160,8 +160,8 @@ def dual_weights(
     # If there are fewer stragglers than s, the singular vectors of the padding become
     # zero.
     vectors = jnp.where(unused, 0, vectors)
-    # Along each of these vectors, the dual code removes the weights of stragglers as
-    # far as the ridge allows. The rest becomes a residual.
+    # Along each of these vectors, weights of stragglers become zero as far as the ridge
+    # allows. What is left of them is a residual.
     remove = product(null, turn.conj().T * singular) * (1 - ridge)
     remove = remove / (singular**2 + ridge * (1 - singular**2))
     remove = product(remove, vectors.conj().T)

@@ -125,8 +125,8 @@ def _first_responses(mask: A, groups: Array, matrix: Array, target: Array) -> A:
     earlier = same & (order[:, None] < order)
     responses = mask.astype(dtype)
     first = mask & (product(responses, earlier.astype(dtype)) == 0)
-    # The lost part of the target decides, because it is exactly zero for a complete
-    # family. The covered part would be a rounded sum.
+    # Families are compared by the lost part of the target, which is exactly zero for a
+    # complete family. The covered part is rounded.
     silent = product(responses, same.astype(dtype)) == 0
     leader = ~earlier.any(axis=0)
     worth = _worth_of_messages(matrix, target)
@@ -194,7 +194,8 @@ def _time_until_covered(times: Any, sizes: Array, tolerance: ArrayLike) -> Any:
     order = xp.argsort(times, axis=-1)
     in_order = xp.take_along_axis(times, order, axis=-1)
     sizes_in_order = xp.take_along_axis(sizes, order, axis=-1)
-    # Sums begin at the end, so that nothing is missing exactly when all have arrived.
+    # Sums begin at the last message, so that the missing part is exactly zero when all
+    # have arrived.
     from_here = xp.flip(xp.cumsum(xp.flip(sizes_in_order, -1), axis=-1), -1)
     missing = xp.concatenate([from_here[..., 1:], 0 * from_here[..., :1]], axis=-1)
     is_enough = missing <= tolerance**2 * from_here[..., :1]

@@ -27,8 +27,8 @@ _CUTOFF = 2
 # Ridge in machine epsilons of the largest singular value. Smaller and larger ridges
 # leave larger errors for nearly singular masks.
 _RIDGE = 2
-# The given weights are kept if their cost is below this fraction of the cost after
-# every refinement step.
+# The given weights are kept if their cost is below this fraction of the cost after each
+# refinement step.
 _ADVANTAGE = 0.9
 # Number of refinement steps that nearly singular masks need.
 _STEPS = 8
@@ -272,8 +272,8 @@ def _by_svd(
     squared_ridge = (_RIDGE * unit) ** 2
     # The ridge of a matrix of zeros is zero.
     ridged = singular / jnp.where(unit > 0, singular**2 + squared_ridge, 1)
-    # Smaller singular values are rounding errors of the matrix, e.g. of equal rows. In
-    # many steps of refinement, a ridge would use them to fit the target.
+    # Smaller singular values are rounding errors, e.g. of equal rows. After many
+    # refinement steps, a ridge would still fit the target along them.
     ridged *= singular > unit
     cutoff = _CUTOFF * math.sqrt(max(rows.shape)) * unit
     truncated = ridged * (singular > cutoff)

@@ -87,8 +87,8 @@ def mesh_value_and_grad(
     held = held_parts(code, mesh.shape[axis])
     decoder = code.choose_decoder(decoder)
     value_and_grad = jax.value_and_grad(scalar_loss(loss))
-    # The compiler partitions the other axes of the mesh. Without `check_vma`, gradients
-    # are those of one shard, for any loss.
+    # The compiler partitions the other axes of the mesh. With `check_vma=False`, a
+    # gradient is that of the shard's own loss, and no sum over shards is added to it.
     weighted_sum = jax.shard_map(
         functools.partial(_weighted_sum, value_and_grad, axis),
         mesh=mesh,
@@ -124,7 +124,8 @@ def mesh_value_and_grad(
         validation.check_instance("parts", parts, PlacedParts, ", from place_parts")
         if parts.held != expected:
             raise ValueError(
-                f"parts must be placed for the same code and axis; got {parts.held}"
+                "parts must be placed by place_parts with the code, mesh and axis of "
+                "this function; got parts that were placed for others"
             )
         arrived = Arrived.of(code, received, finished, one_round=True)
         return compute(params, parts.arrays, arrived)

@@ -33,9 +33,9 @@ _ROUNDING = 1e-5
 # Shares of finished parts at which a rule of coverage ends the round.
 _SHARES_COVERED = (0.99, 0.97, 0.9)
 # Speeds differ permanently if the medians of workers differ by more than the factor
-# _CHRONIC, and by more than _DEVIATIONS standard deviations of chance. Chance gives up
-# to 19 for 8 to 128 equal workers, 15 to 300 rounds and any delay law. Measured traces
-# with permanent differences give at least 290.
+# _CHRONIC, and by more than _DEVIATIONS standard deviations of chance. By chance, 8 to
+# 128 equal workers differ by up to 19 standard deviations in 15 to 300 rounds, under
+# any delay law. In measured traces, permanent differences are at least 290.
 _CHRONIC = 1.25
 _DEVIATIONS = 20.0
 # Minimum number of measured rounds for medians that show speeds.
@@ -145,7 +145,7 @@ class Candidates:
         copies = self.checked_copies(num_workers)
         if self.codes is None:
             of_equal_work = [*standard_codes(num_workers, copies)]
-            # One program draws the times of all of them.
+            # One program draws the times for all of these codes.
             clusters.draw([named.code for named in (baseline, *of_equal_work)])
             speeds = speeds_of(clusters.times(baseline.code), clusters.num_measured)
             if speeds is not None:

@@ -13,9 +13,9 @@ from jaxwgc._common import array_validation
 # are stable, because the largest curvature is 1.
 _NUM_CURVATURES = 8
 _STEPS = 2.0 * np.geomspace(1e-5, 0.98, 80)
-# Products of step size and curvature for which stale descent is simulated. Log-losses
-# are interpolated linearly between them, because small products change log-losses in
-# proportion.
+# Products of step size and curvature for which descent with stored messages is
+# simulated. The logarithm of the loss is interpolated linearly between them, since it
+# is nearly linear in small products.
 MOVES = np.concatenate([[0.0], 2.0 * np.geomspace(1e-2, 0.98, 60)])
 _UNIT_VECTORS = np.eye(len(MOVES))
 # Smallest and largest number of steps.
@@ -23,10 +23,10 @@ _FEWEST = 1e-3
 _MOST = 1e15
 # Number of bisections in the comparison of step sizes.
 _COARSE_BISECTIONS = 18
-# Smallest mean square whose logarithm is taken.
+# Lower bound of mean squares whose logarithm is computed.
 _SMALLEST = 1e-300
 
-# Gradient descent with fresh gradients, or with stale ones.
+# Model of descent: with new gradients in each step, or with stored messages.
 Descent: TypeAlias = "Weights | StaleDescent"
 # Expected loss after a number of steps, relative to the initial loss.
 LossAfter: TypeAlias = Callable[[float | np.ndarray], np.ndarray]

@@ -22,7 +22,7 @@ _DEVIATIONS = 3.0
 # Accepted probability that chance in the few rounds of a trace looks like a bias. It is
 # small, because many choices of many plans are tested.
 _CHANCE = 1e-6
-# Accepted probability that a trace hides a larger bias than the one that is assumed
+# Probability with which a trace may hide a larger bias than the bias that is assumed
 # with stalls.
 _UNSEEN = 0.05
 # Lag-1 autocorrelation above which a deviation is treated as bias.
@@ -222,7 +222,8 @@ def _persistent_noise(runs: np.ndarray) -> _PersistentNoise:
         return _PersistentNoise(square=0.0, share=0.0, correlation=0.0)
     lag_1 = np.mean(around[:, 1:] * around[:, :-1]) / square
     lag_2 = np.mean(around[:, 2:] * around[:, :-2]) / square
-    # A smaller estimate is consistent with noise without memory.
+    # A smaller estimate is consistent with noise that is independent from round to
+    # round.
     if lag_1 < _DEVIATIONS / math.sqrt(runs.size):
         return _PersistentNoise(square=square, share=0.0, correlation=0.0)
     correlation = float(np.clip(lag_2 / lag_1, 0, _MOST_CORRELATED))

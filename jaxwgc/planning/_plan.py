@@ -27,9 +27,10 @@ from jaxwgc.simulation._program_arguments import as_argument
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Number of simulated clusters. Their scatter gives the standard errors.
+# Number of simulated clusters. Standard errors are those of the mean over clusters.
 _NUM_CLUSTERS = 20
-# Minimum number of rounds per cluster. The start with idle workers then hardly matters.
+# Minimum number of rounds per cluster, so that the start with idle workers hardly
+# matters.
 _FEWEST_ROUNDS = 50
 # Shares of a time that may not depend on the load, for which the choices are ranked
 # again if times were measured at one load.

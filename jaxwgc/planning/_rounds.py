@@ -20,7 +20,8 @@ from jaxwgc.simulation._rounds import Drawn, Loads, draw_rounds, end_rounds
 _UNIT_RANGE = (1e-15, 1e15)
 # Relative random change of times, which puts equal times in random order.
 _TIME_ROUNDING = 1e-6
-# Number of simulated times up to which quick compilation saves time.
+# Number of simulated times, up to which a quick compilation saves more time than a fast
+# program.
 _FEW_TIMES = 100_000
 _split = jax.jit(jax.random.split, static_argnums=1, compiler_options=QUICKLY_COMPILED)
 

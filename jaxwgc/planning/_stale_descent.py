@@ -91,8 +91,9 @@ def _descend(
         # affects the other, so both are simulated.
         num_numbers = 2 if code.is_complex else 1
         shape = (num_numbers, len(moves), 1 + draws.shape[1])
-        # Column 0 is a distance that starts at one. Gradients at the optimum move the
-        # other columns, which start at zero.
+        # Column 0 of the parameters is the distance from the optimum, which starts at
+        # one. The other columns start at zero, and are moved by the parts' gradients at
+        # the optimum.
         start = jnp.zeros(shape).at[..., 0].set(1)
 
         def step(carry: Any, _: Any):

@@ -23,8 +23,7 @@ _DEVIATIONS = 2.0
 _FREQUENT = 0.2
 # Standard error of a ratio of times below which it is not printed.
 _SMALL_ERROR = 0.01
-# Relative difference of times below which it counts as none. It would be printed as
-# 0.0%.
+# Relative difference of times that would be printed as 0.0%, and counts as none.
 _SAME_TIME = 5e-4
 
 

@@ -8,14 +8,14 @@ from jaxwgc.reports._lost_time import WORTH, last_workers, outlying_rounds
 from jaxwgc.reports._statistics import MARGIN, Rounds
 from jaxwgc.reports._workers import MISSING, Kind, Workers, workers_to_check
 
-# Share of the round time that different stragglers cost in each round, above which the
-# advice is to wait for fewer workers. This saves some of the time.
+# Share of the time of rounds that varying stragglers cost, above which the advice is to
+# wait for fewer workers.
 _WORTH_WAITING = 0.2
-# Share of the responses of workers without many missing ones, and of the rounds with
-# one response, above which the advice mentions them.
+# Share above which the advice mentions missing responses of other workers, or rounds
+# with one response.
 _MANY_MISSING = 0.05
-# Share of the rounds in which the same worker is last, above which the advice does not
-# say that another one is.
+# Share of the rounds in which one worker is last, above which stragglers do not count
+# as varying.
 _NEARLY_ALWAYS = 0.9
 # Maximum number of rounds in the text in which most of the time is lost.
 _NUM_NAMED_ROUNDS = 3

@@ -26,8 +26,8 @@ _NEARLY_ALL = 0.95
 # Ratio of the standard deviations of log-times, within rounds to between rounds, below
 # which rounds differ far more.
 _FAR_BELOW = 0.1
-# Largest share of rounds in which one worker is last, as a multiple of an equal share.
-# Standard errors are added.
+# Largest share of rounds in which one worker may be last by chance: this multiple of an
+# equal share, plus standard errors.
 _EQUAL_SHARES = 1.5
 _NUM_STANDARD_ERRORS = 4
 _HOW_TO_NUMBER = (
@@ -202,7 +202,7 @@ def _first_of_groups(is_response: np.ndarray) -> np.ndarray:
     responses = is_response.astype(np.float32)
     is_together = responses.T @ responses > 0
     while True:
-        # Workers of which both are together with a third one.
+        # Two workers are connected if both have responded together with a third worker.
         links = is_together.astype(np.float32)
         is_linked = links @ links > 0
         if np.array_equal(is_linked, is_together):

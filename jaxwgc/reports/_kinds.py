@@ -55,7 +55,7 @@ def speeds_of(
     changes = _changes_of_speed(logs)
     interval = _median_interval(logs, changes.scale)
     deviations = logs - interval.median
-    # Each kind replaces those before it.
+    # Later kinds replace earlier ones.
     kinds = np.array([Kind.STEADY] * logs.shape[1], dtype=object)
     kinds[_is_significant(_p_values_of_stalls(deviations), logs)] = Kind.INTERMITTENT
     p_slow, p_fast = _p_values_of_level(interval, is_tested=_is_tested(logs))
@@ -73,7 +73,7 @@ def speeds_of(
         ):
             kind = Kind.OTHERS_FASTER_SINCE
         elif kind == Kind.FAST_UNTIL and kinds[worker] != Kind.FAST:
-            # This kind does not help with workers that are like others.
+            # This kind is only for workers that differ from others.
             continue
         kinds[worker] = kind
         change_round[worker] = steps[place]

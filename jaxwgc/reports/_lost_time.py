@@ -26,10 +26,10 @@ _LEAST_ROUNDS = 10
 _SIMILAR = 0.5
 # Workers are named if they cause more than this share of the time lost.
 _MOST = 0.5
-# Share of false alarms for lost times. Kinds have most of them. The sum is below
-# `FALSE_ALARMS` in simulations.
+# Probability of a false alarm in the tests of lost times. With the tests of kinds, the
+# sum is below `FALSE_ALARMS` in simulations.
 _SHARE_OF_ALARMS = 0.1
-# Exponents in the bound of a tail probability, for weights of at most 1.
+# Exponents of Chernoff bounds, for weights of at most 1. The best one is used.
 _TILTS = np.geomspace(1e-3, 50, 100)
 
 
@@ -111,7 +111,7 @@ def last_workers(times: np.ndarray, medians: np.ndarray) -> LastWorkers:
     lost_share = float(lost[is_lost_here].sum() / max(gaps.sum(), 1e-300))
     if lost_share <= _MOST:
         return LastWorkers(is_last_often, is_costly=np.zeros_like(is_costly))
-    # Rounds that lose at least as much as this one have half of the lost time.
+    # The rounds that lose at least this much time have half of the lost time.
     ordered_excess = np.sort(excess[is_lost_here])[::-1]
     sums = np.cumsum(ordered_excess)
     typical = ordered_excess[np.searchsorted(sums, sums[-1] / 2)]

@@ -16,7 +16,7 @@ LEAST_RESPONSES = 8
 NUM_SAMPLED = 4096
 # Number of times in a block of rounds.
 _BLOCK_SIZE = 2**18
-# Number of columns that are read at once. They fill a line of the cache.
+# Number of columns that are read at once, as many as fit a line of the cache.
 _NUM_COLUMNS = 8
 # Number of batches of consecutive rounds. They give the intervals of means.
 _NUM_BATCHES = 10
@@ -29,8 +29,8 @@ _NUM_ITERATIONS = 50
 _TOLERANCE = 1e-4
 # Largest autocorrelation that is corrected.
 _LARGEST_CORRELATION = 0.97
-# Lag-1 autocorrelation, in standard errors, above which lags 1 and 2 are extrapolated
-# to all lags.
+# Lag-1 autocorrelation, in standard errors, above which the autocorrelation at later
+# lags follows from lags 1 and 2.
 _NUM_STANDARD_ERRORS = 2
 # Number of lags of the long-run variance, as a multiple of the cube root of the number
 # of rounds.

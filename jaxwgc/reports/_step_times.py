@@ -282,8 +282,8 @@ class StepTimes:
         """
         if not self._windows:
             raise ValueError(
-                "step times must have been exchanged before the report, and this "
-                "process must be process 0; got no laps"
+                "report() needs exchanged laps, which process 0 alone has; got none. "
+                "Call exchange() on all processes first"
             )
         return self._report_of(np.concatenate(self._windows), self._first_step)
 

@@ -367,7 +367,7 @@ def _draw(
         [drawn] = draw_rounds(delay, keys, [loads], delay_keys=delay_keys)
     except (TypeError, ValueError) as error:
         raise ValueError(f"delays[{name!r}] cannot be drawn: {error}") from error
-    # All rules read the times from the device.
+    # Times are copied to the device once, for all rules.
     return drawn._replace(times=jnp.asarray(drawn.times))
 
 

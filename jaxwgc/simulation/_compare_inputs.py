@@ -153,7 +153,8 @@ def _code_labels(
     codes: Sequence[GradientCode], decoder: DecoderLike | Mapping[Any, DecoderLike]
 ) -> list[str]:
     """Returns short names of codes."""
-    # A dict of decoders has these labels as keys.
+    # Labels must be the names of the codes, which a dict of decoders has as keys. So
+    # labels do not depend on the decoder.
     decoder_of_study = None if isinstance(decoder, Mapping) else decoder
     labels = []
     for code in codes:

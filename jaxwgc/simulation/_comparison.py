@@ -221,7 +221,7 @@ def _cell(summary: Summary, place: tuple[int, int, int]) -> str:
     if mean == low == 0 and high > 0:
         return f"< {high:.2g}"
     if mean == high == 1 and low < 1:
-        # Two digits of the distance from 1 are shown.
+        # A mean near 1 is shown with two digits of its distance from 1.
         decimals = 1 - math.floor(math.log10(1 - low))
         return f"> {low:.{decimals}f}"
     half = (high - low) / 2
@@ -292,7 +292,7 @@ def summary_of_rounds(trials: np.ndarray) -> Summary:
     student = scipy.special.stdtrit(num_trials - 1, 0.975) / scipy.special.ndtri(0.975)
     factor = student * np.sqrt(num_trials / (num_trials - 1))
     shifts = factor * size / num_trials * (np.array([low, high]) - number)
-    # A negative size exchanges the ends.
+    # If the size of an event is negative, the ends of the interval change places.
     lowest = summary.mean + shifts.min()
     if trials.min() >= 0:
         lowest = max(lowest, 0.0)

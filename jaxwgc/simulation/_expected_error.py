@@ -132,7 +132,8 @@ def _correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.nd
     validation.check_shape("correlation", gram, "(num_parts, num_parts)", shape)
     slack = _ROUNDING * np.abs(gram).max()
     if not np.allclose(gram, gram.T, rtol=0, atol=slack):
-        raise ValueError(f"correlation must be finite and symmetric; got {gram}")
+        shown = validation.in_short(gram.tolist())
+        raise ValueError(f"correlation must be finite and symmetric; got {shown}")
     smallest_eigenvalue = np.linalg.eigvalsh(gram)[0]
     if smallest_eigenvalue < -slack * num_parts:
         raise ValueError(

@@ -198,8 +198,8 @@ def _improve(
     Adds the errors of all sets on the way to `errors`, and stops at a known set.
     """
     [error] = adversary.errors(np.array([lost]))
-    # The record never falls. A gain in ridge error cannot make up for an error that was
-    # lost to rounding, so that the climb ends.
+    # The best error so far never decreases. A gain in ridge error cannot hide a
+    # decoding error that was lost to rounding, so the search ends.
     record = float(error)
     while lost not in errors:
         errors[lost] = float(error)

@@ -73,8 +73,8 @@ def _check_finite(name: str, value: Any, dtype: np.dtype) -> None:
     if isinstance(value, np.ndarray):
         is_finite = np.isfinite(concrete(value, dtype)).all()
     else:
-        # The check runs on the device of the array. It runs at once even inside a
-        # traced function, in which other computations would be traced.
+        # The check runs on the device of the array, and at once, also while a function
+        # is traced.
         with jax.core.eval_context():
             array = jnp.asarray(value, dtype)
             is_finite = array.size == 0 or bool(_is_finite(array))

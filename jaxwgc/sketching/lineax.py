@@ -157,9 +157,8 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
             method = "sketch"
         else:
             raise ValueError(
-                "method must be 'auto' or 'sketch' for an operator of more than 2 "
-                f"sketch_size rows that is no MatrixLinearOperator; got "
-                f"{self.method!r}. Convert it with "
+                f"method={self.method!r} needs a matrix; got a {type(tall).__name__}. "
+                "Use method='auto' or 'sketch', or convert it by "
                 "lineax.MatrixLinearOperator(operator.as_matrix())"
             )
         sketch_size = _arguments.sketch_size(sketch_size, matrix.shape)

@@ -192,7 +192,7 @@ def _positive_loads(loads: ArrayLike, num_workers: int) -> np.ndarray:
     if not is_positive or worker_loads.shape not in ((), (num_workers,)):
         raise ValueError(
             f"loads must be positive and finite, one number or {num_workers}; got "
-            f"{loads}"
+            f"{validation.in_short(loads)}"
         )
     return worker_loads
 

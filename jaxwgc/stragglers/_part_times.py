@@ -8,7 +8,8 @@ from jax.typing import ArrayLike
 from jaxwgc._common import array_validation
 
 # Number of rounded quantities, each with an error of at most half a machine epsilon:
-# the finish time of a worker and of a part, the share of the part, the elapsed time.
+# the finish times of a worker and of a part, the share of the part, and the elapsed
+# time.
 _ROUNDINGS = 4
 
 

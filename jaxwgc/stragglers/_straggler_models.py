@@ -89,7 +89,7 @@ class delayed(StragglerModel):
         """Draws finish times, and ends the round by the waiting rule."""
         loads = loads_of(loads)
         code = self.wait.code
-        # The rule of a code with several messages needs the times of its parts.
+        # The waiting rule of a code with several messages needs the times of parts.
         shares = np.ones((len(loads), 1)) if code is None else code.part_shares
         return self.sample_parts(key, state, loads, shares)
 

@@ -196,9 +196,10 @@ class UntilDecodable(WaitingRule):
         num_workers = self.code.num_workers
         if np.shape(times) != (num_workers,):
             raise ValueError(
-                f"times must have shape (num_workers,) = ({num_workers},), for the "
-                f"workers of the code of the waiting rule; got {np.shape(times)}. Give "
-                "until_decodable or coverage the code of these workers"
+                f"times must have one entry for each of the {num_workers} workers of "
+                f"the waiting rule's code, or for each of their messages; got shape "
+                f"{np.shape(times)}. Give until_decodable or coverage the code of "
+                "these workers"
             )
 
 

@@ -426,7 +426,7 @@ def test_models_that_return_something_else(model, message):
 
 
 def test_errors_are_corrected_in_messages_alone():
-    with pytest.raises(ValueError, match='method must be "messages" with'):
+    with pytest.raises(ValueError, match="needs method='messages', which"):
         simulated(correct_errors=True)
 
 

@@ -136,7 +136,7 @@ class TestBadInput:
             "memory=True needs correct_errors=False",
         ),
         ({"key": jax.random.key(0)}, "key= is used only with correct_errors=True"),
-        ({"on_request": True, "memory": True}, "memory must be False on"),
+        ({"on_request": True, "memory": True}, "memory=True cannot be used"),
         ({"on_request": True, "correct_errors": True}, "correct_errors must"),
         ({"code": CATALOGUE["reed_solomon"], "on_request": True}, "code must be"),
         (

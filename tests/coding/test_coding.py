@@ -293,10 +293,10 @@ def test_traced_counts_out_of_range_count_as_no_response():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({}, "received or finished must be given, and not both"),
+        ({}, "either received or finished= must be given; got neither"),
         (
             {"received": np.ones(3, bool), "finished": np.ones(3, int)},
-            "and not both",
+            "must be given; got both",
         ),
         ({"received": [[True], [True, False]]}, "inhomogeneous"),
         (

@@ -256,7 +256,7 @@ VECTOR = {"loss": lambda params, part: part @ params["w"], "received": MASK}
         (make, ValueError, {"mesh": EXPLICIT}, "type Auto for axes other than"),
         (place, ValueError, {"parts": PARTS[1:]}, "leading axis of num_parts = 4"),
         (place, ValueError, {"parts": LARGE}, r"part 0\[.ids.\] must fit uint32"),
-        (compute, ValueError, {"placed": OTHER}, "parts must be placed for the same"),
+        (compute, ValueError, {"placed": OTHER}, "parts must be placed by place_parts"),
         (compute, ValueError, {"received": MASK[None]}, "received must have shape"),
         (compute, ValueError, {"received": MASK[1:]}, "received must have shape"),
         (compute, ValueError, {}, "received or finished must be given"),

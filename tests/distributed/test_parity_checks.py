@@ -109,7 +109,7 @@ def test_contradictory_messages_reject_the_round(check, caplog):
 
 def test_the_error_names_the_corrupted_worker(check):
     assert check(Workers(1, 1, 1, 1, 1), "raise") == ([0, 1, 2, 3, 4], [], False)
-    with pytest.raises(RuntimeError, match="wrong answers in step 7: worker 1 on "):
+    with pytest.raises(RuntimeError, match="corrupted messages in step 7: worker 1"):
         check(Workers(1, -1, 1, 1, 1), "raise")
     why = "contradict each other in step 7, and .* wrong: worker 3 on .*; worker 4 on"
     with pytest.raises(RuntimeError, match=why):

@@ -44,7 +44,7 @@ def operator(matvec=padded, rmatvec=first_four, shape=(20, 4), sketch=None):
     ("changes", "message"),
     [
         ({"sketch_size": 3}, r"sketch_size must be at least min\(N, p\) = 4; got 3"),
-        ({"matrix": operator()}, "operator.sketch must be given"),
+        ({"matrix": operator()}, "needs operator.sketch, a function"),
     ],
 )
 def test_sketch_and_solve(changes, message):

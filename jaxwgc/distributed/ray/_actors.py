@@ -66,7 +66,7 @@ class TravelTime:
         return worker_seconds + travel
 
 
-# Seconds until reading a response that is already on this machine fails.
+# Timeout in seconds of reading a response that is already on this machine.
 _SECONDS_TO_READ = 10
 # Identifier of the call that starts a worker.
 _START_CALL = -1

@@ -423,7 +423,7 @@ class RayCluster:
             )
         aggregate = self._aggregator(memory=memory, debias=debias)
         chain = optax.chain(aggregate, optimizer)
-        # Late messages are kept for their owner, this call of `train`.
+        # Late messages are stored only for the call of `train` that asked for them.
         owner = object() if memory else None
         decodes = self._decodes
         if memory or debias is not None:

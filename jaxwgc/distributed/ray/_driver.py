@@ -68,8 +68,8 @@ class Driver:
         self.verifier: Verifier | None = None
         self._memory = ArrayPool(layout.shape, layout.dtype)
         self._expected: ExpectedSums | None = None
-        # End of the last round, and total seconds during which the clock of the engines
-        # stood still.
+        # Time at which the last round ended, and total seconds between rounds, which
+        # the clock of rounds leaves out.
         self._ended = time.monotonic()
         self._paused = 0.0
 
@@ -108,7 +108,7 @@ class Driver:
         """
         begin = time.monotonic()
         self._paused += begin - self._ended
-        # The pause counts once, even if an error below ends the round.
+        # The pause between rounds counts once, even if an error below ends the round.
         self._ended = begin
         order = (leaves, key, step)
         num_bytes = sum(leaf.nbytes for leaf in leaves)

@@ -394,7 +394,7 @@ def filled(rows: Sequence[np.ndarray]) -> np.ndarray:
         num_measured_before = np.isfinite(seconds).cumsum()
         num_gaps = is_gap.cumsum()
         num_gaps_before_run = np.maximum.accumulate(np.where(is_gap, 0, num_gaps))
-        # Position of each NaN in its run, from 0.
+        # Position of each NaN in its run of NaNs, from 0.
         place_in_run = num_gaps - num_gaps_before_run - 1
         source = num_measured_before + place_in_run
         seconds[is_gap] = measured[source[is_gap] % len(measured)]

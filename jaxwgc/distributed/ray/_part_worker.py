@@ -28,7 +28,7 @@ from jaxwgc.distributed.ray._worker import WorkerBase
 
 # Number of terms that are added up in one pass through memory.
 _AT_ONCE = 8
-# A worker waits before it computes parts that other workers are computing: this
+# Before a worker computes parts that other workers are computing, it waits this
 # multiple of the time of a part.
 _PARTS_HELD = 2
 

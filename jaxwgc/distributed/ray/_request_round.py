@@ -33,7 +33,7 @@ from jaxwgc.distributed.ray._part_states import (
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._rounds import RoundEngine, RoundStart
 
-# Shortest seconds of a part in ratios.
+# Lower bound, in seconds, of the time of a part in divisions.
 _SHORTEST_SECONDS = 1e-6
 
 
@@ -193,9 +193,9 @@ class RequestRound(RoundEngine):
         # withdrawn before its sum.
         self._sums: dict[int, _RequestedSum] = {}
         self.requests: np.ndarray | None = None
-        # Times until which workers rest that have sent their expected sums, and have
-        # left all other parts to others. A worker of half the speed has sent its own
-        # by then.
+        # Times until which workers wait that have sent their expected sums and have
+        # left all other parts to others. A worker of half the speed has sent its sum by
+        # then.
         self._rest_until = np.full(num_workers, -np.inf)
         # Messages that were finished when the waiting rule ended the first phase. They
         # can be requested.
@@ -292,7 +292,7 @@ class RequestRound(RoundEngine):
         self.poll_at = self._ends
         resting = self._have_no_call
         if self._ends > now and resting.any():
-            # Workers that rest can go on.
+            # Workers that wait for others can continue.
             self.poll_at = min(self._ends, self._rest_until[resting].min())
             return
         self._mask = self._plan.mask(is_reported)

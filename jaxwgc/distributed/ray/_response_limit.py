@@ -80,7 +80,8 @@ class ResponseLimit:
         )
         limits = _MULTIPLE * np.fmax.reduce(self._recent_with_silences, axis=1)
         limits = np.clip(limits, self.seconds, _CEILING_SECONDS)
-        # The limit is NaN for a worker that has not responded yet.
+        # Limits computed here are NaN for workers without a response. They keep the
+        # longest limit.
         self._limits = np.where(np.isnan(limits), _CEILING_SECONDS, limits)
 
 

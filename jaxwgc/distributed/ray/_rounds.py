@@ -147,7 +147,8 @@ class RoundEngine(Engine[Round]):
                 self._fleet.blame_corrupted(event.wrong, now)
                 self._judge(event, now)
             case events.Lost() if self._ends_training(event):
-                # If the user computes another round, the worker is replaced.
+                # If the user catches this error and computes another round, the worker
+                # is replaced.
                 self._fleet.lose(event, now)
                 why = (
                     f"worker {event.worker} failed {self._fleet.when}: {event.trouble}"
@@ -202,7 +203,7 @@ class RoundEngine(Engine[Round]):
         """Raises ValueError if a message has a wrong shape."""
         expected = (1, self.messages.shape[1])
         if np.iscomplexobj(self.messages):
-            # Real and imaginary parts.
+            # A complex message is sent as real and imaginary parts.
             expected = (*expected, 2)
         if wire.shape != expected:
             raise ValueError(f"its message has shape {wire.shape}, not {expected}")

@@ -66,11 +66,12 @@ def train(
                     state.optimizer_state,
                     round.messages,
                     round.received,
-                    # Mask and weights are arguments, and the code is a constant of
+                    # Mask and weights are arguments, so that the program is not
+                    # compiled again for another mask. The code is a constant of
                     # `_update_of`.
                     None if round.decoding is None else round.decoding.mask,
                     None if round.decoding is None else round.decoding.weights,
-                    # None unless late messages are stored.
+                    # Late messages, None unless they are stored.
                     round.late,
                     np.float32(round.elapsed),
                 )

@@ -223,7 +223,7 @@ class ParityChecks(Verifier):
         if self._on_wrong == "raise":
             if verdict.wrong.any():
                 raise RuntimeError(
-                    f"wrong answers {when}: {self._named(verdict.wrong)}"
+                    f"corrupted messages {when}: {self._named(verdict.wrong)}"
                 )
             if disputed.any():
                 names = self._named(disputed)

@@ -44,7 +44,8 @@ from jaxwgc.gradients._contributions import Term
 
 # Number of random projections of a message that are compared in a dispute.
 PROJECTION_DIM = 64
-# Number of the option of `prctl` in Linux for the signal when the parent ends.
+# PR_SET_PDEATHSIG of Linux's `prctl`: the signal that this process gets when its parent
+# ends.
 _PARENT_DEATH_SIGNAL = 1
 
 project = jax.jit(coding.project, static_argnums=2)

@@ -120,7 +120,7 @@ class _DenseEmbedding(Embedding):
 
     def apply_to_columns(self, arrays: list[Array]) -> list[Array]:
         size = self._block_size
-        # Real also for complex arrays.
+        # The embedding is real, also for complex arrays.
         dtype = jnp.finfo(jnp.result_type(*arrays)).dtype
 
         def add(index: Index, sums: list[Array], num_used: int) -> list[Array]:

@@ -76,7 +76,7 @@ def embedding_distortion(basis: ArrayLike, embedding: Embedding) -> Array:
     if values is not None:
         error = np.linalg.norm(values.T @ values - np.eye(values.shape[1]), 2)
         tolerance = 1e-3 if columns.dtype == jnp.float32 else 1e-8
-        # An error of NaN is rejected, too.
+        # NaN fails this comparison, and is rejected.
         if not error <= tolerance:
             raise ValueError(
                 "basis must have orthonormal columns; got columns with ‖UᵀU - I‖₂ = "
@@ -208,5 +208,5 @@ def recommended_sketch_size(
             size = max(size, num_nonzeros)
         if embedding is sparse_stack:
             size = num_nonzeros * math.ceil(size / num_nonzeros * (1 - 1e-12))
-    # The factor prevents rounding up an integer that has an error in its last bits.
+    # The factor prevents that rounding errors of an integer raise it to the next one.
     return max(1, math.ceil(size * (1 - 1e-12)))

@@ -289,8 +289,8 @@ def probed(key: Array, matrix: Operator) -> tuple[Array, Array]:
 
     norms, differences = lax.map(probe, jax.random.split(key, _NUM_PROBES))
     norm = jnp.mean(norms)
-    # The bound is far above rounding errors. Errors of an adjoint that are larger than
-    # this share of its norm are detected.
+    # The bound is far above rounding errors, and detects errors of an adjoint that are
+    # larger than this share of its norm.
     bound = 4 * float(jnp.finfo(dtype).eps) ** 0.5 * norm
     return norm, jnp.all(differences <= bound) & jnp.isfinite(norm)
 

@@ -133,15 +133,15 @@ class Step(NamedTuple):
 class Status(enum.IntEnum):
     """What happens after a step: continue, restart or stop, for each target."""
 
-    # The next step, with the updated s.
+    # Next step, with the updated gradient.
     GO_ON = 0
-    # A restart from the recomputed s.
+    # Restart from the recomputed gradient.
     RESTART = 1
-    # A restart by damped steps.
+    # Restart by damped steps.
     DAMP = 2
-    # The end: the point is accurate.
+    # End, since the point is accurate.
     DONE = 3
-    # The end, at the point before this damped step, which has not improved it.
+    # End at the point before this damped step, which was no improvement.
     UNDO = 4
 
 
@@ -362,11 +362,11 @@ def _after(
         eps = jnp.finfo(tolerance.dtype).eps
         is_replaced |= step.updated.gamma <= eps * state.replaced_gamma
     else:
-        # With factors of X, one step makes s that small. Each step is then one of
-        # iterative refinement.
+        # With factors of X, one step makes the gradient that small. Each step is then a
+        # step of iterative refinement.
         is_replaced = jnp.ones_like(is_replaced)
-    # Unless s is zero, a second step follows the first one. It makes a direct
-    # solution as accurate as a refined one.
+    # Unless the gradient is zero, a second step follows the first. A direct solution is
+    # then as accurate as a refined one.
     is_late = (state.monitor.iteration > 0) | jnp.all(step.s == 0, axis=0)
     may_end = is_replaced & is_late & step.is_solved
     status = jnp.where(is_replaced, Status.RESTART, Status.GO_ON)

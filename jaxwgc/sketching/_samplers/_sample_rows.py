@@ -31,7 +31,7 @@ METHODS = (
     "top_k",
 )
 
-# Minus the log-probability that Poisson sampling selects more rows than slots.
+# Negative logarithm of the probability that a Poisson sample has more rows than places.
 _LOG_OVERFLOW = math.log(1e9)
 
 

@@ -184,7 +184,7 @@ def _scores(
     divisors = jnp.where(is_kept, values[:rank], 1)
     # The directions are constants, so the product has the derivative of XᵀX alone.
     passed = matrix.gram_products(vectors, scale)
-    # A maximum may lose a NaN. Sums do not.
+    # Sums keep every NaN, and maxima may not.
     finite &= jnp.isfinite(passed).all()
     passed = jnp.where(finite, passed, 0)
     num_kept, gap, error_bound, is_ambiguous = _accuracy(

@@ -40,8 +40,8 @@ from jaxwgc.sketching._solvers._solution import (
     to_unit_size,
 )
 
-# A leverage within this number of machine epsilons of 1 counts as 1, since rounding
-# errors are of this size. So does the share of a row in the sum of squared residuals.
+# Leverages and shares of squared residuals within this number of machine epsilons of 1
+# count as 1, since rounding errors are as large.
 _ROUNDING = 100
 
 

@@ -100,7 +100,10 @@ def sketch_and_solve(
     array_validation.check_key(key)
     checked, target = system_of(key, matrix, target)
     if isinstance(checked, Operator) and checked.functions.sketch is None:
-        raise ValueError("operator.sketch must be given here; got None")
+        raise ValueError(
+            "sketch_and_solve needs operator.sketch, a function that multiplies by "
+            "an embedding; got None. Use preconditioned, which needs products alone"
+        )
     sketch_size = _arguments.sketch_size(sketch_size, checked.shape)
     default_rcond = solver_cutoff(checked.shape, checked.dtype)
     target, rcond = _arguments.with_cutoff(target, rcond, default_rcond)

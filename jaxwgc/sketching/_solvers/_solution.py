@@ -139,7 +139,8 @@ def _implicit_solution_jvp(primals, tangents):
         required_gradient = 0 * vector if ridge is None else -ridge * vector
         return vector - solve(matrix.mv(vector), required_gradient)[1]
 
-    # θ / `unit` has the minimum norm.
+    # The minimum norm is that of scaled parameters θ / `unit`, in the units of the
+    # columns.
     if isinstance(factors, Factors):
         unit = 1 / inverse_power_of_two(jnp.max(jnp.abs(solution)))
         unit = jnp.full(factors.scale.shape, unit)
@@ -147,8 +148,8 @@ def _implicit_solution_jvp(primals, tangents):
     else:
         unit = factors.scale
         draw = jax.random.normal(jax.random.key(0), solution.shape, unit.dtype)
-        # `once` is in the null space, or it is rounding error. A second projection
-        # keeps the former, and reduces the latter.
+        # `once` is a vector of the null space, or rounding errors. A second projection
+        # keeps a vector of the null space, and reduces rounding errors.
         once = null_part(scaled(unit, draw))
         length = jnp.linalg.norm(scaled(1 / unit, once))
         second_length = jnp.linalg.norm(scaled(1 / unit, null_part(once)))

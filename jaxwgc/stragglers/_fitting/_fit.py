@@ -27,16 +27,16 @@ from jaxwgc.stragglers._laws import (
 from jaxwgc.stragglers._models import DelayModel
 from jaxwgc.traces._measured_times import measured_times
 
-# Difference of log-likelihoods that decides between models: odds of 100 to 1.
+# Difference of log-likelihoods above which one model is better: odds of 100 to 1.
 _DECISIVE = np.log(100)
-# Fraction of the rounds of each load, the last ones, for ranking.
+# Fraction of the rounds of each load that is held out to rank models: the last rounds.
 _HELD_OUT = 1 / 3
 _FAMILIES = (gamma, log_normal, pareto, shifted_exponential, weibull)
 # Probabilities of longer times. Their quantiles bound the cells in which the density is
 # integrated. Then the largest error of this integral.
 _LEVELS = np.linspace(0.9, 0.1, 1001)
 _LARGEST_ERROR = 0.05
-# Relative spread of times below which a fit would be one of rounding errors.
+# Relative spread of times, below which a fit would describe rounding errors.
 _SMALLEST_SPREAD = 1e-6
 
 

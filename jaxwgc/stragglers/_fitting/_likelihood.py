@@ -7,13 +7,13 @@ import numpy as np
 
 from jaxwgc.stragglers._independent_delay import IndependentDelay
 
-# Fields of `affine`.
+# Names of the fields of `affine`.
 LOAD = ("overhead", "slope", "time")
-# Relative distance of the upper bound of the fixed time from the minimum time.
+# Relative distance between the minimum time and the upper bound of the fixed time.
 _ROOM = 1e-3
 # Smallest distance of a probability from 0 and 1. EM cannot leave 0 and 1.
 _SMALLEST = 1e-6
-# Bound of log-likelihood ratios. Their exponentials stay finite.
+# Bound of log-likelihood ratios, so that their exponentials are finite.
 _MOST_EVIDENCE = 700.0
 
 

@@ -21,8 +21,8 @@ _STEP = 0.3
 _SMALL_STEP = 0.02
 # Number of evaluations per fitted number.
 _EVALUATIONS = 150
-# The information on the scale is computed at the quantiles of these probabilities, with
-# this change of the logarithm of times.
+# Probabilities of the quantiles at which the information on the scale is computed, and
+# the change of log-times for its finite differences.
 _LEVELS = (np.arange(40) + 0.5) / 40
 _CHANGES_OF_SCALE = (-0.01, 0.0, 0.01)
 # Distances of numbers and of mean log-likelihoods that end a search.
