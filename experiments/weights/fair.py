@@ -1,8 +1,6 @@
 """Weights against none, each method at its own best step: least squares and MNIST."""
 
-import functools
 import itertools
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -35,8 +33,6 @@ SIGNAL = 10.0
 PAPER = "section 6.2"
 KINDS = (PAPER, *(f"t, ν = {nu:g}".replace("inf", "∞") for nu in DEGREES))
 SHOWN = (PAPER, KINDS[-1])
-# Kinds in the short tables: the paper's, and no, some and the heaviest tails.
-FEW_KINDS = (PAPER, KINDS[1], KINDS[3], KINDS[-1])
 
 
 def study(effort: Effort, key: jax.Array) -> Study:
@@ -51,9 +47,7 @@ def study(effort: Effort, key: jax.Array) -> Study:
         reduce=reduce,
         tables={
             "best_step": tabulate_best,
-            "best_step_few": functools.partial(tabulate_best, kinds=FEW_KINDS),
             "fixed_step": tabulate_fixed,
-            "fixed_step_few": functools.partial(tabulate_fixed, kinds=FEW_KINDS),
         },
         figures={"steps": draw_steps, "spread": draw_spread},
     )
@@ -140,20 +134,17 @@ def reduce(trials: Numbers) -> Numbers:
     return records
 
 
-def cells(
-    numbers: Numbers, kinds: Iterable[str] | None = None
-) -> list[tuple[str, str, Numbers]]:
-    """Returns compression, kind and results, of some kinds of data or of all."""
+def cells(numbers: Numbers) -> list[tuple[str, str, Numbers]]:
+    """Returns compression, kind and results of all kinds of data."""
     records = []
     for compression, by_kind in numbers["compared"].items():
         ratio = compression.removeprefix("rho=")
         for kind, record in by_kind.items():
-            if kinds is None or kind in kinds:
-                records.append((ratio, kind, record))
+            records.append((ratio, kind, record))
     return records
 
 
-def tabulate_best(numbers: Numbers, kinds: Iterable[str] | None = None) -> ResultTable:
+def tabulate_best(numbers: Numbers) -> ResultTable:
     """Returns errors after many steps, each method at its own best step."""
     others = [name for name in methods.METHODS if name != methods.BASELINE]
     table = ResultTable(
@@ -161,7 +152,7 @@ def tabulate_best(numbers: Numbers, kinds: Iterable[str] | None = None) -> Resul
         f"at its own best step, geometric mean of {shown_runs(numbers)} paired runs",
         ["data", "ρ", "spread of Π", "excess of unweighted", *others],
     )
-    for compression, kind, record in cells(numbers, kinds):
+    for compression, kind, record in cells(numbers):
         baseline = record["error"][methods.BASELINE]
         row = [kind, compression]
         row.append(interval(record["spread"]))
@@ -172,7 +163,7 @@ def tabulate_best(numbers: Numbers, kinds: Iterable[str] | None = None) -> Resul
     return table
 
 
-def tabulate_fixed(numbers: Numbers, kinds: Iterable[str] | None = None) -> ResultTable:
+def tabulate_fixed(numbers: Numbers) -> ResultTable:
     """Returns errors with one step size for all methods."""
     few = "weighted", "weighted, unbiased"
     pairs = [*itertools.product(range(len(CHECKPOINTS)), few)]
@@ -189,7 +180,7 @@ def tabulate_fixed(numbers: Numbers, kinds: Iterable[str] | None = None) -> Resu
         f"{methods.FIXED_SHARE} of the best of unweighted for {CHECKPOINTS[0]} steps, "
         f"geometric mean of {shown_runs(numbers)} paired runs",
         ["data", "ρ", *heads],
-        itertools.starmap(row, cells(numbers, kinds)),
+        itertools.starmap(row, cells(numbers)),
     )
 
 
