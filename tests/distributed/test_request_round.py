@@ -107,6 +107,20 @@ def test_a_sum_that_is_not_finite_needs_other_workers():
     assert not result.received[1]
 
 
+def test_a_sum_that_is_not_finite_replaces_no_earlier_sum():
+    """The sum of worker 0 has arrived, and its replacement sends another one."""
+    world = World(request_fleet(), on_request=True, usual=USUAL)
+    world.begin()
+    world.respond(0, num_parts=2)
+    world.poll(5.0)
+    world.respond(0, is_finite=False)
+    world.compute(0, num_parts=2)
+    world.respond(0, is_finite=False)
+    result = world.finish()
+    assert np.isfinite(result.messages).all()
+    check(result)
+
+
 def test_a_worker_rests_after_its_expected_sum():
     """Others may be half as fast: it is called again after the same time."""
     world = World(request_fleet(), on_request=True, usual=USUAL)

@@ -444,6 +444,9 @@ class RequestRound(RoundEngine):
         unpack(wire, message)
         if is_finite(message):
             self._sums[worker] = _RequestedSum(self._expected[worker], has_arrived=True)
+        else:
+            # An earlier sum of this worker has been overwritten.
+            self._sums.pop(worker, None)
         elapsed = now - self._begin
         self._sharing.update(worker, elapsed, has_begun=False)
         if not self._parts.num_claimed[worker]:
