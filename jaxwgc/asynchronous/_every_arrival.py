@@ -90,7 +90,7 @@ class rescaled(every_arrival):
     """
 
     def init(self, params: Any, num_workers: int) -> _MeanTimes:
-        """Returns no times."""
+        """Returns the state before any computation has ended."""
         return _MeanTimes(jnp.zeros(num_workers), jnp.zeros(num_workers))
 
     def factor(self, arrival: Arrival, state: _MeanTimes) -> tuple[jax.Array, Any]:

@@ -24,7 +24,8 @@ from jaxwgc.simulation._program_arguments import (
 )
 from jaxwgc.stragglers import DelayModel
 
-# Computations of each worker whose times are drawn, if it does not wait.
+# Number of computations of each worker for which times are drawn, if the worker does
+# not wait.
 _NUM_TIMES = 1024
 # Seeds on which step sizes are chosen, for each step size.
 _NUM_SEEDS_OF_CHOICE = 3

@@ -71,7 +71,8 @@ class Kind(enum.StrEnum):
         return self in (*DIFFER_AFTER, *DIFFER_BEFORE, Kind.MISSING_SINCE)
 
 
-# Kinds of a change of speed: of workers that differ after it, and before it.
+# Kinds of workers whose speed has changed: slow or fast since then, and slow or fast
+# until then.
 DIFFER_AFTER = (Kind.SINCE, Kind.FAST_SINCE, Kind.OTHERS_FASTER_SINCE)
 DIFFER_BEFORE = (Kind.UNTIL, Kind.FAST_UNTIL)
 

@@ -42,7 +42,7 @@ class DamagedStep(Exception):
 
 
 class NoCheckpoints(NamedTuple):
-    """Checkpoints that are not saved.
+    """Replaces the checkpoints of a training without a folder, and saves nothing.
 
     Attributes:
       state: State from which training starts.

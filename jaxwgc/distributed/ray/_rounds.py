@@ -127,7 +127,7 @@ class RoundEngine(Engine[Round]):
         self.times = np.full(shape, np.inf)
         self._losses_before = fleet.num_losses()
         self._digests = BatchDigests(fleet.when)
-        # Losses and aux in the responses, by worker and turn.
+        # Losses and aux in the responses, by worker and by place of a part.
         self._values: dict[tuple[int, int], PartValues] = {}
         # Time at which the waiting rule ends the round. None if it must be computed
         # again.
