@@ -137,7 +137,10 @@ class TestBadInput:
         ),
         ({"key": jax.random.key(0)}, "key= is used only with correct_errors=True"),
         ({"on_request": True, "memory": True}, "memory=True cannot be used"),
-        ({"on_request": True, "correct_errors": True}, "correct_errors must"),
+        (
+            {"on_request": True, "correct_errors": True},
+            "correct_errors=True cannot be used",
+        ),
         ({"code": CATALOGUE["reed_solomon"], "on_request": True}, "code must be"),
         (
             {

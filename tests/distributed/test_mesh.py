@@ -259,7 +259,7 @@ VECTOR = {"loss": lambda params, part: part @ params["w"], "received": MASK}
         (compute, ValueError, {"placed": OTHER}, "parts must be placed by place_parts"),
         (compute, ValueError, {"received": MASK[None]}, "received must have shape"),
         (compute, ValueError, {"received": MASK[1:]}, "received must have shape"),
-        (compute, ValueError, {}, "received or finished must be given"),
+        (compute, ValueError, {}, "received or finished= must be given"),
     ],
 )
 def test_bad_arguments(call, error, options, rule):

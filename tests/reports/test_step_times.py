@@ -188,7 +188,7 @@ def test_other_processes_have_no_report():
         with step_times:
             pass
     assert step_times.metrics() == {}
-    with pytest.raises(ValueError, match="this process must be process 0; got no laps"):
+    with pytest.raises(ValueError, match="which process 0 alone has; got none"):
         step_times.report()
 
 

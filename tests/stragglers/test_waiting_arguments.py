@@ -31,9 +31,7 @@ def test_rules_of_a_code_reject_times_of_other_workers(code):
     """A single time would be taken for that of all workers."""
     n = code.num_workers
     wait = stragglers.until_decodable(code)
-    match = (
-        rf"\(num_workers,\) = \({n},\), for .*the code of the waiting rule; got \({{}},"
-    )
+    match = rf"each of the {n} workers of the waiting rule's code, .*shape \({{}},"
     for number in (1, n + 1, 2 * n):
         times = jnp.ones(number)
         with pytest.raises(ValueError, match=match.format(number)):
@@ -42,6 +40,6 @@ def test_rules_of_a_code_reject_times_of_other_workers(code):
             with pytest.raises(ValueError, match=match.format(number)):
                 wait.is_over(times, 2.0)
     with pytest.raises(
-        ValueError, match=r"got \(\)\. Give until_decodable or coverage"
+        ValueError, match=r"got shape \(\)\. Give until_decodable or coverage"
     ):
         wait.is_over(jnp.ones(()), 2.0)
