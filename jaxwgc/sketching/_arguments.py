@@ -1,4 +1,4 @@
-"""Conversions of arguments to arrays and sparse matrices of the computation."""
+"""Checks of arguments, and conversions to arrays and sparse matrices."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -45,7 +45,7 @@ def finite_matrix(name: str, value: Any) -> Array:
 def nonnegative_array(
     name: str, value: Any, dtype: DTypeLike, largest: float = np.inf
 ) -> Array:
-    """Converts numbers of at least 0 to an array; traced invalid numbers become NaN."""
+    """Checks and converts non-negative numbers; invalid traced numbers become NaN."""
     array = finite_array(name, value).astype(dtype)
     values = concrete(value, dtype)
     if values is None:
@@ -57,14 +57,14 @@ def nonnegative_array(
 
 
 def scalar(value: ArrayLike, dtype: DTypeLike) -> Array:
-    """Converts a number to a scalar array, without a compiled program unless traced."""
+    """Converts a number to a scalar array; compiles nothing for Python numbers."""
     if isinstance(value, Array):
         return value.astype(dtype)
     return jax.device_put(np.asarray(value, dtype))
 
 
 def _check_finite(name: str, value: Any, dtype: np.dtype) -> None:
-    """Checks that there are no NaN or infinite entries, unless traced.
+    """Raises ValueError if a value that is not traced has NaN or infinite entries.
 
     The check is in the dtype of the computation, in which a value may overflow.
     """

@@ -1,6 +1,6 @@
-"""A solver for lineax, of the extra `lineax`.
+"""A solver for lineax, which the extra `jaxwgc[lineax]` installs.
 
-It is imported on request: `
+`jaxwgc.sketching` does not import this module, since lineax is optional.
 """
 
 import dataclasses
@@ -139,7 +139,7 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
         validation.check_int("max_iterations", self.max_iterations, minimum=0)
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]):
-        """Computes the preconditioner."""
+        """Computes the preconditioner of an operator."""
         del options
         structures = pack_structures(operator)
         is_wide = operator.out_size() < operator.in_size()
@@ -181,7 +181,7 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
         return _State(problem, preconditioner, structures, is_transposed=is_wide)
 
     def compute(self, state: _State, vector: Any, options: dict[str, Any]):
-        """Solves the system."""
+        """Solves the system for one right-hand side."""
         del options
         dtype = state.problem.matrix.dtype
         flat = ravel_vector(vector, state.structures).astype(dtype)
@@ -220,7 +220,7 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
         return transposed, {}
 
     def conj(self, state: _State, options: dict[str, Any]):
-        """Returns the state of the conjugate, which is real, too."""
+        """Returns the state unchanged, since operators are real."""
         del options
         return state, {}
 

@@ -31,7 +31,8 @@ _CONSTRUCTORS = (
     row_sampling,
 )
 
-# The theorem for sparse embeddings gives the order of the size, not its constant.
+# Constant in the size of sparse embeddings. The theorem gives only the order of the
+# size. 4 holds in our measurements, see `recommended_sketch_size`.
 _SPARSE_CONSTANT = 4
 
 
@@ -100,7 +101,7 @@ def recommended_sketch_size(
     num_nonzeros: int = 8,
     coherence: float | None = None,
 ) -> int:
-    """Computes the sketch size for which theory bounds the distortion.
+    """Computes a sketch size that theory recommends for a given distortion.
 
     For any fixed subspace of dimension p, `embedding_distortion` is at most epsilon
     with a probability of at least 1 - delta. All sizes are upper bounds; a smaller
@@ -190,7 +191,7 @@ def recommended_sketch_size(
         if num_rows is None:
             raise ValueError("num_rows must be given for srht; got None")
         padded = next_power_of_two(num_rows)
-        # Half of δ is the probability that a row stays large after the transform.
+        # Half of δ bounds the probability that a row stays large after the transform.
         spread = math.sqrt(p) + math.sqrt(8 * math.log(2 * padded / delta))
         size = min(spread**2 * math.log(4 * p / delta) / chernoff, padded)
     elif embedding is row_sampling:
@@ -208,5 +209,5 @@ def recommended_sketch_size(
             size = max(size, num_nonzeros)
         if embedding is sparse_stack:
             size = num_nonzeros * math.ceil(size / num_nonzeros * (1 - 1e-12))
-    # The factor prevents that rounding errors of an integer raise it to the next one.
+    # The factor keeps rounding errors from raising an exact integer to the next one.
     return max(1, math.ceil(size * (1 - 1e-12)))

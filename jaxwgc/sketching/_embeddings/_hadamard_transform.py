@@ -23,7 +23,7 @@ _HADAMARD_ROWS = 1024
 
 
 def srht(key: Array, sketch_size: int, num_rows: int) -> Embedding:
-    """Returns a subsampled randomised Hadamard transform, an embedding.
+    """Returns an embedding by a subsampled randomised Hadamard transform.
 
     The embedding is S = R H D / √sketch_size. D flips the signs of rows at random.
     H is the Hadamard matrix of the next power of two M ≥ N, which spreads every row
@@ -106,7 +106,7 @@ class _HadamardEmbedding(Embedding):
 
 
 def _hadamard_transform(rows: Array) -> Array:
-    """Multiplies a matrix by the Hadamard matrix of a small power of two."""
+    """Computes the Hadamard transform of every column."""
     size = len(rows)
     inner_size = next_power_of_two(math.isqrt(size))
     outer = jnp.asarray(scipy.linalg.hadamard(size // inner_size), rows.dtype)

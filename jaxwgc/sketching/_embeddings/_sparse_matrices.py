@@ -116,7 +116,7 @@ def sparse_stack(
     first_block: ArrayLike = 0,
     first_row: ArrayLike = 0,
 ) -> Embedding:
-    """Returns a stack of `count_sketch` embeddings, which can grow in both directions.
+    """Returns an embedding to which rows of the sketch and of the data can be added.
 
     S has num_nonzeros blocks of rows, with one entry ±1 / √num_nonzeros per column in
     each block. It is as accurate as `sparse_sign`, and as fast to apply. In addition, a
@@ -195,7 +195,7 @@ def sparse_stack(
 
 
 def _position(name: str, value: ArrayLike) -> Array:
-    """Checks the number of a block or of a row, and converts it to a scalar."""
+    """Checks the index of a block or row, and converts it to a scalar."""
     if np.ndim(value) or not is_kind(value, "integers"):
         raise TypeError(f"{name} must be an int; got {validation.in_short(value)}")
     array_validation.check_number(
@@ -274,7 +274,7 @@ class _StackedEmbedding(_SparseEmbedding):
             chunk_key = jax.random.fold_in(key, chunk)
             return jax.random.bits(chunk_key, (_CHUNK_COLUMNS,), jnp.uint32)
 
-        # The first row may lie inside a chunk, which takes one chunk more.
+        # One more chunk is drawn, since the first row may lie inside a chunk.
         num_chunks = -(-self.num_rows // _CHUNK_COLUMNS) + 1
         chunks = jnp.arange(num_chunks, dtype=jnp.int32)
         chunks += self.first_row // _CHUNK_COLUMNS
@@ -284,7 +284,7 @@ class _StackedEmbedding(_SparseEmbedding):
 
 
 def _some_columns(drawn: Array, start: Array, size: int) -> Array:
-    """Returns some columns of buckets or signs, padded with zeros.
+    """Returns consecutive columns of buckets or signs, with zeros beyond the last.
 
     They multiply the padding of a chunk, which is zero as well.
     """
@@ -306,8 +306,8 @@ def _distinct(bits: Array, size: int) -> Array:
         is_taken = (chosen == drawn).any(axis=0)
         return chosen.at[step].set(jnp.where(is_taken, last, drawn))
 
-    # -1 means that no number is chosen yet: it is not equal to any drawn number.
-    # It comes from the bits, so that it varies over the mesh axes of the bits.
+    # -1, which equals no drawn number, means that no number is chosen yet. The array of
+    # -1 is computed from the bits, so that it varies over the mesh axes of the bits.
     unchosen = bits.astype(jnp.int32) | -1
     return lax.fori_loop(0, count, choose, unchosen)
 

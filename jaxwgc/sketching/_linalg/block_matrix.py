@@ -92,7 +92,8 @@ class BlockMatrix(RowMatrix):
             if not np.isfinite(np.asarray(image)).all():
                 raise ValueError(
                     f"blocks must not overflow; got rows from {chunk.start} on that "
-                    "are far larger than the first ones"
+                    "are far larger than the first ones. Scale these rows, or put them "
+                    "into the first block"
                 )
             sums = _added(sums, image)
         return jnp.asarray(sums, self.dtype)
@@ -111,7 +112,7 @@ class BlockMatrix(RowMatrix):
         return np.concatenate(norms)
 
     def column_maxima(self):
-        """Returns the largest absolute value of the first chunk for all columns."""
+        """Returns, for every column, the largest absolute value in the first chunk."""
         return jnp.full(self.shape[1], self._chunks.largest)
 
     def triangle(self):
@@ -143,7 +144,7 @@ class BlockMatrix(RowMatrix):
     def _dense_chunks(
         self, along: Iterable[Array | np.ndarray]
     ) -> Iterator[tuple[int, np.ndarray, list[np.ndarray]]]:
-        """Yields the start and the dense rows of each chunk, and rows of arrays."""
+        """Yields the start and dense rows of each chunk, and these rows of arrays."""
         for start, rows, size in self._chunks:
             slices = []
             for array in along:
@@ -175,7 +176,7 @@ def _chunk_sum(
 
 @jax.jit
 def _chunk_products(rows: Array, target: Array) -> tuple[Array, tuple[Array, Array]]:
-    """Computes the triangular factor of some rows, and their products with targets.
+    """Computes a square factor of some rows, and their products with targets.
 
     Returns R with RᵀR = XᵀX, and Xᵀy and ‖y‖², for the rows X of a chunk. R is
     square but not triangular. It is computed by Gram matrices, which are far faster

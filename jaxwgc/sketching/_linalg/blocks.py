@@ -86,7 +86,7 @@ class Blocks:
 
 
 class Chunk(NamedTuple):
-    """Consecutive rows of `Blocks` that are computed at once.
+    """Consecutive rows of `Blocks` that are processed together.
 
     Attributes:
       start: The index of the first row.
@@ -173,7 +173,7 @@ class Chunks:
         return rows.multiply(factors).tocsr() if is_sparse(rows) else rows * factors
 
     def _read(self) -> Iterator[tuple[Any, int]]:
-        """Yields chunks, and the number of rows of each chunk without padding.
+        """Yields chunks, each with its number of rows without padding.
 
         Dense chunks have one size, except for the last, so that functions of a chunk
         are compiled once. A dense chunk may be overwritten when the next one is read.
@@ -193,7 +193,7 @@ class Chunks:
                     yield chunk, chunk.shape[0]
                 continue
             if buffer is None:
-                # A chunk of at least 16p rows is large beside p × p matrices.
+                # Chunks have at least 16p rows: many against a p × p matrix.
                 num_columns = block.shape[1]
                 size = _CHUNK_BYTES // (num_columns * dtype.itemsize)
                 buffer = np.empty((max(size, 16 * num_columns), num_columns), dtype)
@@ -219,7 +219,7 @@ class Chunks:
             yield buffer[:size], num_filled
 
     def _alike_blocks(self) -> Iterator[Any]:
-        """Yields blocks after a check of their columns and of their sparsity."""
+        """Yields blocks after a check that they have equal columns and sparsity."""
         num_columns: int | None = None
         are_sparse = False
         for block in self._blocks:

@@ -1,4 +1,4 @@
-"""Entries of sparse matrices, and sums of them."""
+"""Entries of sparse matrices: sums in buckets, and samples of rows."""
 
 from typing import TYPE_CHECKING, NamedTuple
 

@@ -1,6 +1,6 @@
-"""Singular values and right singular vectors of scaled matrices, and ranks.
+"""Factors of scaled matrices: singular values and right singular vectors.
 
-They are V and s of X diag(scale) = U diag(s) Vᵀ.
+They are s and V of X diag(scale) = U diag(s) Vᵀ.
 """
 
 from collections.abc import Callable
@@ -144,7 +144,7 @@ class Factors(NamedTuple):
 
     @jax.jit
     def row_space(self) -> Array:
-        """Returns an orthonormal basis of the row space, without column scales."""
+        """Returns an orthonormal basis of the row space of the unscaled matrix."""
 
         def basis() -> Array:
             rows = self.vectors / self.scale[:, None]
@@ -162,7 +162,7 @@ class Factors(NamedTuple):
         return lax.cond(self.has_null_space, basis, lambda: self.vectors)
 
     def in_row_space(self, vector: Array, row_space: Array) -> Array:
-        """Removes the component of a vector in the null space, without column scales.
+        """Removes the component of a vector in the null space of the unscaled matrix.
 
         V spans the row space of X diag(scale). A solution in the span of V minimises
         ‖θ / scale‖ instead of ‖θ‖.
@@ -198,7 +198,7 @@ def factors_of(
     method: str = "gram",
     threshold: ArrayLike = WELL_CONDITIONED,
 ) -> Factors:
-    """Computes the factors of a matrix with a ridge.
+    """Computes singular values and right singular vectors of a matrix with a ridge.
 
     The factored matrix is X stacked on `root_ridge` I.
 

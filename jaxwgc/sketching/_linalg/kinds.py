@@ -132,7 +132,7 @@ def row_system_of(
 
 
 def warn_of_precision(original: Any, matrix: Matrix, rank: Array | np.ndarray) -> None:
-    """Warns if a computation in float32 loses rank that float64 has.
+    """Warns if the precision of the dtype may have lowered the numerical rank.
 
     Args:
       original: The matrix passed by the caller.
@@ -187,7 +187,7 @@ def compiled(
     [Callable[Concatenate[M, P], T]],
     Callable[Concatenate[M, P], T],
 ]:
-    """Decorates a function of a matrix, so that it is compiled as by `jax.jit`.
+    """Returns a decorator like `jax.jit` for functions of a matrix.
 
     Functions of a `BlockMatrix` run op by op, since each of its methods reads blocks on
     the host.

@@ -121,7 +121,7 @@ register(LinearOperator)
 
 
 def _dtype_of(operator: LinearOperator) -> np.dtype:
-    """Checks and returns the dtype of an operator, by default the float dtype."""
+    """Checks and returns the dtype of an operator, or the default float dtype."""
     named = float if operator.dtype is None else operator.dtype
     try:
         dtype = jnp.result_type(named)
@@ -204,7 +204,7 @@ def _of_columns(function: Callable[[Array], Array], vector: Array) -> Array:
 
 
 def checked_operator(key: Array, operator: LinearOperator) -> tuple[Operator, Array]:
-    """Checks the functions of an operator: shapes, and whether they are adjoint."""
+    """Converts an operator after a check that its functions fit and are adjoint."""
     num_rows, num_columns = operator.shape
     dtype = _dtype_of(operator)
     matvec = _checked_function(
@@ -227,7 +227,8 @@ def checked_operator(key: Array, operator: LinearOperator) -> tuple[Operator, Ar
     if not array_validation.is_traced(is_adjoint) and not is_adjoint:
         raise ValueError(
             "operator.matvec and operator.rmatvec must be finite and adjoint; got "
-            f"different uᵀ(Xv) and (Xᵀu)ᵀv of random vectors, norm {norm:.2g}"
+            "different uᵀ(Xv) and (Xᵀu)ᵀv for random u and v, and a norm of X of about "
+            f"{norm:.2g}"
         )
     return matrix, is_adjoint
 
@@ -246,8 +247,8 @@ def _checked_function(
     shape = getattr(image, "shape", None)
     if shape != (image_length,) or getattr(image, "dtype", None) != dtype:
         raise ValueError(
-            f"operator.{name} must return {dtype} of shape ({image_length},) for one "
-            f"of ({length},); got {image}"
+            f"operator.{name} must return {dtype} of shape ({image_length},) for a "
+            f"vector of shape ({length},); got {image}"
         )
     return _hoisted(function, vector)
 
@@ -255,9 +256,10 @@ def _checked_function(
 def _hoisted(
     function: Callable[[Array], Array], vector: np.ndarray
 ) -> Callable[[Array], Array]:
-    """Turns traced arrays that a function refers to into leaves, for `jax.jit`.
+    """Makes a function a pytree, with the traced arrays of its closure as leaves.
 
-    `jax.closure_convert` does so for arrays of floats only.
+    `jax.jit` can then be called with the function as an argument. Unlike
+    `jax.closure_convert`, this also covers arrays of integers.
     """
     program = jax.make_jaxpr(function)(vector)
     if not array_validation.is_traced(program.consts):
@@ -272,7 +274,7 @@ def _hoisted(
 
 @jax.jit
 def probed(key: Array, matrix: Operator) -> tuple[Array, Array]:
-    """Estimates the norm, and tests whether the two functions are adjoint."""
+    """Estimates the norm of an operator; tests whether its functions are adjoint."""
     num_rows, num_columns = matrix.shape
     dtype = matrix.dtype
 
@@ -289,8 +291,8 @@ def probed(key: Array, matrix: Operator) -> tuple[Array, Array]:
 
     norms, differences = lax.map(probe, jax.random.split(key, _NUM_PROBES))
     norm = jnp.mean(norms)
-    # The bound is far above rounding errors, and detects errors of an adjoint that are
-    # larger than this share of its norm.
+    # The bound is a share of the norm, far above rounding errors. An adjoint with a
+    # larger error is rejected.
     bound = 4 * float(jnp.finfo(dtype).eps) ** 0.5 * norm
     return norm, jnp.all(differences <= bound) & jnp.isfinite(norm)
 

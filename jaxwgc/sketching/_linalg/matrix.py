@@ -80,7 +80,7 @@ class Matrix(abc.ABC):
     def line_products(
         self, target: Array, solution: Array, direction: Array
     ) -> LineProducts:
-        """Computes products with a residual and a direction in one pass."""
+        """Computes products with the residual at a point and with a direction."""
         residual = target - self.mv(solution)
         moved = self.mv(direction)
         return LineProducts(
@@ -92,7 +92,7 @@ class Matrix(abc.ABC):
 
 
 class RowMatrix(Matrix):
-    """A matrix that is read by blocks of rows."""
+    """A matrix with access to its rows, in blocks."""
 
     @abc.abstractmethod
     def sum_rows(
@@ -127,7 +127,7 @@ class RowMatrix(Matrix):
         """
 
     def gram_products(self, basis: Array, scale: Array) -> Array:
-        """Computes the Gram matrix of scaled columns, times given columns.
+        """Computes products of the Gram matrix of scaled columns with given columns.
 
         Returns ZᵀZQ stacked on (ZQ)ᵀZQ for Z = X diag(scale), (p + l, l).
         """
@@ -149,19 +149,19 @@ class RowMatrix(Matrix):
 
     @property
     def is_wide(self) -> bool:
-        """Returns whether the matrix has more columns than rows."""
+        """Returns whether a matrix that is not streamed has more columns than rows."""
         num_rows, num_columns = self.shape
         return num_rows < num_columns and not self.is_streamed
 
 
 def gram_of_block(block: Array, scale: Array, basis: Array | None = None) -> Array:
-    """Computes the term of one block of rows in the Gram matrix."""
+    """Computes the contribution of one block of rows to the Gram matrix."""
     rows = block * scale
     return gram(rows if basis is None else product(rows, basis))
 
 
 def gram_products_of_block(block: Array, scale: Array, basis: Array) -> Array:
-    """Computes the term of one block of rows in `RowMatrix.gram_products`."""
+    """Computes the contribution of one block of rows to `RowMatrix.gram_products`."""
     scaled_block = block * scale
     image = product(scaled_block, basis)
     return jnp.concatenate([product(scaled_block.T, image), product(image.T, image)])
@@ -235,7 +235,7 @@ class Dense(RowMatrix):
         return lax.fori_loop(0, num_blocks, add, function(*last_slices, *args))
 
     def map_rows(self, function: Callable[[Array], Array]) -> Array:
-        """Applies a function that returns one number per row to blocks of rows."""
+        """Computes one number per row, by a function of blocks of rows."""
         num_rows = len(self.array)
         size = block_size(*self.array.shape)
         num_blocks = -(-num_rows // size)

@@ -1,4 +1,4 @@
-"""Stopping of iterations: at convergence, at stagnation, at a maximum number."""
+"""Stopping rules of iterations: convergence, stagnation, or a largest number."""
 
 import functools
 from typing import NamedTuple, Self, TypeVar

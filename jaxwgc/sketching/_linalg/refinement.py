@@ -52,7 +52,7 @@ class Problem(NamedTuple):
     def constant(
         cls, matrix: Matrix, target: Array, ridge: Array | None, tolerance: Array
     ) -> Self:
-        """Returns the problem as a constant for `jax.grad`."""
+        """Constructs a problem that is constant for `jax.grad`."""
         matrix, target = lax.stop_gradient((matrix, target))
         return cls(matrix, target, root_of(ridge), tolerance)
 
@@ -224,8 +224,8 @@ class Refinement(NamedTuple):
         damping = state.damping
         weights = _damping_weights(factors, damping)
         direction = factors.direction(weights * state.cg.p, row_space)
-        # The residual is computed at a point near the end of the step, whose length is
-        # not yet known. It is then updated by the difference of the lengths.
+        # The length of the step is not yet known. So the residual is computed for the
+        # length of the last step, and then updated by the difference of the lengths.
         trial = state.point.x + state.alpha * direction
         products = self._line_products(trial, direction)
         curvature = products.curvature + damping * jnp.sum(direction**2, axis=0)
@@ -272,7 +272,7 @@ class Refinement(NamedTuple):
         )
 
     def _line_products(self, x: Array, direction: Array) -> LineProducts:
-        """Computes the products for the residual at a point and for a direction."""
+        """Computes products of the scaled matrix with the residual and a direction."""
         scale = self.factors.scale
         solution = scaled(scale, x)
         direction = scaled(scale, direction)
@@ -362,8 +362,8 @@ def _after(
         eps = jnp.finfo(tolerance.dtype).eps
         is_replaced |= step.updated.gamma <= eps * state.replaced_gamma
     else:
-        # With factors of X, one step makes the gradient that small. Each step is then a
-        # step of iterative refinement.
+        # With factors of X, one step reduces ‖s‖ that far. So every step is followed by
+        # a restart, as in iterative refinement.
         is_replaced = jnp.ones_like(is_replaced)
     # Unless the gradient is zero, a second step follows the first. A direct solution is
     # then as accurate as a refined one.
@@ -413,8 +413,7 @@ def moved_point(
 ) -> tuple[Point, Array]:
     """Returns the point after a step, and whether its residual has lost its digits.
 
-    Also returns whether its ‖r‖² has lost its digits, as the small difference of large
-    numbers.
+    The digits are lost if ‖r‖² is the small difference of large numbers.
 
     Args:
       x: The x of the products.
@@ -439,7 +438,7 @@ def moved_point(
 
 @jax.jit
 def _backward_error(factors: Factors, point: Point, s: Array) -> Array:
-    """Estimates the backward error, as Karlson and Waldén do, relative to the matrix.
+    """Estimates the relative backward error by the formula of Karlson and Waldén.
 
     Args:
       factors: The factors of X or of a sketch.

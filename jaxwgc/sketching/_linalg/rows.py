@@ -16,7 +16,7 @@ _MIN_QR_ROWS = 256
 
 
 def block_size(num_rows: int, num_columns: int) -> int:
-    """Returns how many rows are computed at once."""
+    """Returns the number of rows per block."""
     size = max(_MIN_ROWS, min(_MAX_ROWS, _BLOCK_ENTRIES // num_columns))
     return min(num_rows, size)
 
@@ -34,7 +34,7 @@ def gram(rows: Array) -> Array:
 
 
 def diagonal(matrix: Array) -> Array:
-    """Returns the diagonal as a sum, which compiles faster than `jnp.diagonal`."""
+    """Returns the diagonal, by a sum that compiles faster than `jnp.diagonal`."""
     is_diagonal = jnp.eye(len(matrix), dtype=bool)
     return jnp.sum(jnp.where(is_diagonal, matrix, 0), axis=0)
 
@@ -78,7 +78,7 @@ def padded_with_zeros(array: Array, num_rows: int) -> Array:
 
 
 def safe(value: Array) -> Array:
-    """Replaces values that are not positive by 1, for divisions."""
+    """Returns positive values unchanged and 1 for all others, to divide by."""
     return jnp.where(value > 0, value, 1)
 
 

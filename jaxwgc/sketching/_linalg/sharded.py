@@ -105,8 +105,8 @@ class Sharded(RowMatrix):
             mesh=self.mesh,
             in_specs=(by_rows, by_rows, _EVERYWHERE),
             out_specs=by_rows if has_rows else _EVERYWHERE,
-            # The check rejects a loop that starts from values that are equal on all
-            # devices, such as zeros, and ends with values that differ.
+            # `check_vma=True` would reject loops that start from values that are equal
+            # on all devices, such as zeros, and end with values that differ.
             check_vma=False,
         )
         along = jax.device_put(along, NamedSharding(self.mesh, by_rows))

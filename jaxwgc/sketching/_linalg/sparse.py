@@ -57,8 +57,8 @@ class Sparse(RowMatrix):
         num_blocks = -(-num_rows // size)
         firsts = size * jnp.arange(num_blocks + 1, dtype=jnp.uint32)
         starts = jnp.searchsorted(row, firsts)
-        # Entries are read in windows of one size, about the entries of an average
-        # block.
+        # Entries are read in windows of one size, about the average number of entries
+        # per block.
         window = max(256, -(-data.shape[0] // num_blocks))
         entries = Entries(
             row=jnp.pad(row, (0, window), constant_values=np.uint32(2**32 - 1)),

@@ -1,4 +1,4 @@
-"""Exact inclusion probabilities, and Poisson and systematic samples of rows."""
+"""Exact inclusion probabilities; Poisson, systematic and pivotal samples of rows."""
 
 from typing import TypeAlias
 

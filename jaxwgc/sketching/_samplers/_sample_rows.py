@@ -31,7 +31,8 @@ METHODS = (
     "top_k",
 )
 
-# Negative logarithm of the probability that a Poisson sample has more rows than places.
+# Negative logarithm of the probability that a Poisson sample has more rows than the
+# arrays of a `RowSample` hold.
 _LOG_OVERFLOW = math.log(1e9)
 
 
@@ -80,7 +81,7 @@ def sample_rows(
     weighted: bool = True,
     order: ArrayLike | None = None,
 ) -> RowSample:
-    """Samples distinct rows, with scales that make the sample unbiased.
+    """Samples distinct rows, with scales that make sums over the sample unbiased.
 
     - `"with_replacement"`: sample_size independent draws. A row that is drawn c times
       has the scale √(c / (sample_size p)).

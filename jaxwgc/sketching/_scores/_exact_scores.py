@@ -127,8 +127,8 @@ def leverage_scores(
     checked, cutoff = matrix_and_cutoff(matrix, rcond)
     if not isinstance(checked, Dense) and method not in ("auto", "gram"):
         raise ValueError(
-            "method must be 'auto' or 'gram' for sparse, sharded or streamed rows; got "
-            f"{method!r}"
+            "method must be 'auto' or 'gram' for a sparse or sharded matrix and for "
+            f"Blocks; got {method!r}"
         )
     scores = _scores(checked, None, cutoff, method=method)
     warn_of_precision(matrix, checked, scores)
@@ -258,7 +258,7 @@ def _rank(matrix: RowMatrix, rcond: Array) -> NumericalRank:
 def factors_of_wide(
     matrix: RowMatrix, rcond: ArrayLike, has_units: bool = True
 ) -> tuple[RowMatrix, Factors, Array]:
-    """Returns a wide matrix transposed, with its factors and column scales."""
+    """Scales and transposes a wide matrix, and computes the factors of the result."""
     assert isinstance(matrix, Dense | Sparse)
     scale = column_scale(matrix.column_maxima())
     squares = lax.stop_gradient(matrix).sum_rows(_squares, scale)

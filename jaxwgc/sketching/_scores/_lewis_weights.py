@@ -104,7 +104,7 @@ def lewis_weights(
     max_iterations = validation.check_int("max_iterations", max_iterations, minimum=1)
     dtype = matrix.dtype
     if tolerance is None:
-        # The default is above the rounding of scores over weights.
+        # The default is above the rounding errors of ratios of scores to weights.
         rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(dtype).eps)
         default: Array = rounding * jnp.maximum(1, p)
         tolerance = default
@@ -166,8 +166,8 @@ def _lewis_weights(
     weights = jnp.where(is_row, at_most_one(jnp.exp(log_weights)), 0)
     return LewisWeights(
         weights=jnp.where(valid, weights, jnp.nan),
-        # The number is a float until here. JAX before 0.12 fails to differentiate
-        # `custom_root` with an integer output.
+        # The number of iterations is a float until here: JAX before 0.12 fails to
+        # differentiate `custom_root` with an integer output.
         num_iterations=num_iterations.astype(jnp.int32),
         converged=valid & (residual <= tolerance),
         residual=jnp.where(valid, residual, jnp.nan),
@@ -238,7 +238,7 @@ def _iterate(
 def _solve_tangent(derivative: Callable[[Array], Array], target: Array) -> Array:
     """Solves for the derivative of the weights, by the implicit function theorem.
 
-    Its eigenvalues are from -1 to -2 / p.
+    The derivative of the equation has eigenvalues from -1 to -2 / p.
     """
     tolerance = 4 * float(jnp.finfo(target.dtype).eps)
 

@@ -253,9 +253,9 @@ def _projection(
     is_bad: Array,
     image: Array,
 ) -> Array:
-    """Returns leading directions over singular values, with derivatives.
+    """Returns leading singular vectors divided by singular values, with derivatives.
 
-    It is B = V / σ with X B = U_k; derivatives are right up to a rotation. The
+    The result is B = V / σ with X B = U_k; derivatives are right up to a rotation. The
     derivatives are those of `image`, XᵀX V for a constant V. All other arguments
     are constants. Truncated vectors are 0, and their values 1. First derivatives
     are NaN if `is_bad`, and second derivatives always.
@@ -364,7 +364,7 @@ def _in_basis(basis: Array, images: Array, width: int) -> Array:
 
 @functools.partial(jax.jit, static_argnames="num_columns")
 def _extracted(passed: Array, num_columns: int) -> tuple[Array, Array]:
-    """Extracts singular values and vectors from a basis of the images."""
+    """Computes right singular vectors and singular values from images of a basis."""
     images = passed[:num_columns]
     squares = passed[num_columns:]
     sizes = jnp.sqrt(diagonal(squares))

@@ -27,7 +27,7 @@ def choose_ridge(
     target: ArrayLike,
     ridges: ArrayLike,
 ) -> RidgeChoice:
-    """Computes the ridge of the least cross-validation error, by one factorisation.
+    """Finds the ridge with the least cross-validation error, by one factorisation.
 
     The errors are those of the minimiser θ of ‖Xθ - y‖² + ridge ‖θ‖². With H = X (XᵀX +
     ridge I)⁻¹ Xᵀ, they are the means of ((y - Hy)ᵢ / (1 - Hᵢᵢ))². Each term is exactly
@@ -93,7 +93,7 @@ def choose_ridge(
 def _choose(matrix: RowMatrix, target: Array, ridges: Array) -> RidgeChoice:
     matrix, target, ridges = lax.stop_gradient((matrix, target, ridges))
     num_rows, num_columns = matrix.shape
-    # X has no column scales in the end, since the ridge has none.
+    # The decomposition is converted to unscaled columns, to which the ridge applies.
     rcond = solver_cutoff(matrix.shape, matrix.dtype)
     threshold = 1e4 * jnp.finfo(matrix.dtype).eps
     is_tall = num_rows >= 4 * num_columns
@@ -183,7 +183,7 @@ def _coordinates(rows: Array, target: Array, left: Array) -> Array:
 def _errors(rows: Array, target: Array, fit: _Fit) -> Array:
     """Computes the sum of squared errors over a block of rows, for each ridge."""
     basis = product(rows, fit.left)
-    # All ridges and systems share one matrix product.
+    # All ridges and targets share one matrix product.
     scaled = fit.shrinkage.T[:, :, None] * fit.coordinates[:, None]
     residuals = product(basis, scaled.reshape(len(fit.coordinates), -1))
     residuals = residuals.reshape(len(basis), *scaled.shape[1:])

@@ -211,7 +211,7 @@ def influence(
 def _row_numbers(
     name: str, value: ArrayLike, rows: RowMatrix, largest: float = jnp.inf
 ) -> Array:
-    """Checks and converts weights or leverage scores, (N,)."""
+    """Checks and converts weights or leverage scores, one per row."""
     array = _arguments.nonnegative_array(name, value, rows.dtype, largest)
     num_rows, _ = rows.shape
     validation.check_shape(name, array, "(N,) like the rows of matrix", (num_rows,))
@@ -360,7 +360,7 @@ def _studentized(standardized: Array, degrees_of_freedom: Array) -> Array:
 def _sums_of_block(
     block: Array, residuals: Array, leverage: Array, scale: Array, gram_inverse: Array
 ) -> tuple[Array, Array]:
-    """Computes the terms of one block of rows in sums of squared residuals.
+    """Computes the contribution of one block of rows to sums of squared residuals.
 
     e are the residuals times √w, and aᵢ is the derivative of θ / scale with respect to
     √wᵢ yᵢ. The variances ω are 1, e², e² / (1 - h) and e² / (1 - h)².

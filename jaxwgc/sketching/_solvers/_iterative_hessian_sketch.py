@@ -161,7 +161,7 @@ def iterative_hessian_sketch(
         if not refresh:
             raise ValueError(
                 "projection= needs refresh=True: the momentum of refresh=False is not "
-                f"known to converge under constraints; got {refresh}"
+                f"known to converge under constraints; got refresh={refresh}"
             )
         validation.check_callable("projection", projection)
     if step_size is None:
@@ -187,7 +187,7 @@ def iterative_hessian_sketch(
 
 
 def _default_step_size(sketch_size: int, rank: int, refresh: bool) -> float:
-    """Returns the optimal step size for Gaussian sketches; see the docstring."""
+    """Returns the step size that is optimal for Gaussian sketches."""
     num_free = sketch_size - rank
     if not refresh:
         return (num_free / sketch_size) ** 2
@@ -410,7 +410,7 @@ class _Steps(NamedTuple):
     def _constrained_change(
         self, hessian: Array, solution: Array, gradient: Array
     ) -> Array:
-        """Minimises over the convex set by accelerated projected gradient steps."""
+        """Computes the step to the minimum of the sketched, constrained problem."""
         largest = jnp.linalg.eigvalsh(hessian)[-1]
         inverse = 1 / jnp.where(largest > 0, largest, 1)
 

@@ -106,7 +106,7 @@ def logistic_newton_sketch(
 def _has_converged(
     newton: Solution, features: Array, labels: Array, ridge: ArrayLike
 ) -> Array:
-    """Returns False if the labels are separable without a ridge."""
+    """Returns whether the fit converged; False for separable labels without a ridge."""
     margins = product(features, newton.solution) * (2 * labels - 1)
     is_separated = jnp.all((margins > 0) & ((labels == 0) | (labels == 1)))
     return newton.converged & (~is_separated | (jnp.asarray(ridge) > 0))

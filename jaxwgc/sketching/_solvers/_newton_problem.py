@@ -136,8 +136,8 @@ class Problem(NamedTuple):
             new_point = self.at(point.flat + size * change)
             return _Search(new_point, size, search.num_halvings + 1)
 
-        # The search starts before the full step, with a value of NaN, so that the loss
-        # is compiled once.
+        # The search starts at twice the full step, with a value of NaN, so that the first
+        # iteration takes the full step. The loss is then compiled once, in the loop.
         before = point._replace(value=jnp.full_like(point.value, jnp.nan))
         start = _Search(before, jnp.full((), 2, change.dtype), jnp.int32(-1))
         end = lax.while_loop(is_too_long, halve, start)
@@ -155,7 +155,7 @@ class _Search(NamedTuple):
 
 
 def root_factors(root: Array, ridge: Array | None) -> Factors:
-    """Computes the factors of the Hessian's root with a ridge, or of its sketch."""
+    """Computes singular values and vectors of a root of the Hessian, with a ridge."""
     rcond = solver_cutoff(root.shape, root.dtype)
     return factors_of_small(root, rcond, root_ridge=root_of(ridge))
 

@@ -1,4 +1,4 @@
-"""Least squares to full accuracy."""
+"""Least squares to full accuracy, by preconditioned conjugate gradients."""
 
 import dataclasses
 from collections.abc import Callable
@@ -45,7 +45,7 @@ from jaxwgc.sketching._solvers._solution import (
 
 METHODS = ("auto", "gram", "sketch", "factor", "columns")
 
-# An array is sketched if it has more columns and more rows per column than this. For
+# An array is sketched if it has more columns, and more rows per column, than this. For
 # ill-conditioned X in float64 on a CPU, two Gram matrices take as long as a sketch and
 # its iterations at 200 columns, for any number of rows. For more columns, the
 # factorisation of the sketch dominates. At 1,000 columns and 20 rows per column, it
@@ -66,8 +66,8 @@ _MAX_SLOW_ITERATIONS = 999
 # Time of a sketch and its iterations, in units of one iteration with column scales.
 # Measured as 50 to 100 for few columns.
 _SKETCH_ITERATIONS = 64
-# Time of the factorisation of a sketch, in the same units, divided by p³ over the
-# number of entries.
+# Time of the factorisation of a sketch, in units of one iteration with column scales,
+# for p³ equal to the number of entries.
 _FACTOR_ITERATIONS = 0.2
 
 
@@ -383,7 +383,7 @@ def _by_columns_first(
     assert problem.root_ridge is not None
     rounding = 100 * jnp.finfo(problem.matrix.dtype).eps * scaling.norm
     has_full_rank = problem.root_ridge * jnp.min(scaling.scale) > rounding
-    # Both results have the fields of a result by factors.
+    # Both branches of `lax.cond` must return arrays of equal shapes, in equal fields.
     factors = Factors.of_orthonormal_columns(scaling.scale)
     padding = [(0, 0)] * tried.residual_history.ndim
     padding[0] = (0, max_iterations - num_tries)
@@ -421,7 +421,7 @@ def preconditioner_of(
     method: str,
     threshold: float = 0.0,
 ) -> Preconditioner:
-    """Computes the factors of a matrix or of its sketch.
+    """Computes a preconditioner from a matrix or from its sketch.
 
     Args:
       problem: The problem.
@@ -469,7 +469,8 @@ def refined(
     )
     state = refinement.solve(max_iterations)
     is_solved = state.is_solved & refinement.is_lowest(state) & factors.finite
-    # With a ridge of NaN, θ stays at 0, and the residual is finite.
+    # With a ridge of NaN, θ stays at 0, and the residual is finite. Only
+    # `factors.finite` is False.
     is_valid = factors.finite & jnp.isfinite(state.point.squared)
     return Solution(
         solution=jnp.where(is_valid, scaled(factors.scale, state.point.x), jnp.nan),

@@ -64,7 +64,7 @@ def to_unit_size(target: Array) -> Array:
 
 
 def in_units(result: Solution, to_unit: Array, scale: Array) -> Solution:
-    """Converts the solution for scaled targets to the solution for the targets.
+    """Converts the result for scaled targets to the units of the given targets.
 
     `converged` becomes False if θ overflows, or if underflow changes θ / `scale` by
     more than rounding; scales bring the columns of X to one size. It also becomes False
