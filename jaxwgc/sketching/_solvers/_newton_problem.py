@@ -136,8 +136,8 @@ class Problem(NamedTuple):
             new_point = self.at(point.flat + size * change)
             return _Search(new_point, size, search.num_halvings + 1)
 
-        # The search starts at twice the full step, with a value of NaN, so that the first
-        # iteration takes the full step. The loss is then compiled once, in the loop.
+        # The search starts at twice the full step, with a value of NaN. The first
+        # iteration then takes the full step, and the loss is compiled once, in the loop.
         before = point._replace(value=jnp.full_like(point.value, jnp.nan))
         start = _Search(before, jnp.full((), 2, change.dtype), jnp.int32(-1))
         end = lax.while_loop(is_too_long, halve, start)
