@@ -116,7 +116,7 @@ def sparse_stack(
     first_block: ArrayLike = 0,
     first_row: ArrayLike = 0,
 ) -> Embedding:
-    """Returns an embedding to which rows of the sketch and of the data can be added.
+    """Returns an embedding whose sketch can grow, by its own rows or by rows of data.
 
     S has num_nonzeros blocks of rows, with one entry ±1 / √num_nonzeros per column in
     each block. It is as accurate as `sparse_sign`, and as fast to apply. In addition, a

@@ -137,7 +137,7 @@ class Problem(NamedTuple):
             return _Search(new_point, size, search.num_halvings + 1)
 
         # The search starts at twice the full step, with a value of NaN. The first
-        # iteration then takes the full step, and the loss is compiled once, in the loop.
+        # iteration takes the full step. So the loss is compiled once, in the loop.
         before = point._replace(value=jnp.full_like(point.value, jnp.nan))
         start = _Search(before, jnp.full((), 2, change.dtype), jnp.int32(-1))
         end = lax.while_loop(is_too_long, halve, start)

@@ -45,7 +45,7 @@ from jaxwgc.sketching._solvers._solution import (
 
 METHODS = ("auto", "gram", "sketch", "factor", "columns")
 
-# An array is sketched if it has more columns, and more rows per column, than this. For
+# Arrays with more columns, and more rows per column, than these are sketched. For
 # ill-conditioned X in float64 on a CPU, two Gram matrices take as long as a sketch and
 # its iterations at 200 columns, for any number of rows. For more columns, the
 # factorisation of the sketch dominates. At 1,000 columns and 20 rows per column, it
