@@ -34,7 +34,10 @@ def infinite(x, y):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"matrix": SPARSE, "method": "qr"}, "method must be 'auto' or 'gram' for sp"),
+        (
+            {"matrix": SPARSE, "method": "qr"},
+            "method must be 'auto' or 'gram' for a sp",
+        ),
         (
             {"matrix": BLOCKS, "method": "qr"},
             "method must be 'auto' or 'gram' .* got '",
