@@ -54,16 +54,19 @@ def test_sketch_and_solve(changes, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "columns"}, "must be 'gram' or 'sketch' or 'factor' for this kind"),
+        ({"method": "columns"}, "must be 'gram' or 'sketch' or 'factor' for an array"),
         (
             {"method": "gram", "matrix": SPARSE, "sketch_size": None},
-            "must be 'columns' or 'sketch' for this kind",
+            "must be 'columns' or 'sketch' for a sparse matrix",
         ),
         (
             {"method": "gram", "matrix": BLOCKS, "sketch_size": None},
-            "must be 'factor' or 'sketch' for this kind",
+            "must be 'factor' or 'sketch' for Blocks",
         ),
-        ({"method": "sketch", "matrix": operator()}, "must be 'columns' for this kind"),
+        (
+            {"method": "sketch", "matrix": operator()},
+            "must be 'columns' for a LinearOp",
+        ),
         ({"sketch_size": 3}, r"sketch_size must be at least min\(N, p\) = 4; got 3"),
     ],
 )
@@ -131,7 +134,7 @@ def test_operators_of_arguments_of_another_type(arguments, message):
     [
         (
             {"matrix": sketching.Blocks([MATRIX[:8]]), "target": TARGET[:8]},
-            "at least four rows per column",
+            "at least four rows per column, .* got Blocks of shape",
         ),
         ({"ridges": [1.0, -1.0]}, r"not negative; got ridges\[1\] = -1"),
         ({"ridges": 1.0}, r"ridges must have shape \(num_ridges,\)"),

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, dataclass_transform
+from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,6 @@ from jaxwgc._common.arrays import is_sparse
 from jaxwgc._common.pytrees import Static, register
 from jaxwgc.sketching import _arguments
 from jaxwgc.sketching._linalg.entries import Entries, entries_of_bcoo
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass_transform(frozen_default=True)

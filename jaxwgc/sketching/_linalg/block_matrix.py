@@ -39,6 +39,7 @@ class BlockMatrix(RowMatrix):
     """
 
     is_streamed = True
+    description = "Blocks"
 
     def __init__(self, chunks: Chunks):
         self._chunks = chunks

@@ -140,6 +140,8 @@ def _dtype_of(operator: LinearOperator) -> np.dtype:
 class Operator(Matrix):
     """The matrix of a `LinearOperator` whose functions have been checked."""
 
+    description = "a LinearOperator"
+
     functions: LinearOperator
 
     @property

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,9 @@ class Matrix(abc.ABC):
     # Whether X is read from outside of JAX, such as from a disk, once per product.
     # Functions of such a matrix run on the host and have no derivatives.
     is_streamed = False
+
+    # How error messages call this kind of matrix.
+    description: ClassVar[str]
 
     @property
     @abc.abstractmethod
@@ -185,6 +188,8 @@ def _line_products_of_block(
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dense(RowMatrix):
     """A matrix that is an array on one device."""
+
+    description = "an array on one device"
 
     array: Array
 

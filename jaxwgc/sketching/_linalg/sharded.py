@@ -30,6 +30,8 @@ class Sharded(RowMatrix):
       axes: The mesh axes over which rows are sharded.
     """
 
+    description = "a sharded array"
+
     array: Array
     mesh: Static[Mesh | AbstractMesh]
     axes: Static[str | tuple[str, ...]]

@@ -36,6 +36,8 @@ class Sparse(RowMatrix):
       sizes: (N, p).
     """
 
+    description = "a sparse matrix"
+
     entries: Entries
     starts: Array
     window: Static[int]

@@ -81,7 +81,7 @@ def sample_rows(
     weighted: bool = True,
     order: ArrayLike | None = None,
 ) -> RowSample:
-    """Samples distinct rows, with scales that make sums over the sample unbiased.
+    """Samples distinct rows, and returns the factor by which each is scaled.
 
     - `"with_replacement"`: sample_size independent draws. A row that is drawn c times
       has the scale √(c / (sample_size p)).

@@ -81,7 +81,7 @@ def choose_ridge(
     if num_rows < 4 * num_columns and not isinstance(checked, Dense):
         raise ValueError(
             "matrix must have at least four rows per column, or be an array on one "
-            f"device; got {type(checked).__name__} of shape {checked.shape}"
+            f"device; got {checked.description} of shape {checked.shape}"
         )
     candidates = _arguments.nonnegative_array("ridges", ridges, checked.dtype)
     candidates = conversions.gathered(candidates)

@@ -293,7 +293,7 @@ def chosen_method(method: str, matrix: Matrix, sketch_size: int) -> str:
     if method not in supported:
         quoted = " or ".join(repr(name) for name in supported)
         raise ValueError(
-            f"method must be {quoted} for this kind of matrix; got {method!r}"
+            f"method must be {quoted} for {matrix.description}; got {method!r}"
         )
     return method
 
