@@ -1,4 +1,4 @@
-"""Codes from symmetric block designs, with one error for all patterns of a size."""
+"""Codes from block designs: the error depends only on the number of stragglers."""
 
 import itertools
 
@@ -9,7 +9,7 @@ from jaxwgc.codes._gradient_code import GradientCode
 
 
 def projective_plane(order: int) -> GradientCode:
-    """Returns a code with one error for every pattern of equally many stragglers.
+    """Returns a code with an error that depends only on the number of stragglers.
 
     Parts are points of a projective plane, and workers are its lines. The plane
     over the integers modulo a prime q has v = q² + q + 1 points and v lines. Every
@@ -57,7 +57,7 @@ def projective_plane(order: int) -> GradientCode:
 
 
 def paley(num_workers: int) -> GradientCode:
-    """Returns a block-design code in which workers hold half of the data.
+    """Returns a block-design code in which each worker holds half of the data.
 
     Worker i holds the parts i + r mod v of a Paley design. Here r are the non-zero
     squares modulo v. For a prime v = 3 mod 4 they are a difference set, which gives

@@ -1,4 +1,4 @@
-"""Codes with messages shorter than the gradient, for more work."""
+"""Codes with messages shorter than the gradient, and more work per worker."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from jaxwgc.codes._reed_solomon import best_step, positions, vanishing_products
 def communication_efficient(
     num_workers: int, num_stragglers: int, num_segments: int
 ) -> GradientCode:
-    """Returns an exact code with short messages, for more work per worker.
+    """Returns an exact code with short messages, and more work per worker.
 
     Messages have 1 / m of the gradient's length. A gradient is split into m
     segments, and a message has the length of one segment. Worker i holds parts i,
@@ -107,7 +107,7 @@ def _encoding_matrix(
 
 
 def _low_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
-    """Returns values of polynomials with one given coefficient, for low powers.
+    """Returns values of polynomials, one for each part and low power.
 
     They are (num_workers, num_parts, count). P vanishes at the workers without the
     part. Its other coefficients below x^count are zero, and so are all of them in the
@@ -123,7 +123,7 @@ def _low_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
 
 
 def _first_part_columns(assignment: np.ndarray, count: int, step: int) -> np.ndarray:
-    """Returns the columns of the first part, by a power series.
+    """Returns the columns of the first part: `_low_columns` computes others from them.
 
     q is ∏ₗ (1 - x / αₗ) over the workers l without the part, and h this product over
     the workers with it. Since q h = 1 - x^n, the series 1 / q starts like h.
@@ -144,7 +144,7 @@ def _first_part_columns(assignment: np.ndarray, count: int, step: int) -> np.nda
 
 @functools.lru_cache(maxsize=256)
 def _best_step(num_workers: int, num_stragglers: int, num_segments: int) -> int:
-    """Returns the order of points with the smallest encoding matrix, from one part."""
+    """Returns the step between points with the smallest norm of the encoding matrix."""
     assignment = ring_distances(num_workers)[:, :1] < num_stragglers + num_segments
     counts = {num_segments // 2, num_segments - num_segments // 2}
 

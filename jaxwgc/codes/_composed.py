@@ -136,7 +136,7 @@ def multi_message(code: GradientCode) -> GradientCode:
 
 
 def _turns(assignment: np.ndarray) -> np.ndarray:
-    """Returns the position of each part in the order in which a worker computes it.
+    """Returns the position of each part in the order in which each worker computes.
 
     The shape is (num_workers, num_parts).
     """

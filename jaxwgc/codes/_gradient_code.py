@@ -253,7 +253,7 @@ decoders=[LeastSquares])
 
     @property
     def segment_targets(self) -> Array:
-        """Target of the weights of parts, for each segment of a gradient."""
+        """Weights of the partial gradients in each segment of the decoded gradient."""
         identity = np.eye(self.num_segments, dtype=self.target.dtype)
         targets = identity[:, None, :] * self.target[:, None]
         return targets.reshape(self.num_segments, -1)
@@ -394,7 +394,7 @@ decoders=[LeastSquares])
 
     @staticmethod
     def check(code: object, concrete: str = "") -> "GradientCode":
-        """Checks that an argument is one code with consistent shapes.
+        """Raises an error unless an argument is a single code with consistent shapes.
 
         Called where a code is used, since JAX transformations may have changed it.
 

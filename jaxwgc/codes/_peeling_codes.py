@@ -157,7 +157,7 @@ def batch_raptor(
 
 
 def robust_soliton(num_batches: int, max_degree: int) -> np.ndarray:
-    """Returns probabilities of the number of batches in a message."""
+    """Returns the robust soliton distribution of the number of batches in a message."""
     degrees = np.arange(1, num_batches + 1)
     of_higher_degrees = 1 / (degrees[1:] * degrees[:-1])
     weights = np.concatenate([[1 / num_batches], of_higher_degrees])

@@ -28,7 +28,7 @@ _NUM_DRAWS = 32
 # Bound of the work of a comparison of codes: number of straggler patterns times the
 # squared number of workers.
 _MOST_WORK = 4_000_000
-# Largest residual in float32 that counts as rounding.
+# Largest residual that counts as rounding in float32.
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)
 # Singular values below this fraction of the largest one count as rounding errors.
 _RANK = 1e-10
@@ -181,7 +181,7 @@ def any_placement(
 
 
 def _worst_residual(code: GradientCode) -> float:
-    """Computes `worst_rounding` over patterns that take a moment.
+    """Computes the residual of `worst_rounding` for at most 1,000 patterns.
 
     Residuals at rounding level count as equal, so that the simpler code with real
     messages is chosen.
@@ -249,7 +249,7 @@ def worst_rounding(
 def _polynomials(
     generator: np.random.Generator, assignment: np.ndarray, num_stragglers: int
 ) -> GradientCode:
-    """Returns the code by polynomials, in the order of workers with least noise."""
+    """Returns a code of polynomials, with points chosen for a small norm of B."""
     num_workers = len(assignment)
     steps = steps_between_points(num_workers)
     orders = [positions(num_workers, step) for step in steps]
@@ -277,7 +277,7 @@ def _polynomials(
 def _random_rows(
     generator: np.random.Generator, assignment: np.ndarray, num_stragglers: int
 ) -> GradientCode:
-    """Returns the code by random rows with the least noise of several."""
+    """Returns the code with the smallest norm of B among codes of random rows."""
     shape = (_NUM_DRAWS, num_stragglers + 1, len(assignment))
     drawn = generator.normal(size=shape)
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
@@ -293,7 +293,7 @@ _METHODS = {"random_rows": _random_rows, "polynomials": _polynomials}
 
 
 def _columns(rows: np.ndarray, assignment: np.ndarray) -> np.ndarray:
-    """Computes columns of the encoding matrix of minimum norm.
+    """Computes the encoding matrix with columns of minimum norm.
 
     They are b with C b = 1 on the holders of a part.
     """
@@ -306,7 +306,7 @@ def _columns(rows: np.ndarray, assignment: np.ndarray) -> np.ndarray:
 
 
 def _dual(matrix: np.ndarray, num_stragglers: int) -> Dual:
-    """Returns the decoder by the dual code."""
+    """Returns a `Dual` decoder for an encoding matrix."""
     vectors, singular, _ = np.linalg.svd(matrix)
     rank = int(np.sum(singular > _RANK * singular[0]))
     target = np.ones(matrix.shape[1])

@@ -11,8 +11,8 @@ from jaxwgc.codes._constructors import exact_code
 from jaxwgc.codes._gradient_code import GradientCode
 from jaxwgc.decoders import Lagrange
 
-# Maximum number of multipliers of the points that are tried. If there are more, only
-# every second, third, ... multiplier is tried.
+# Maximum number of steps between points that are tried. If there are more, only every
+# second, third, ... step is tried.
 _MAX_CANDIDATES = 64
 
 
@@ -62,14 +62,14 @@ def _moduli(assignment: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def norm_of_products(assignment: np.ndarray, points: np.ndarray) -> float:
-    """Computes the norm of `vanishing_products` without most of the products."""
+    """Computes the norm of `vanishing_products`, without the phases."""
     return float(np.linalg.norm(_moduli(assignment, points)))
 
 
 def steps_between_points(num_workers: int) -> list[int]:
-    """Returns candidates of multipliers that permute the points.
+    """Returns the steps between points to try: those that reach every point.
 
-    At most 64 multipliers are returned; n - m is equivalent to m.
+    At most 64 steps are returned; n - m is equivalent to m.
     """
     numbers = range(1, max(num_workers // 2, 1) + 1)
     steps = [number for number in numbers if math.gcd(number, num_workers) == 1]
@@ -78,7 +78,7 @@ def steps_between_points(num_workers: int) -> list[int]:
 
 
 def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
-    """Returns the multiplier of the points with the least noise of decoding.
+    """Returns the step between points with the smallest norm of the encoding matrix.
 
     Args:
       num_workers: n; steps have no common factor with it.
@@ -87,7 +87,7 @@ def best_step(num_workers: int, norm: Callable[[int], float]) -> int:
     """
     steps = steps_between_points(num_workers)
     norms = np.array([norm(step) for step in steps])
-    # Norms that are equal up to rounding are ties, which the smallest multiplier wins.
+    # Norms that are equal up to rounding are ties, which the smallest step wins.
     is_smallest = norms <= norms.min() * (1 + 1e-9)
     return steps[int(is_smallest.argmax())]
 
@@ -147,8 +147,8 @@ def reed_solomon(
     validation.check_bool("interleave", interleave)
     if num_parts * copies % num_workers != 0:
         raise ValueError(
-            "copies must make num_parts * copies a multiple of "
-            f"num_workers; got {copies}"
+            f"num_parts * copies must be a multiple of num_workers = {num_workers}; "
+            f"got num_parts = {num_parts} and copies = {copies}"
         )
     assignment = _balanced_assignment(num_workers, num_parts, copies)
     step = _best_step(num_workers, num_parts, copies) if interleave else 1
@@ -175,7 +175,7 @@ def _balanced_assignment(num_workers: int, num_parts: int, copies: int) -> np.nd
 
 @functools.lru_cache(maxsize=256)
 def _best_step(num_workers: int, num_parts: int, copies: int) -> int:
-    """Returns the multiplier of the points with the least noise of decoding."""
+    """Returns the step between points with the smallest norm of the encoding matrix."""
     assignment = _balanced_assignment(num_workers, num_parts, copies)
 
     def norm(step: int) -> float:

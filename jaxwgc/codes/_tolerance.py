@@ -26,7 +26,7 @@ def patterns_lost(
 def check_tolerance(
     matrix: np.ndarray, target: np.ndarray, num_stragglers: int, num_patterns: int
 ) -> None:
-    """Checks that a code decodes without the stragglers that it tolerates."""
+    """Raises ValueError if a code does not decode without `num_stragglers` workers."""
     # Rows are scaled, because small rows would be lost in the rounding of large ones.
     largest = np.abs(matrix).max(axis=1, keepdims=True)
     rows = matrix / np.where(largest > 0, largest, 1)
@@ -36,6 +36,7 @@ def check_tolerance(
         residual = np.linalg.norm(responses @ weights - target)
         if not residual <= _EXACT * np.linalg.norm(target):
             raise ValueError(
-                f"num_stragglers must be tolerated; got {num_stragglers}: residual "
-                f"{residual:.2g} without workers {list(lost)}"
+                "num_stragglers must be a number that encoding_matrix tolerates; got "
+                f"{num_stragglers}, and residual {residual:.2g} without workers "
+                f"{list(lost)}"
             )

@@ -129,7 +129,7 @@ def _fill(trust: np.ndarray, num_parts: int) -> np.ndarray:
 def variances_of(
     quantization_variance: jax.typing.ArrayLike, num_workers: int
 ) -> np.ndarray:
-    """Checks the variance that quantization adds to the messages of each worker."""
+    """Checks, and returns, the quantization variance of the messages of each worker."""
     variance = array_validation.concrete_array(
         "quantization_variance",
         quantization_variance,

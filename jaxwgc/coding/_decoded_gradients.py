@@ -47,7 +47,7 @@ _ROUNDED_MESSAGES = 2
 
 
 def unmixed(weights: Any, num_blocks: int) -> Any:
-    """Returns block weights without the weights between different blocks."""
+    """Returns block weights if no block of a gradient disturbs another."""
     xp = array_module(weights)
     is_own_block = np.eye(num_blocks, dtype=bool)[:, None, :]
     return xp.where(is_own_block, weights[..., None, :, None], 0)

@@ -225,7 +225,7 @@ def explains(
 
 
 def normalized_columns(evidence: Evidence) -> tuple[jax.Array, jax.Array]:
-    """Returns unit columns of the checks, and which messages take part in one."""
+    """Returns columns of the checks with unit norm, and which messages have a check."""
     lengths = evidence.check_norms
     has_check = lengths > UNCHECKED
     # A product of complex numbers compiles to a smaller program than a quotient.
@@ -234,7 +234,7 @@ def normalized_columns(evidence: Evidence) -> tuple[jax.Array, jax.Array]:
 
 
 def nearest(distances: jax.Array, number: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Selects a number of nearest columns; returns also whether the choice is clear."""
+    """Selects the columns at the least distances, and tells if the choice is clear."""
     # Counting ranks compiles to a smaller program than sorting. Ties go to the first
     # column.
     places = jnp.arange(len(distances))

@@ -105,7 +105,7 @@ class ErrorLocator(NamedTuple):
         noise: jax.typing.ArrayLike = 0.0,
         message_dtype: jax.typing.DTypeLike | None = None,
     ) -> ErrorLocation:
-        """Finds corrupted messages as `locate_errors` does; checks messages alone.
+        """Finds corrupted messages like `locate_errors`, but does not check the mask.
 
         Args:
           messages: (num_messages, length).

@@ -211,8 +211,8 @@ def source_variances(
         unknown = np.isnan(variances)
         if unknown.any():
             raise ValueError(
-                "leverage must leave each source a positive sum of 1 - leverage over "
-                f"its rows; got none for source {unknown.argmax()}"
+                "each source must have a positive sum of 1 - leverage over its rows; "
+                f"got 0 for source {unknown.argmax()}. Add rows to this source"
             )
     return variances
 

@@ -194,14 +194,14 @@ class Decoder(abc.ABC):
         return jnp.where(first < count, in_order[first], jnp.inf)
 
     def check(self, matrix: Array, target: Array) -> None:
-        """Raises ValueError if the shapes of matrix and target do not fit.
+        """Raises an error if fields of the decoder are invalid, or do not fit the code.
 
         Entries are not checked: if they do not fit, weights have a residual.
         """
         del matrix, target
 
     def interpolation(self, mask: jax.Array) -> Interpolation | None:
-        """Returns the points of messages that are values of polynomials, or None.
+        """Returns the points of a polynomial to interpolate at 0; None without one.
 
         Args:
           mask: Which messages arrived, bool (num_messages,).

@@ -1,4 +1,4 @@
-"""Decoding by the dual code, whose vectors give zero with every encoding.
+"""Decoding by the dual code: combinations of messages that are zero.
 
 Any n - s responses determine the s lost messages.
 """
@@ -26,7 +26,7 @@ _STEPS = 5
 
 
 class Dual(Decoder):
-    """Removes stragglers from the weights of all workers, for few stragglers.
+    """Decodes by removing stragglers from weights of all workers, for few stragglers.
 
     The first row of C decodes if all workers respond. The other rows, the dual code,
     decode to zero: CB = (1, 0, ..., 0)ᵀ 1ᵀ. A combination of the latter makes the

@@ -288,7 +288,7 @@ def _by_svd(
 
 
 def _by_inverse(_: jax.Array, residual: jax.Array, inverse: jax.Array) -> jax.Array:
-    """Computes weights that remove a residual, from an inverse matrix."""
+    """Computes the change of weights that removes a residual, by an inverse matrix."""
     return product(residual, inverse)
 
 
@@ -327,7 +327,7 @@ def _by_factor(
     mask: jax.Array,
     factor: jax.Array,
 ) -> jax.Array:
-    """Computes weights that remove a residual, from a Cholesky factor."""
+    """Computes the change of weights that removes a residual, by a Cholesky factor."""
     half = _half_solution(residual, matrix, mask, factor)
     return jax.lax.linalg.triangular_solve(factor, half, lower=True)
 
@@ -335,7 +335,7 @@ def _by_factor(
 def _half_solution(
     residual: jax.Array, matrix: jax.Array, mask: jax.Array, factor: jax.Array
 ) -> jax.Array:
-    """Solves with a Cholesky factor for half of the gradient.
+    """Computes the first of two triangular solves of `_by_factor`.
 
     Returns g L⁻ᴴ for half the gradient g of the squared residual. Its squared norm
     is the excess of the squared residual over the minimum.
@@ -353,7 +353,7 @@ _factorise = functools.partial(solve_in_turn, _by_cholesky)
 def _attempt_first(
     weights: jax.Array, mask: jax.Array, systems: Systems, attempt: Partial
 ) -> tuple[jax.Array, jax.Array]:
-    """Uses a decomposition only if the cheap attempt does not decode."""
+    """Computes weights by the attempt; by a decomposition if it does not decode."""
     weights = attempt(weights, mask, systems[0])
     is_solved = systems[0].is_solved_by(weights)
     decompose = Partial(_decompose, systems=systems)
@@ -368,7 +368,7 @@ def solve_poor(
     target: Array,
     attempt: Partial | None = None,
 ) -> jax.Array:
-    """Computes inaccurate weights again, by decompositions of the matrix.
+    """Replaces inaccurate weights by weights from decompositions of the matrix.
 
     Args:
       is_poor: Which weights are inaccurate, bool (...).
