@@ -1,4 +1,4 @@
-"""Plans: the code and the waiting rule with the shortest expected training time."""
+"""Planning: finds the code and waiting rule with the shortest training time."""
 
 from jaxwgc.planning._candidates import Candidates
 from jaxwgc.planning._choice import Candidate, Choice

@@ -17,31 +17,36 @@ from jaxwgc.planning._rounds import Clusters
 from jaxwgc.simulation._rules import rule_of_code
 from jaxwgc.stragglers import WaitingRule
 
-# A waiting rule, or a function that returns one for a code.
+# A waiting rule, or a function that returns a waiting rule for a code.
 RuleLike: TypeAlias = WaitingRule | Callable[[GradientCode], WaitingRule]
-# Default maximum of the number of copies of a part.
+# Maximum number of copies per part in the standard codes, unless `copies` is given.
 _MOST_COPIES = 4
-# Shares of the workers for which rules wait. Other rules wait for all workers, for all
-# but one, and for the number that an exact code needs.
+# Shares of the workers that `fastest` rules wait for. Further rules wait for all
+# workers, for all but one, and for the number of workers that an exact code needs.
 _SHARES_AWAITED = (0.9, 0.8, 0.65, 0.5)
-# Levels of the quantiles of worker times that become deadlines. The maximum bounds the
-# time of rounds in which a worker takes longer than ever before.
+# Levels of the quantiles of simulated worker times that are tried as deadlines. The
+# last level is the longest of these times, so that only longer times, e.g. stalls, are
+# cut off.
 _SHARES_BY_DEADLINE = (0.5, 0.75, 0.9, 0.97, 0.99, 1.0)
-# Squared decoding errors at which an approximate rule ends the round.
+# Decoding errors, relative to the squared norm of the target, at which approximate
+# `until_decodable` rules end the round.
 _SQUARED_ERRORS = (0.05, 0.1, 0.2)
+# Relative margin for rounding errors.
 _ROUNDING = 1e-5
-# Shares of finished parts at which a rule of coverage ends the round.
+# Shares of finished parts at which `coverage` rules end the round.
 _SHARES_COVERED = (0.99, 0.97, 0.9)
-# Speeds differ permanently if the medians of workers differ by more than the factor
-# _CHRONIC, and by more than _DEVIATIONS standard deviations of chance. By chance, 8 to
-# 128 equal workers differ by up to 19 standard deviations in 15 to 300 rounds, under
-# any delay law. In measured traces, permanent differences are at least 290.
+# Speeds count as permanently different if the median times of workers span more than
+# the factor _CHRONIC, and if their logarithms span more than _DEVIATIONS standard
+# deviations of a median. In simulations of equal workers (8 to 128 workers, 15 to 300
+# rounds, any delay law), the span is at most 19 standard deviations. In measured traces
+# with permanent differences, it is at least 290.
 _CHRONIC = 1.25
 _DEVIATIONS = 20.0
-# Minimum number of measured rounds for medians that show speeds.
+# Minimum number of measured rounds from which speeds are estimated: medians of fewer
+# rounds are too noisy.
 _FEWEST_MEASURED = 5
-# Numbers of parts per worker, for codes with requests. The first number that keeps the
-# total below its maximum is used.
+# Numbers of parts per worker to try, for codes with several parts per worker. The first
+# number with at most _MOST_PARTS parts in total is used.
 _PARTS_OF_WORKER = (8, 4, 2)
 _MOST_PARTS = 512
 
@@ -58,12 +63,12 @@ class Candidates:
       waiting: Waiting rules, or functions that return one for a code, e.g.
         `stragglers.until_decodable`. By default several values of `fastest`, `deadline`
         and `until_decodable`.
-      late: What workers with one message do that have not responded when a round ends.
-        `"busy"` workers continue, and join the round in which they respond.
-        `"cancelled"` workers stop.
+      late: What late workers do when a round ends, if they send one message. `"busy"`
+        workers continue, and join the round in which they respond. `"cancelled"`
+        workers stop.
       memory: Whether to try storing late messages, for uncoded workers that wait for a
         number of workers. False by default, since a short trace does not tell how
-        stored messages can get with heavy-tailed times.
+        stale stored messages can get with heavy-tailed times.
       exact: Whether to leave out candidates without exact gradients in every round.
 
     Raises:
@@ -102,8 +107,8 @@ class Candidates:
         if self.copies is not None:
             if self.codes is not None:
                 raise ValueError(
-                    "codes= and copies= cannot both be given, since codes have "
-                    f"copies of their own; got copies={self.copies}"
+                    "codes= and copies= cannot both be given, since copies= is for the "
+                    f"standard codes; got copies={self.copies}"
                 )
             object.__setattr__(self, "copies", listed("copies", self.copies))
         if self.waiting is not None:
@@ -111,13 +116,14 @@ class Candidates:
             for rule in self.waiting:
                 if not isinstance(rule, WaitingRule) and not callable(rule):
                     raise TypeError(
-                        "waiting must be a WaitingRule, or a function that returns one "
-                        f"for a code; got {validation.in_short(rule)}"
+                        "each entry of waiting must be a WaitingRule, or a function "
+                        "that returns a WaitingRule for a code; got "
+                        f"{validation.in_short(rule)}"
                     )
         if self.codes is not None:
             if not isinstance(self.codes, Mapping):
                 raise TypeError(
-                    "codes must be a dict with names; got "
+                    "codes must be a dict from names to codes; got "
                     f"{validation.in_short(self.codes)}"
                 )
             if not self.codes:
@@ -131,7 +137,7 @@ class Candidates:
         return self.codes is None and self.waiting is None
 
     def checked_copies(self, num_workers: int) -> Sequence[int]:
-        """Returns the numbers of copies of the standard codes, after checks."""
+        """Returns the numbers of copies to try; raises an error if one is not valid."""
         if self.copies is None:
             return range(1, min(num_workers, _MOST_COPIES) + 1)
         for number in self.copies:
@@ -139,13 +145,17 @@ class Candidates:
         return self.copies
 
     def for_workers(self, num_workers: int, clusters: Clusters) -> list[Candidate]:
-        """Returns the candidates for given workers."""
+        """Returns the candidates: each code with each of its waiting rules.
+
+        With `memory`, uncoded candidates that wait for some of the workers are added a
+        second time, with stored messages.
+        """
         baseline = NamedCode("uncoded", codes.uncoded(num_workers))
         compared = [baseline]
         copies = self.checked_copies(num_workers)
         if self.codes is None:
             of_equal_work = [*standard_codes(num_workers, copies)]
-            # One program draws the times for all of these codes.
+            # A single compiled program draws the times for all of these codes.
             clusters.draw([named.code for named in (baseline, *of_equal_work)])
             speeds = speeds_of(clusters.times(baseline.code), clusters.num_measured)
             if speeds is not None:
@@ -157,7 +167,8 @@ class Candidates:
                 compared.append(NamedCode(str(name), code))
         candidates = []
         for named in compared:
-            # Workers with several messages are cancelled: they stop between messages.
+            # Workers that send several messages can stop between them. So they are
+            # cancelled when a round ends.
             sends_several_messages = named.code.messages_per_worker > 1
             for rule in self._rules_for(named, clusters, is_baseline=named is baseline):
                 candidates.append(
@@ -184,19 +195,19 @@ class Candidates:
     def _rules_for(
         self, named: "NamedCode", clusters: Clusters, *, is_baseline: bool
     ) -> Iterable[WaitingRule]:
-        """Returns the waiting rules of a code."""
+        """Returns the waiting rules to compare for a code."""
         if self.waiting is None:
             return standard_rules(named, clusters, self.exact)
         name = f"waiting for code {named.name!r}"
         rules = [rule_of_code(name, rule, named.code) for rule in self.waiting]
         if is_baseline:
-            # Waiting for all is always among the rules of uncoded workers.
+            # Uncoded workers that wait for all are the baseline, and always compared.
             rules.insert(0, stragglers.fastest(named.code.num_workers))
         return dict.fromkeys(rules)
 
 
 def listed(name: str, values: Any) -> list[Any]:
-    """Converts an iterable to a list with at least one value."""
+    """Converts an iterable to a list; raises ValueError if it is empty."""
     if isinstance(values, Candidate | str) or not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a list; got {validation.in_short(values)}")
     values = list(values)
@@ -206,7 +217,7 @@ def listed(name: str, values: Any) -> list[Any]:
 
 
 def check_code(name: str, code: Any, num_workers: int) -> None:
-    """Raises an error unless a code is concrete, and for this number of workers."""
+    """Raises an error unless a code is concrete and has `num_workers` workers."""
     validation.check_instance(f"code {name!r}", code, GradientCode)
     GradientCode.check(code, concrete="rounds are simulated")
     if code.num_workers != num_workers:
@@ -250,9 +261,10 @@ class NamedCode(NamedTuple):
 def standard_codes(
     num_workers: int, numbers_of_copies: Sequence[int]
 ) -> Iterator[NamedCode]:
-    """Yields the codes of equal work that a plan compares, besides uncoded workers.
+    """Yields the standard codes with equal loads, except for uncoded workers.
 
-    They have as many parts as workers, except for codes with requests.
+    `codes.replicated` has several parts per worker. The other codes have as many parts
+    as workers.
     """
     num_parts = _num_small_parts(num_workers)
     for copies in numbers_of_copies:
@@ -265,14 +277,14 @@ def standard_codes(
             yield NamedCode("fractional_repetition", code)
         else:
             yield NamedCode("binary", codes.binary(num_workers, copies - 1))
-            # All exact codes that need any n - s responses are equivalent, so one is
-            # enough.
+            # Exact codes that need num_workers - copies + 1 responses have equal costs,
+            # so one of them is enough.
             code = codes.reed_solomon(num_workers, num_workers, copies)
             yield NamedCode("reed_solomon", code)
 
 
 def codes_by_speed(speeds: np.ndarray, with_copies: bool) -> Iterator[NamedCode]:
-    """Yields codes whose loads are in proportion to the workers' speeds."""
+    """Yields codes with loads in proportion to the speeds of workers."""
     num_workers = len(speeds)
     num_parts = _num_small_parts(num_workers)
     code = codes.uncoded(num_workers, num_parts, speeds)
@@ -286,7 +298,7 @@ def codes_by_speed(speeds: np.ndarray, with_copies: bool) -> Iterator[NamedCode]
 
 
 def _num_small_parts(num_workers: int) -> int:
-    """Returns the number of parts of codes with several parts per worker."""
+    """Returns the total number of parts, for codes with several parts per worker."""
     for number in _PARTS_OF_WORKER:
         if number * num_workers <= _MOST_PARTS:
             return number * num_workers
@@ -296,7 +308,8 @@ def _num_small_parts(num_workers: int) -> int:
 def speeds_of(times: np.ndarray, num_measured: float) -> np.ndarray | None:
     """Estimates the speeds of workers; None if they do not differ permanently.
 
-    Differences of medians of few rounds may be due to chance.
+    The result is also None if few rounds were measured, since their medians may differ
+    by chance.
 
     Args:
       times: Simulated times of uncoded workers, (clusters, rounds, num_workers).
@@ -319,13 +332,14 @@ def speeds_of(times: np.ndarray, num_measured: float) -> np.ndarray | None:
 def standard_rules(
     named: NamedCode, clusters: Clusters, exact: bool
 ) -> Iterator[WaitingRule]:
-    """Yields the waiting rules that a plan compares by default for a code."""
+    """Yields the default waiting rules for a code."""
     code = named.code
     decoder = code.choose_decoder()
     if decoder.is_a(OneCopy):
         yield from _rules_on_request(code, exact)
         return
-    # One missing response may lose all parts, so approximate rules are left out.
+    # For these codes, one response too few may lose all parts. So approximate rules are
+    # left out.
     only_exact = decoder.is_a(Lagrange) or named.by_speed
     is_coded = np.asarray(code.assignment).sum() > code.num_parts
     num_stragglers = int(np.asarray(code.num_stragglers))
@@ -334,7 +348,8 @@ def standard_rules(
         yield stragglers.fastest(num_enough)
     if num_stragglers > 0 and not only_exact:
         yield stragglers.until_decodable(code)
-    # With one worker, a round without its response decodes nothing.
+    # The single worker must respond for a round to decode, so there is no approximate
+    # rule.
     if exact or only_exact or code.num_workers == 1:
         return
     numbers = {math.ceil(share * code.num_workers) for share in _SHARES_AWAITED}
@@ -344,7 +359,7 @@ def standard_rules(
             yield stragglers.fastest(number)
     if is_coded and not decoder.is_a(OneStep):
         for squared_error in _SQUARED_ERRORS:
-            # The tolerance includes errors that equal it up to rounding.
+            # Rounding must not put an error that equals the bound above the tolerance.
             tolerance = math.sqrt(squared_error * (1 + _ROUNDING))
             yield stragglers.until_decodable(code, tolerance)
     times = clusters.times(code)
@@ -355,11 +370,12 @@ def standard_rules(
 
 
 def _rules_on_request(code: GradientCode, exact: bool) -> Iterator[WaitingRule]:
-    """Yields the waiting rules of a code for sums on request."""
+    """Yields the default waiting rules for a code with sums on request."""
     yield stragglers.until_decodable(code)
     if exact:
         return
     for share in _SHARES_COVERED:
-        # A rule that may lose less than one part equals `until_decodable`.
+        # If `coverage` may leave out less than one part, it is equal to
+        # `until_decodable`.
         if (1 - share) * code.num_parts > 1 - _ROUNDING:
             yield stragglers.coverage(code, share)

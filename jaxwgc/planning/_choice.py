@@ -1,4 +1,4 @@
-"""Candidates of a plan, and choices: candidates with their costs."""
+"""Candidates of a plan, and choices, which are candidates with expected costs."""
 
 import dataclasses
 import functools
@@ -15,14 +15,14 @@ from jaxwgc.simulation._masks import decode_packed
 
 CANCELLED = "cancelled"
 BUSY = "busy"
-# Length of the gradient for the number of bytes, and bytes of a number in float32.
+# Number of parameters for which bytes are counted, and bytes per float32 number.
 NUM_PARAMETERS = 1_000_000
 _BYTES_PER_NUMBER = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A code and a waiting rule, for `candidates` of `jaxwgc.plan`.
+    """A code and a waiting rule, for the argument `candidates` of `jaxwgc.plan`.
 
     Attributes:
       name: Constructor of the code, or its name in `codes`. It is only printed.
@@ -69,7 +69,7 @@ class Candidate:
 
     @property
     def is_coded(self) -> bool:
-        """True if parts have several copies."""
+        """True if parts have more than one copy on average."""
         return self.copies > 1
 
     @property
@@ -79,10 +79,10 @@ class Candidate:
 
     @functools.cached_property
     def is_exact(self) -> bool:
-        """True if every round that ends is exact.
+        """True if every round that ends recovers the exact gradient.
 
-        A code with `num_stragglers` above 0 guarantees it for that many stragglers. Any
-        other code is decoded once, with the messages of all workers.
+        A code with `num_stragglers` above 0 guarantees this for up to `num_stragglers`
+        stragglers. Any other code is decoded once, with the messages of all workers.
         """
         num_stragglers = int(np.asarray(self.code.num_stragglers))
         if isinstance(self.wait, stragglers.fastest):
@@ -99,7 +99,7 @@ class Candidate:
 
     @property
     def is_baseline(self) -> bool:
-        """True for equal work without a code, waiting for all workers."""
+        """True for uncoded workers with equal loads and a rule that waits for all."""
         loads = np.asarray(self.code.loads)
         is_plain = not self.is_coded and not self.sends_several_messages
         waits_for_all = self.wait == stragglers.fastest(self.code.num_workers)
@@ -136,7 +136,7 @@ class RoundStatistics(NamedTuple):
     Attributes:
       seconds: Mean duration of a step.
       quantile: 90% quantile of the duration.
-      is_closed_form: Whether both have a closed form.
+      is_closed_form: Whether mean and quantile have a closed form.
       num_messages: Mean number of awaited messages; on request, the maximum number of
         sums.
       error: Mean squared decoding error, over the squared norm of the target.
@@ -170,7 +170,8 @@ class Choice(Candidate):
       step_quantile: 90% quantile of the time of a step, an estimate.
       stalled_step_time: Expected time of a step if workers stall as in `Plan.stalls`;
         equal to `step_time` if there are no stalls.
-      is_closed_form: Whether both come from order statistics, not from Monte Carlo.
+      is_closed_form: Whether `step_time` and `step_quantile` come from order
+        statistics, not from Monte Carlo.
       decoding_error: Mean of `jaxwgc.Decoding.error` over the squared norm of the
         target, an estimate; NaN if a round does not end.
       num_messages: Mean number of awaited messages; for a code that allows requests, at
@@ -222,7 +223,7 @@ class Choice(Candidate):
 
     @property
     def num_bytes(self) -> float:
-        """Bytes through the coordinator in a step, for a million parameters.
+        """Number of bytes through the coordinator per step, for a million parameters.
 
         Parameters go to all workers, and the awaited messages come back.
         """
@@ -233,10 +234,10 @@ class Choice(Candidate):
 
     @property
     def tolerance(self) -> float:
-        """Largest decoding error that the plan expects of a round.
+        """Largest relative residual with which a round of this choice decodes.
 
         Pass it in `jaxwgc.aggregate.DecodingOptions` to `jaxwgc.coded_aggregate` or
-        `RayCluster`, so that rounds with larger errors count as undecodable. If
+        `RayCluster`, so that rounds with larger residuals count as undecodable. If
         `memory`, stored messages complete every round that is not exact. If `wait`
         counts workers or seconds and the planned error is not 0, a round decodes from
         any response.
@@ -249,10 +250,10 @@ class Choice(Candidate):
         return APPROXIMATES
 
     def cluster_options(self) -> dict[str, Any]:
-        """Returns the arguments of `RayCluster` for this choice.
+        """Returns keyword arguments of `RayCluster` for this choice.
 
-        `memory` is an argument of `RayCluster.train`. There, workers that send one
-        message are always busy when late, as in a plan with `late="busy"`.
+        `memory` is not among them: pass it to `RayCluster.train`. In a `RayCluster`,
+        late workers that send one message always continue, as with `late="busy"`.
         """
         decoding = DecodingOptions(tolerance=self.tolerance)
         return {"code": self.code, "wait": self.wait, "decoding": decoding}

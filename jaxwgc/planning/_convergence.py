@@ -1,4 +1,4 @@
-"""Number of steps of gradient descent to a target loss."""
+"""Number of steps until gradient descent reaches a target loss."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,26 +9,28 @@ import numpy as np
 
 from jaxwgc._common import array_validation
 
-# Number of curvatures of the quadratic, and constant step sizes to try. Steps below 2
-# are stable, because the largest curvature is 1.
+# Number of curvatures of the quadratic loss, and constant step sizes to try. Step sizes
+# are below 2, since the largest curvature is 1: descent with larger steps diverges.
 _NUM_CURVATURES = 8
 _STEPS = 2.0 * np.geomspace(1e-5, 0.98, 80)
 # Products of step size and curvature for which descent with stored messages is
-# simulated. The logarithm of the loss is interpolated linearly between them, since it
-# is nearly linear in small products.
+# simulated. Between these products, the logarithm of the loss is interpolated linearly,
+# since it is nearly linear for small products.
 MOVES = np.concatenate([[0.0], 2.0 * np.geomspace(1e-2, 0.98, 60)])
 _UNIT_VECTORS = np.eye(len(MOVES))
-# Smallest and largest number of steps.
+# Smallest and largest number of steps in the bisection.
 _FEWEST = 1e-3
 _MOST = 1e15
-# Number of bisections in the comparison of step sizes.
+# Number of bisections for each step size that is tried: fewer than for the final number
+# of steps, to save time.
 _COARSE_BISECTIONS = 18
-# Lower bound of mean squares whose logarithm is computed.
+# Lower bound of mean squares before their logarithm is taken, which avoids log(0).
 _SMALLEST = 1e-300
 
 # Model of descent: with new gradients in each step, or with stored messages.
 Descent: TypeAlias = "Weights | StaleDescent"
-# Expected loss after a number of steps, relative to the initial loss.
+# Function of the number of steps that returns the expected loss, relative to the
+# initial loss.
 LossAfter: TypeAlias = Callable[[float | np.ndarray], np.ndarray]
 
 
@@ -37,8 +39,8 @@ class Goal:
     """Loss that training has to reach, and difficulty of the problem.
 
     Attributes:
-      target: Loss above its minimum to reach, relative to the initial one; between 0
-        and 1.
+      target: Excess of the loss over its minimum that training has to reach, relative
+        to the initial excess; between 0 and 1.
       condition: Ratio of the largest to the smallest curvature, at least 1.
       heterogeneity: Mean square of the gradients of the parts at the optimum, for the
         data split into n parts, relative to the initial gradient; both are means
@@ -72,13 +74,13 @@ class Goal:
 
 
 class Quadratic(NamedTuple):
-    """Quadratic loss with several curvatures, a model of training.
+    """Quadratic loss with several curvatures, as a model of the training problem.
 
     Attributes:
-      target: Target, see `Goal`.
+      target: Loss to reach, see `Goal`.
       curvature: Curvatures from 1 / condition to 1, (directions,).
-      parts: Squared size of gradients at the optimum, per direction: that of a mean of
-        independent parts, for weights with mean square one.
+      parts: Mean square, per direction, of the mean over parts of weight times gradient
+        at the optimum, for independent weights of mean square one.
     """
 
     target: float
@@ -87,25 +89,28 @@ class Quadratic(NamedTuple):
 
     @classmethod
     def of(cls, goal: Goal, num_workers: int) -> "Quadratic":
-        """Returns the quadratic loss of a goal."""
+        """Returns the quadratic loss for a goal and a number of workers."""
         curvature = np.geomspace(1 / goal.condition, 1, _NUM_CURVATURES)
-        # The squared gradient is the mean curvature if the initial loss is one half. A
-        # mean of n independent parts has n - 1 degrees of freedom.
+        # `heterogeneity` is relative to the squared initial gradient, which is the mean
+        # curvature if the initial loss is one half. A mean of n independent gradients
+        # has n - 1 degrees of freedom, since their sum at the optimum is 0.
         freedom = max(num_workers - 1, 1)
         parts = goal.heterogeneity * curvature.mean() / freedom
         return cls(target=goal.target, curvature=curvature, parts=parts)
 
 
 class Weights(NamedTuple):
-    """Bias and noise of the weights of the parts in decoded gradients.
+    """Bias and noise of the weights that decoded gradients give to the parts.
 
-    Each is an array of floats with an entry per setting. The weight of part j in round
-    t, relative to its target and to the mean of all, is 1 + u_t + a_tj. Here u_t is
-    common to all parts, and the a_tj add up to zero.
+    Each attribute is an array of floats with an entry per jackknife sample: all
+    clusters, then all but one. The weight of part j in round t, relative to its target
+    and to the mean of all weights, is 1 + u_t + a_tj. Here u_t is common to all parts,
+    and the a_tj add up to zero.
 
     Attributes:
       noise: Mean square of a_tj around its mean over rounds.
-      bias: Mean square of that mean: parts that are always too light or lost.
+      bias: Mean square of the mean of a_tj over rounds: parts are always weighted too
+        low, or lost.
       scale_variance: Variance of u_t.
       lasting: Share of the noise that persists between rounds.
       correlation: Correlation of this share in successive rounds; from 0 to 1.
@@ -119,7 +124,7 @@ class Weights(NamedTuple):
 
     @classmethod
     def equal(cls, num_settings: int) -> "Weights":
-        """Returns the weights of an exact gradient."""
+        """Returns the weights of exact gradients, without bias and noise."""
         zeros = np.zeros(num_settings)
         return cls(
             noise=zeros,
@@ -130,12 +135,12 @@ class Weights(NamedTuple):
         )
 
     def loss(self, step: float | np.ndarray, problem: Quadratic) -> LossAfter:
-        """Computes the expected loss after a number of steps.
+        """Returns a function that computes the expected loss after some steps.
 
-        A step multiplies the distance x in a
-        direction of curvature c by 1 - s c (1 + u). It adds s times the mean over parts
-        of a_tj times the gradients r_j of the parts at the optimum. These have equal
-        size in all directions and parts, and add up to zero.
+        In a direction of curvature c, a step of size s multiplies the distance from the
+        optimum by 1 - s c (1 + u_t). It adds s times the mean over parts j of a_tj r_j.
+        The gradients r_j of the parts at the optimum have equal size in all directions
+        and parts, and add up to zero.
         """
         # Curvatures are the last axis.
         curvature = problem.curvature
@@ -147,9 +152,9 @@ class Weights(NamedTuple):
         step = np.asarray(step)[..., None]
         moved = step * curvature
         kept = 1 - moved
-        # Correlations of u_t with earlier rounds change the product of factors, to
-        # second order. Correlations of a_tj change the sum of its decayed
-        # contributions.
+        # If the u_t of successive rounds are correlated, the mean product of the
+        # factors 1 - s c (1 + u_t) changes: `square` includes the second-order term. If
+        # the a_tj are correlated, more noise accumulates, by the factor `growth`.
         size = np.abs(kept)
         correlated = lasting * correlation * size / (1 - correlation * size)
         square = kept**2 + moved**2 * variance * (1 + 4 * correlated)
@@ -176,10 +181,10 @@ class Weights(NamedTuple):
 
 
 class StaleDescent(NamedTuple):
-    """Simulated descent with stored messages.
+    """Mean squares of simulated gradient descent with stored messages.
 
-    It is linear in the initial distance and in the gradients of the parts at the
-    optimum. The latter cancel once all workers are known, and matter until then.
+    The distance from the optimum is linear in the initial distance and in the gradients
+    of the parts at the optimum. These gradients cancel once every worker has responded.
 
     Attributes:
       left: Mean square of the remainder of an initial distance of one,
@@ -196,10 +201,11 @@ class StaleDescent(NamedTuple):
     unknown: jax.Array | np.ndarray
 
     def loss(self, step: float | np.ndarray, problem: Quadratic) -> LossAfter:
-        """Computes the expected loss after a number of steps."""
+        """Returns a function that computes the expected loss after some steps."""
         curvature = problem.curvature
         step = np.asarray(step)[..., None]
-        # Linear interpolation between the simulated products has these weights.
+        # Weights of the linear interpolation between simulated products of step size
+        # and curvature.
         weights = [np.interp(step * curvature, MOVES, unit) for unit in _UNIT_VECTORS]
         interpolation = np.stack(weights, axis=-1)
         log_left = interpolation @ np.log(np.maximum(self.left, _SMALLEST))
@@ -215,7 +221,7 @@ class StaleDescent(NamedTuple):
         def after(num_steps):
             steps = np.asarray(num_steps)[..., None]
             num_beyond = np.maximum(steps - last, 0)
-            # Linear interpolation between the simulated steps has these weights.
+            # Weights of the linear interpolation between simulated steps.
             distance = np.abs(np.minimum(steps, last) - np.arange(last + 1))
             weights = np.maximum(1 - distance, 0)[..., None]
             with np.errstate(over="ignore", invalid="ignore"):
@@ -233,7 +239,7 @@ class StaleDescent(NamedTuple):
 def best_step(descent: Descent, problem: Quadratic) -> np.ndarray:
     """Finds the constant step size with the fewest steps to the target.
 
-    If none reaches the target, it is the one that comes closest.
+    If no step size reaches the target, this is the one with the lowest final loss.
     """
     num_axes = np.ndim(descent[-1])
     tried = np.expand_dims(_STEPS, axis=tuple(range(1, 1 + num_axes)))
@@ -250,10 +256,10 @@ def num_steps(
     problem: Quadratic,
     bisections: int = 40,
 ) -> np.ndarray:
-    """Computes the number of steps to the target; infinite if it is not reached.
+    """Computes the number of steps until the target is reached, or infinity.
 
-    It is a real number, from bisection: the loss is above the target before, and at
-    most the target after.
+    The number is not rounded to an integer. Bisection finds it: the loss is above the
+    target before, and at most the target after.
     """
     loss_after = descent.loss(step, problem)
     reached = loss_after(np.inf) < problem.target
@@ -269,10 +275,10 @@ def num_steps(
 
 
 def leave_one_out(groups: np.ndarray) -> np.ndarray:
-    """Computes the mean of all groups, and means without one group each."""
+    """Computes the mean of all groups, then the means that leave out one group each."""
     total = groups.sum(0)
     num_groups = len(groups)
-    # If a group is infinite, means without it are NaN.
+    # If a group is infinite, the mean without this group is inf - inf, which is NaN.
     with np.errstate(invalid="ignore"):
         without_one = (total - groups) / (num_groups - 1)
     return np.concatenate([total[None] / num_groups, without_one])

@@ -1,4 +1,4 @@
-"""Figures of a plan: times to the target, and errors against step times."""
+"""Figure of a plan: times to the target, and decoding errors against step times."""
 
 import math
 from typing import TYPE_CHECKING
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 # Number of standard errors on each side of a time, for a 95% interval.
 _NUM_ERRORS = 1.96
-# Maximum length of a label.
+# Maximum number of characters of a label. Longer labels are cut.
 _NUM_CHARACTERS = 40
-# Width in inches, at which letters of ten points are legible on the screen of a phone.
+# Width of the figure in inches. Letters of ten points are then legible on a phone.
 _INCHES = 5.0
-# Height of a row of times, which has its label above the points.
+# Height in inches of a row of times, which has its label above the points.
 _INCHES_PER_ROW = 0.45
-# Distances below a label, in rows: of the points as measured and with stalls, and of
-# the line that separates the row from the next one.
+# Distances below a label, in rows: of the measured times, of the times with stalls, and
+# of the line below the row.
 _MEASURED_BELOW = 0.14
 _STALLED_BELOW = 0.34
 _SEPARATOR_BELOW = 0.52
-# Height of the panel of decoding errors.
+# Height in inches of the panel with decoding errors.
 _INCHES_OF_ERRORS = 2.8
 
 
 def draw(plan: PlanData) -> "Figure":
-    """Returns the figure of `Plan.plot`."""
+    """Draws the figure of `Plan.plot`, with a panel of times and a panel of errors."""
     from jaxwgc._common.notebook_figure import NotebookFigure
 
     plan = plan.followed
@@ -45,7 +45,7 @@ def draw(plan: PlanData) -> "Figure":
 
 
 def _draw_times(axes: "Axes", plan: PlanData, rows: list[Choice]) -> None:
-    """Draws the time to the target of the best choice per code."""
+    """Draws times to the target, with a row for the best choice of each code."""
     places = np.arange(len(rows))
     times = [choice.time for choice in rows]
     _draw_case(
@@ -66,7 +66,8 @@ def _draw_times(axes: "Axes", plan: PlanData, rows: list[Choice]) -> None:
             color="C1",
         )
     labels = [_label(choice) for choice in rows]
-    # Labels stand above the points: beside them, they would take half of the width.
+    # Labels are above the points, because beside them they would take half of the
+    # width.
     axes.set_yticks(places, labels=labels, ha="left", va="bottom")
     axes.tick_params(axis="y", length=0, pad=-4)
     axes.set(
@@ -96,7 +97,7 @@ def _draw_case(
     marker: str,
     color: str,
 ) -> None:
-    """Draws times with intervals, one row per choice."""
+    """Draws times with 95% intervals, one row per choice."""
     errors = [_NUM_ERRORS * time.standard_error for time in times]
     axes.errorbar(
         [time.value for time in times],
@@ -110,7 +111,7 @@ def _draw_case(
 
 
 def _draw_errors(axes: "Axes", plan: PlanData) -> None:
-    """Draws the step time of every choice against its decoding error."""
+    """Draws the decoding error of every choice against its step time."""
     ending = [
         choice for choice in plan.choices if math.isfinite(choice.step_time.value)
     ]
@@ -135,7 +136,7 @@ def _draw_errors(axes: "Axes", plan: PlanData) -> None:
 def _draw_choices(
     axes: "Axes", choices: list[Choice], *, label: str, marker: str
 ) -> None:
-    """Draws a marker for each choice: step time and decoding error."""
+    """Draws a marker for each choice, at its step time and decoding error."""
     axes.plot(
         [choice.step_time.value for choice in choices],
         [100 * choice.decoding_error.value for choice in choices],

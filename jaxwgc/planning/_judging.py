@@ -17,26 +17,28 @@ from jaxwgc.planning._stale_descent import simulate_descents
 
 # Level of the quantile of step times.
 _LEVEL = 0.9
-# z-score above which a persistent deviation is a bias, and not noise.
+# z-score above which a bias, or a correlation between rounds, is significant.
 _DEVIATIONS = 3.0
-# Accepted probability that chance in the few rounds of a trace looks like a bias. It is
-# small, because many choices of many plans are tested.
+# Accepted probability that chance in a short trace looks like a bias. It is small,
+# because many choices of many plans are tested.
 _CHANCE = 1e-6
-# Probability with which a trace may hide a larger bias than the bias that is assumed
-# with stalls.
+# Probability that the bias hidden by a short trace is larger than the bias assumed with
+# stalls.
 _UNSEEN = 0.05
-# Lag-1 autocorrelation above which a deviation is treated as bias.
+# Largest correlation of noise between successive rounds. Noise that persists longer
+# acts like a bias.
 _MOST_CORRELATED = 0.98
-# Mean squared deviation below which it is rounding, relative to mean squared weights.
+# Mean square of the noise, relative to that of the deviations, up to which the noise is
+# rounding error.
 _ROUNDING = 1e-12
 
 
 def judge(
     candidates: Sequence[Candidate], clusters: Clusters, advance: Callable[[], None]
 ) -> list[RoundStatistics]:
-    """Computes statistics of the candidates, by a closed form or simulation.
+    """Computes statistics of each candidate, by a closed form or by simulation.
 
-    Calls `advance` for each candidate.
+    Calls `advance` after each candidate, for a progress bar.
     """
     forms = [_closed_form(candidate, clusters.delay) for candidate in candidates]
     places_of_simulated = []
@@ -70,16 +72,17 @@ def _statistics(
     rounds: SimulatedRounds | None,
     clusters: Clusters,
 ) -> RoundStatistics:
-    """Computes the statistics of a candidate.
+    """Computes the statistics of a candidate from its closed form or simulated rounds.
 
-    Without simulated rounds, each round is exact, with a known number of responses.
+    If `rounds` is None, every round is exact and waits for a known number of responses.
     """
     num_clusters = clusters.num_clusters
     num_settings = 1 + num_clusters
     error = np.zeros(num_settings)
     weights = Weights.equal(num_settings)
     if rounds is None:
-        # Only `fastest` waits for a known number of responses.
+        # `judge` simulates all candidates except exact ones with `fastest`, which waits
+        # for a known number of responses.
         assert isinstance(candidate.wait, stragglers.fastest)
         num_messages = candidate.wait.num_required
         if not candidate.code.allows_requests:
@@ -123,7 +126,7 @@ class _ClosedForm(NamedTuple):
 def _closed_form(
     candidate: Candidate, delay: stragglers.DelayModel
 ) -> _ClosedForm | None:
-    """Returns the closed form of the duration of a round, or None."""
+    """Computes mean and quantile of round durations in closed form; None if unknown."""
     wait = candidate.wait
     loads = np.asarray(candidate.code.loads, np.float64)
     is_busy = candidate.late == BUSY and wait != stragglers.fastest(len(loads))
@@ -141,7 +144,7 @@ def _closed_form(
 
 
 def _quantile(elapsed: np.ndarray) -> Estimate:
-    """Estimates a quantile and its standard error.
+    """Estimates the 90% quantile of durations, with its standard error.
 
     Args:
       elapsed: Durations, (clusters, rounds).
@@ -157,7 +160,7 @@ def _quantile(elapsed: np.ndarray) -> Estimate:
 def moments_of_weights(
     candidate: Candidate, weights: np.ndarray, clusters: Clusters
 ) -> Weights:
-    """Computes bias and noise of the weights of parts."""
+    """Computes bias and noise of the weights that decoding gives to the parts."""
     target = np.asarray(candidate.code.target, np.float64)
     scale = weights @ target / (target @ target)
     deviations = weights - scale[..., None] * target
@@ -180,11 +183,11 @@ def moments_of_weights(
     squared_deviations = np.mean(deviations**2, axis=2)
     squared_deviation = leave_one_out(squared_deviations.mean(axis=1))
     if clusters.has_stalls:
-        # Chance may hide a bias in the rounds of a trace. This bias is added.
+        # A short trace may hide a bias. The largest bias that it may hide is added.
         hidden = scipy.special.chdtri(len(target), _UNSEEN) / len(target)
         bias += float(squared_deviation[0]) * hidden / clusters.num_measured
-    # Without decoded gradients, the scale is 0 and the result NaN: the target is never
-    # reached.
+    # If no round decodes, the scale is 0 and the weights are NaN. The target is then
+    # never reached.
     size = np.where(mean_scale > 0, mean_scale, np.nan) ** 2
     return Weights(
         noise=np.maximum(squared_deviation - bias, 0) / size,
@@ -196,11 +199,11 @@ def moments_of_weights(
 
 
 class _PersistentNoise(NamedTuple):
-    """Noise of weights that lasts from round to round.
+    """Noise of the parts' weights, and the share of it that persists between rounds.
 
     Attributes:
       square: Mean square of the deviations of weights around their means over rounds.
-      share: Share of the noise that lasts.
+      share: Share of the noise that persists.
       correlation: Correlation of this share in successive rounds.
     """
 
@@ -210,20 +213,19 @@ class _PersistentNoise(NamedTuple):
 
     @property
     def growth(self) -> float:
-        """Factor by which persistence increases the variance of a mean."""
+        """Factor by which persistent noise increases the variance of a mean."""
         return 1 + 2 * self.share * self.correlation / (1 - self.correlation)
 
 
 def _persistent_noise(runs: np.ndarray) -> _PersistentNoise:
-    """Estimates the noise of weights that lasts over rounds."""
+    """Estimates the noise of the parts' weights, and how it persists between rounds."""
     around = runs - runs.mean(1, keepdims=True)
     square = np.mean(around**2)
     if square <= _ROUNDING * np.mean(runs**2):
         return _PersistentNoise(square=0.0, share=0.0, correlation=0.0)
     lag_1 = np.mean(around[:, 1:] * around[:, :-1]) / square
     lag_2 = np.mean(around[:, 2:] * around[:, :-2]) / square
-    # A smaller estimate is consistent with noise that is independent from round to
-    # round.
+    # A smaller autocorrelation is consistent with independent rounds.
     if lag_1 < _DEVIATIONS / math.sqrt(runs.size):
         return _PersistentNoise(square=square, share=0.0, correlation=0.0)
     correlation = float(np.clip(lag_2 / lag_1, 0, _MOST_CORRELATED))
@@ -234,11 +236,11 @@ def _persistent_noise(runs: np.ndarray) -> _PersistentNoise:
 def _mean_square_bias(
     runs: np.ndarray, noise: _PersistentNoise, num_measured: float
 ) -> float:
-    """Estimates the mean square bias of weights.
+    """Estimates the mean square bias of the parts' weights.
 
-    It is the product of the means over the first and second half of each run, which is
-    unbiased for noise that is forgotten in between. If few measured rounds were
-    resampled, a bias that chance explains counts as 0.
+    The estimate is the product of the means over the first and the second half of each
+    run. It is unbiased if the noise in the two halves is independent. If few measured
+    rounds were resampled, a bias that chance explains counts as 0.
     """
     if noise.square == 0:
         return float(np.mean(runs.mean(1) ** 2))
@@ -248,8 +250,8 @@ def _mean_square_bias(
     bias = float(np.mean(first_half * second_half))
     deviation = 2 * noise.square * noise.growth / num_rounds
     deviation /= math.sqrt(runs[:, 0].size)
-    # For noise alone, the sum of squared means over rounds is chi-square distributed
-    # with one degree of freedom per part.
+    # Without bias, the sum over parts of squared means is chi-square distributed with
+    # one degree of freedom per part.
     chance = noise.square / num_measured
     chance *= scipy.special.chdtri(num_parts, _CHANCE) / num_parts
     is_significant = bias > _DEVIATIONS * deviation + chance
@@ -259,11 +261,11 @@ def _mean_square_bias(
 def _bias_of_lost_parts(
     code: GradientCode, weights: np.ndarray, noise: _PersistentNoise, clusters: Clusters
 ) -> float:
-    """Computes the bias of parts that never or hardly ever arrive.
+    """Computes the mean square bias from parts that never or hardly ever arrive.
 
-    The noise of a rule under which few parts arrive hides this bias from a test of all
-    parts together. So each part is tested alone: by its weights, and by the responses
-    of the workers that hold it.
+    If few parts arrive, noise hides this bias from a test of all parts together. So
+    each part is tested alone: by its weights, and by the responses of the workers that
+    hold it.
 
     Args:
       code: Gradient code.
@@ -275,7 +277,8 @@ def _bias_of_lost_parts(
     is_used = target != 0
     relative = weights[..., is_used] / target[is_used]
     largest = relative.max()
-    # A weight below 0 is noise. No part is just lost then, and the bound does not hold.
+    # Hoeffding's bound is for numbers between 0 and 1. Negative weights, or weights
+    # that are all 0, cannot be scaled to this range.
     if largest <= 0 or relative.min() < 0:
         return 0.0
     means = relative.mean((0, 1)) / largest
@@ -296,14 +299,14 @@ def _bias_of_lost_parts(
 
 
 def _is_low(means: np.ndarray, clusters: Clusters, growth: float) -> np.ndarray:
-    """Tests which means are lower than chance explains.
+    """Returns which means are significantly lower than the average of all means.
 
-    By Hoeffding's bound for means of independent numbers, with a correction for the
-    number of means. A mean of 0 counts as too low if the simulation does not explain
-    it, although chance in the few measured rounds may.
+    The test is Hoeffding's bound for means of independent numbers, corrected for the
+    number of means. It must hold for the simulated and for the measured rounds. For a
+    mean of 0, the simulated rounds are enough.
 
     Args:
-      means: (number,).
+      means: Means over rounds of numbers between 0 and 1, (means,).
       clusters: Simulated clusters.
       growth: Factor by which rounds that depend on each other increase variances.
     """

@@ -1,4 +1,4 @@
-"""Workers that do not respond any more, and delay models without them."""
+"""Delay models of clusters in which some workers no longer respond."""
 
 import dataclasses
 from typing import Any
@@ -14,11 +14,11 @@ from jaxwgc.stragglers._models import DelayOfParts
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class OtherWorkers(DelayOfParts):
-    """Delay model of the workers that still respond.
+    """Delay model of a cluster in which some workers no longer respond.
 
-    Either they never respond, or the others do all of the work. A load of 1 is then an
-    equal share of the work among these, and therefore more than 1 for the delay model
-    of the cluster.
+    The lost workers have infinite times. If `do_all`, they are left out instead, and
+    the others do all of the work. A load of 1 is then an equal share among the others,
+    which is a load above 1 for the delay model of the whole cluster.
 
     Attributes:
       delay: Delay model of the cluster, from `as_argument`.
@@ -34,15 +34,15 @@ class OtherWorkers(DelayOfParts):
 
     @property
     def load_factor(self) -> float:
-        """Load of a remaining worker, relative to its load in the whole cluster."""
+        """Load for the delay model of the whole cluster, if the load here is 1."""
         return self.num_workers / len(self.workers) if self.do_all else 1.0
 
     def init(self, num_workers):
-        """Returns the state of the delay model of the cluster."""
+        """Returns the initial state of the whole cluster's delay model."""
         return from_argument(self.delay).init(self.num_workers)
 
     def part_times(self, key, state, loads, shares):
-        """Draws the times at which the workers finish their parts."""
+        """Draws the finish times of parts; also returns the next state."""
         workers = np.array(self.workers, int)
         if self.do_all:
             all_loads = jnp.ones(self.num_workers, loads.dtype)
@@ -56,12 +56,12 @@ class OtherWorkers(DelayOfParts):
         return jnp.full_like(times, jnp.inf).at[workers].set(times[workers]), state
 
     def measured_loads(self):
-        """Returns the loads of the measurement, in the unit of these workers."""
+        """Returns the measured loads, converted to the unit of load of this model."""
         loads = from_argument(self.delay).measured_loads()
         return tuple(load / self.load_factor for load in loads)
 
     def stalls(self, tail):
-        """Returns the stalls that the times of the cluster do not rule out."""
+        """Returns the stalls that measured times do not rule out, for this model."""
         stalls = from_argument(self.delay).stalls(tail)
         if stalls is None:
             return None

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 # Number of simulated clusters. Standard errors are those of the mean over clusters.
 _NUM_CLUSTERS = 20
-# Minimum number of rounds per cluster, so that the start with idle workers hardly
-# matters.
+# Minimum number of rounds per cluster. The first rounds, in which all workers start
+# idle, then hardly matter.
 _FEWEST_ROUNDS = 50
-# Shares of a time that may not depend on the load, for which the choices are ranked
-# again if times were measured at one load.
+# Assumed shares of each time that do not depend on the load. If times were measured at
+# one load, choices are ranked again for each of these shares.
 _OVERHEADS = (0.5, 1.0)
 
 
@@ -47,17 +47,18 @@ class Plan(PlanData):
       goal: Loss to reach, and the problem to solve.
       num_rounds: Number of simulated rounds, for times or weights without a closed
         form.
-      delay: Delay model of the plan, with which `choice.model(plan.delay)` simulates a
-        choice. That of `without` has the other workers, with all of the work.
+      delay: Delay model of the plan: `choice.model(plan.delay)` simulates a choice. In
+        `without.delay`, the other workers do all of the work.
       stalls: Stalls that the trace does not rule out, with which choices are compared,
         too: `delay.stalls(tail)`. None for parametric delay models, and with `tail=0`.
       names: Names of the workers.
-      lost: Workers that do not respond: for the index of each, the round of the trace
-        since which it has not, or 0.
+      lost: Lost workers, which do not respond: maps the index of each to the first
+        round of the trace after its last response, or to 0.
       without: Plan for the other workers, with all of the data; None if no worker is
         lost, or if there were other candidates than standard codes and rules.
-      overheads: The choices of `by_code` in order, if a share of each time did not
-        depend on the load, by this share. Empty unless times were measured at one load.
+      overheads: Choices of `by_code`, ranked again as if a share of each time did not
+        depend on the load; a dict with this share as key. Empty unless times were
+        measured at one load.
       rate_without_waiting: Gradients per unit of time, of all workers together, if no
         worker ever waits: the sum over workers of 1 over the mean time at load 1. In a
         trace, a response that never comes takes the mean time of the others.
@@ -133,7 +134,7 @@ class Plan(PlanData):
         )
 
     def plot(self) -> "Figure":
-        """Draws the times to the target, and step times against decoding errors.
+        """Draws the times to the target, and decoding errors against step times.
 
         Times are those of the rows of the table, with intervals of 95%. The other panel
         has every choice.
@@ -158,7 +159,7 @@ class Plan(PlanData):
 
     @property
     def advice(self) -> str:
-        """Text on the recommended choice, on alternatives, and on never waiting."""
+        """Text on the best choice, its alternatives, and workers that never wait."""
         return _tables.advice(self)
 
     def __str__(self) -> str:
@@ -286,11 +287,11 @@ def plan(
         names = [str(worker) for worker in range(num_workers)]
     if len(names) != num_workers:
         raise ValueError(
-            f"names must be one for each of num_workers = {num_workers}; got {names}"
+            f"names must have num_workers = {num_workers} entries; got {names}"
         )
 
-    # Workers that have stopped do not respond. Times are also drawn with stalls, if the
-    # trace does not rule them out.
+    # Workers that stopped during the trace do not respond in the simulation. If the
+    # trace does not rule out stalls, rounds are also simulated with stalls.
     stopped = delay.stopped(num_workers)
     model = delay
     if stopped:
@@ -319,8 +320,8 @@ def plan(
         compared = candidates.for_workers(num_workers, calm)
     elif isinstance(candidates, PlanData):
         raise TypeError(
-            "candidates must be planning.Candidates, or a list; got a Plan. Pass its "
-            "choices: plan.choices"
+            "candidates must be planning.Candidates, or a list; got a Plan. Pass "
+            "plan.choices"
         )
     else:
         compared = listed("candidates", candidates)
@@ -339,7 +340,8 @@ def plan(
                 progress,
             )
 
-    # Workers without any response are lost. The others may do all of the work.
+    # Workers without any simulated response are lost. A second plan gives all of the
+    # work to the others.
     responds = np.any(
         [np.isfinite(calm.times(one.code)).any(axis=(0, 1)) for one in compared], axis=0
     )
@@ -389,7 +391,7 @@ def _ranked(
     exact: bool,
     progress: Callable[[int, int], object] | None,
 ) -> tuple[Choice, ...]:
-    """Computes the costs of candidates, and sorts them.
+    """Computes the costs of candidates, and returns choices sorted by regret.
 
     Args:
       candidates: Candidates.
@@ -400,7 +402,7 @@ def _ranked(
     """
     with Progress(progress, len(cases) * len(candidates)) as shown:
         judged = [judge(candidates, case, shown.advance) for case in cases]
-    # Statistics of each candidate in all cases.
+    # One tuple per candidate, with its statistics in each case.
     rounds = list(zip(*judged, strict=True))
     if exact:
         is_exact = []
@@ -413,7 +415,7 @@ def _ranked(
 
 
 def _rate_without_waiting(num_workers: int, clusters: Clusters) -> float:
-    """Computes the gradients per unit of time of workers that never wait.
+    """Computes the number of gradients per unit of time if workers never wait.
 
     The mean time of a worker has a closed form if workers are independent and
     identically distributed. Otherwise, times are simulated.
@@ -427,6 +429,6 @@ def _rate_without_waiting(num_workers: int, clusters: Clusters) -> float:
     # A worker that never responds has an infinite mean time.
     mean_time = of_responses.mean(axis=(0, 1)).filled(np.inf)
     with np.errstate(divide="ignore"):
-        # A response that never comes takes a mean time, and the worker begins again.
+        # A response that never comes is assumed to take the mean time of its worker.
         rates = responds.mean(axis=(0, 1)) / mean_time
     return float(rates.sum())

@@ -21,7 +21,7 @@ def ranked_choices(
     rounds: Sequence[tuple[RoundStatistics, ...]],
     goal: Goal,
 ) -> tuple[Choice, ...]:
-    """Sorts candidates by regret.
+    """Returns candidates as choices with their costs, sorted by regret.
 
     Args:
       candidates: Candidates.
@@ -42,9 +42,10 @@ def ranked_choices(
         candidate = candidates[index]
         calm_rounds = rounds[index][0]
         step_time = jackknife(calm.seconds[index])
-        # A round that does not end decodes nothing.
+        # If some rounds never end, the decoding error is unknown, and training stays at
+        # its initial loss.
         ends = math.isfinite(step_time.value)
-        # A difference of infinite times is NaN, without a warning.
+        # The difference of two infinite times is NaN. NumPy shall not warn about it.
         with np.errstate(invalid="ignore"):
             behind = jackknife(calm.times[index] - best_times)
         choice = Choice(
@@ -78,9 +79,10 @@ class _ToTarget(NamedTuple):
 
     Attributes:
       step_size: Best constant step size, (candidates,).
-      num_steps: Number of steps, infinite if the target is not reached.
-      seconds: Time of one step.
-      times: Time of all steps.
+      num_steps: Number of steps, (candidates, jackknife samples); infinite if the
+        target is not reached.
+      seconds: Time of one step, (candidates, jackknife samples).
+      times: Time of all steps, (candidates, jackknife samples).
       lowest_loss: Final loss, (candidates,).
       regret: Relative excess over the shortest time, (candidates,). 0 if all times are
         infinite.
@@ -97,10 +99,11 @@ class _ToTarget(NamedTuple):
 def _to_target(rounds: Sequence[RoundStatistics], problem: Quadratic) -> _ToTarget:
     """Computes the costs of candidates until the target is reached.
 
-    Standard errors follow by the jackknife.
+    Standard errors follow from the jackknife samples: all clusters, then all but one.
     """
     seconds = np.stack([statistics.seconds for statistics in rounds])
-    # The weights of all candidates, (candidates, settings), and from all clusters.
+    # Weights of all candidates, (candidates, jackknife samples). The first sample is
+    # from all clusters.
     weights_of_candidates = [statistics.weights for statistics in rounds]
     weights = jax.tree.map(lambda *moments: np.stack(moments), *weights_of_candidates)
     weights_of_all = jax.tree.map(lambda moments: moments[:, 0], weights)
@@ -134,11 +137,11 @@ def _order(
     regret: np.ndarray,
     least_regret: np.ndarray,
 ) -> np.ndarray:
-    """Sorts candidates, the best first.
+    """Returns the indices of candidates in order, the best first.
 
-    Of candidates with equal regret up to rounding, the one with less regret in the
-    other case is the first, then the one with the fewest copies. Candidates that do not
-    reach the target are ordered by their loss.
+    Candidates with equal regret, up to 0.001, are ordered by their regret in the other
+    case, then by their number of copies. Candidates that do not reach the target are
+    ordered by their final loss.
 
     Args:
       candidates: Candidates.
@@ -147,7 +150,7 @@ def _order(
       least_regret: Regret in its other case.
     """
     seconds = calm.seconds[:, 0]
-    # `lexsort` sorts by the last key first.
+    # In `lexsort`, the last key has the highest priority.
     keys = (
         seconds,
         calm.lowest_loss,
@@ -161,7 +164,11 @@ def _order(
 
 
 def jackknife(values: np.ndarray) -> Estimate:
-    """Computes an estimate with its jackknife error."""
+    """Computes an estimate and its standard error by the jackknife.
+
+    Args:
+      values: Estimate from all groups, then estimates that leave out one group each.
+    """
     with np.errstate(invalid="ignore"):
         variance = (len(values) - 2) * np.var(values[1:] - values[0])
     error = math.sqrt(variance) if np.isfinite(variance) else math.nan

@@ -14,7 +14,7 @@ _NUM_ROWS = 12
 
 
 def best_by_code(choices: Sequence[Choice]) -> tuple[Choice, ...]:
-    """Returns the first choice of every code, with and without memory."""
+    """Returns the first choice of every code, separately with and without memory."""
     best: dict[tuple[int, bool], Choice] = {}
     for choice in choices:
         best.setdefault((id(choice.code), choice.memory), choice)
@@ -38,17 +38,17 @@ class PlanData:
 
     @property
     def best(self) -> Choice:
-        """Best choice; if none reaches the target, the one that comes closest."""
+        """Best choice, or the choice that comes closest if none reaches the target."""
         return self.choices[0]
 
     @property
     def num_workers(self) -> int:
-        """Number of workers."""
+        """Number of workers that the plan is for."""
         return len(self.names)
 
     @property
     def followed(self) -> "PlanData":
-        """The plan that the advice follows: `without` if it reaches the target."""
+        """Plan that the advice is for: `without` if it reaches the target, or self."""
         if self.without is not None and self.without.is_reached:
             return self.without
         return self
@@ -60,7 +60,7 @@ class PlanData:
 
     @property
     def gradients_without_waiting(self) -> float:
-        """Number of gradients in the time of the best choice if no worker ever waits.
+        """Number of gradients from workers that never wait, in the time of `best`.
 
         Each is the gradient of a load of 1, which is 1/n of the data. An exact step
         uses n of them. Infinite if the best choice does not reach the target.
@@ -69,7 +69,7 @@ class PlanData:
 
     @property
     def by_code(self) -> tuple[Choice, ...]:
-        """Best choice of every code and number of copies, in the order of `choices`.
+        """Best choice for every code and number of copies, in the order of `choices`.
 
         Choices with memory are listed separately.
         """
@@ -86,17 +86,17 @@ class PlanData:
 
     @property
     def uncoded(self) -> Choice | None:
-        """Best choice with each part on one worker; None if there is none."""
+        """Best choice with each part on one worker, or None."""
         uncoded = (choice for choice in self.choices if not choice.is_coded)
         return next(uncoded, None)
 
     @property
     def next_best(self) -> Choice | None:
-        """Best choice with another code, number of copies or memory, or None."""
+        """Best choice that differs from `best` in code, copies or memory, or None."""
         return next(iter(self.by_code[1:]), None)
 
     @property
     def baseline(self) -> Choice | None:
-        """Equal work without a code, waiting for all workers, or None."""
+        """Uncoded choice with equal loads that waits for all workers, or None."""
         baselines = (choice for choice in self.choices if choice.is_baseline)
         return next(baselines, None)

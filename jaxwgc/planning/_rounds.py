@@ -16,22 +16,22 @@ from jaxwgc.simulation._masks import DecodedMasks, decode_packed, distinct_rows
 from jaxwgc.simulation._program_arguments import QUICKLY_COMPILED
 from jaxwgc.simulation._rounds import Drawn, Loads, draw_rounds, end_rounds
 
-# Longest times that rounds may be simulated with, in float32.
+# Range of the longest time. Its square neither overflows nor underflows in float32.
 _UNIT_RANGE = (1e-15, 1e15)
 # Relative random change of times, which puts equal times in random order.
 _TIME_ROUNDING = 1e-6
-# Number of simulated times, up to which a quick compilation saves more time than a fast
+# Number of simulated times up to which a quick compilation saves more time than a fast
 # program.
 _FEW_TIMES = 100_000
 _split = jax.jit(jax.random.split, static_argnums=1, compiler_options=QUICKLY_COMPILED)
 
 
 class _Times(NamedTuple):
-    """Drawn times of some loads.
+    """Times of workers, drawn for the loads of a code.
 
     Attributes:
       finish: Finish times, (clusters, rounds, num_workers).
-      drawn: Times of parts without equal ones, so that their order is random.
+      drawn: Times of parts, slightly changed so that equal times get a random order.
     """
 
     finish: np.ndarray
@@ -40,15 +40,16 @@ class _Times(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Clusters:
-    """Simulated clusters with drawn times of successive rounds.
+    """Simulated clusters, and the times that are drawn for successive rounds.
 
-    All loads share random draws, so that candidates are compared in pairs.
+    The times for all codes come from common random numbers. Differences between
+    candidates then have small errors.
 
     Attributes:
       delay: Delay model.
       key: PRNG key.
       num_clusters: Number of simulated clusters.
-      num_rounds: Number of consecutive rounds of each.
+      num_rounds: Number of consecutive rounds of each cluster.
       num_measured: Number of rounds in the trace, or infinity.
       has_stalls: Whether times have stalls that the trace does not rule out.
       overhead: Share of the time at load 1 that does not depend on the load, for a
@@ -71,15 +72,15 @@ class Clusters:
         return bool(jax.tree.leaves(self.delay.init(num_workers)))
 
     def is_few(self, num_workers: int) -> bool:
-        """Returns whether there are too few rounds for a slow compilation."""
+        """Returns whether a quick compilation saves more time than a fast program."""
         return self.num_clusters * self.num_rounds * num_workers <= _FEW_TIMES
 
     def times(self, code: GradientCode) -> np.ndarray:
-        """Returns the times of workers with the loads of a code."""
+        """Returns the finish times of workers with the loads of a code."""
         return self._times_for(code).finish
 
     def drawn(self, code: GradientCode) -> Drawn:
-        """Returns the drawn times for the loads of a code."""
+        """Returns the drawn times of parts for the loads of a code."""
         return self._times_for(code).drawn
 
     def _times_for(self, code: GradientCode) -> _Times:
@@ -87,14 +88,15 @@ class Clusters:
         return self._times[Loads.of(code, np.float32).identity]
 
     def draw(self, codes: Sequence[GradientCode]) -> None:
-        """Draws times for the loads of all codes, in one program."""
+        """Draws and stores times for the loads of all codes, in one program."""
         loads_of_codes = [Loads.of(code, np.float32) for code in codes]
         missing = {
             loads.identity: loads
             for loads in loads_of_codes
             if loads.identity not in self._times
         }
-        # Times of parts end with the times of whole loads, which are not drawn again.
+        # The last time of the parts is the time of the whole load, which needs no draw
+        # of its own.
         for loads in [*missing.values()]:
             if not loads.is_whole:
                 missing.pop(loads.whole.identity, None)
@@ -128,7 +130,7 @@ class Clusters:
 
 
 def _check_times(times: np.ndarray) -> None:
-    """Raises ValueError for negative times, or squares out of the range of float32."""
+    """Raises ValueError if a time is negative, or the longest out of range."""
     if not np.all(times >= 0):
         raise ValueError(f"delay must return times of at least 0; got {times.min()}")
     is_finite = np.isfinite(times)
@@ -137,12 +139,12 @@ def _check_times(times: np.ndarray) -> None:
     if is_finite.any() and not (low < longest < high):
         raise ValueError(
             f"the longest time of delay must be between {low:g} and {high:g}; got "
-            f"{longest:g}. Choose another unit"
+            f"{longest:g}. Choose another unit of time"
         )
 
 
 class SimulatedRounds(NamedTuple):
-    """Simulated rounds of a candidate.
+    """Simulated rounds of a candidate: durations, messages and decoded masks.
 
     Attributes:
       elapsed: Duration of each round, float64 (rounds,), of one cluster after another.
@@ -164,8 +166,8 @@ class SimulatedRounds(NamedTuple):
 def simulate(
     candidates: Sequence[Candidate], clusters: Clusters
 ) -> list[SimulatedRounds]:
-    """Simulates the rounds of candidates."""
-    # All programs are started before the host waits for the first.
+    """Simulates rounds of candidates, and decodes rounds of approximate candidates."""
+    # Programs run asynchronously. All are started before the host waits for a result.
     started = []
     clusters.draw([candidate.code for candidate in candidates])
     for candidate in candidates:
@@ -185,8 +187,8 @@ def simulate(
         shortest = np.min(ended[place].time)
         if not shortest >= 0:
             raise ValueError(
-                f"rules must end rounds at times of at least 0; {candidate.wait} for "
-                f"code {candidate.name!r} ended a round at {shortest}"
+                f"rules must end rounds at times of at least 0; got {shortest} from "
+                f"{candidate.wait} for code {candidate.name!r}"
             )
         if not candidate.is_exact:
             places_of_codes.setdefault(id(candidate.code), []).append(place)
@@ -212,7 +214,7 @@ def simulate(
 
 
 def _num_messages(code: GradientCode, packed: np.ndarray) -> np.ndarray:
-    """Returns the number of messages or sums that each round waits for."""
+    """Returns the number of messages, or the maximum number of sums, per round."""
     if not code.allows_requests:
         return np.bitwise_count(packed).sum(axis=1)
     bits = np.unpackbits(packed, axis=1, count=code.num_messages)

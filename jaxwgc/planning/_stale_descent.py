@@ -17,21 +17,22 @@ from jaxwgc.planning._convergence import MOVES, StaleDescent
 from jaxwgc.planning._rounds import Clusters
 from jaxwgc.simulation._program_arguments import as_argument, from_argument
 
-# Number of simulated steps with memory. Later steps shrink the residual at the rate of
-# the second half of these steps. Workers that have not responded by then are assumed
-# never to respond.
+# Number of simulated steps with stored messages. For later steps, the loss is
+# extrapolated at the rate of the second half of these steps. Workers that have not
+# responded by then are assumed never to respond.
 _NUM_STEPS = 200
-# Maximum number of random draws of the gradients of parts at the optimum. The draws are
+# Maximum number of random draws of the parts' gradients at the optimum. The draws are
 # orthogonal to each other.
 _MOST_DRAWS = 8
-# Distance from the optimum at which descent has diverged.
+# Distances from the optimum are clipped at this bound, so that diverging descent does
+# not overflow.
 _DIVERGED = 1e3
 
 
 def simulate_descents(
     candidates: Sequence[Candidate], clusters: Clusters
 ) -> list[StaleDescent]:
-    """Simulates descent with stored messages for some candidates.
+    """Simulates gradient descent with stored messages, for each candidate.
 
     Times are drawn by the delay model of the clusters.
     """
@@ -39,7 +40,7 @@ def simulate_descents(
         return []
     delay = as_argument(clusters.delay)
     keys = jax.random.split(clusters.key, clusters.num_clusters)
-    # All programs are started before the host waits for the first.
+    # Programs run asynchronously. All are started before the host waits for a result.
     started = []
     for candidate in candidates:
         wait = as_argument(candidate.wait)
@@ -52,7 +53,7 @@ def simulate_descents(
 
 
 def _draws(candidate: Candidate) -> np.ndarray:
-    """Draws gradients of the parts at the optimum."""
+    """Draws random gradients of the parts at the optimum, (num_parts, draws)."""
     num_parts = candidate.code.num_parts
     num_draws = min(num_parts, _MOST_DRAWS)
     normal = np.random.default_rng(0).standard_normal((num_parts, num_draws))
@@ -69,7 +70,7 @@ def _descend(
     draws: jax.Array,
     keys: jax.Array,
 ) -> StaleDescent:
-    """Simulates descent with stored messages.
+    """Simulates gradient descent with stored messages in each cluster.
 
     Args:
       late: What late workers do: `"cancelled"` or `"busy"`.
@@ -87,8 +88,9 @@ def _descend(
 
     def run(key):
         aggregate = coded_aggregate(code, model, key, memory=True)
-        # A complex message packs two numbers. With stored messages, an error of one
-        # affects the other, so both are simulated.
+        # A complex message carries two numbers, as its real and imaginary part. In
+        # stale messages, an error of one number affects the other, so both are
+        # simulated.
         num_numbers = 2 if code.is_complex else 1
         shape = (num_numbers, len(moves), 1 + draws.shape[1])
         # Column 0 of the parameters is the distance from the optimum, which starts at

@@ -13,22 +13,22 @@ from jaxwgc.planning._ranking import jackknife
 from jaxwgc.planning._results import PlanData
 from jaxwgc.stragglers._models import Stalls
 
-# Maximum number of characters of a line.
+# Maximum number of characters per line.
 _WIDTH = 80
 # Maximum number of workers for which all loads are printed.
 _NUM_LOADS = 16
-# Number of standard errors above which a difference of steps is not chance.
+# Number of standard errors above which a difference of step times is not chance.
 _DEVIATIONS = 2.0
-# Probability of stalls above which it is printed as a percentage.
+# Probability of stalls above which the text gives a percentage, not "one in n".
 _FREQUENT = 0.2
-# Standard error of a ratio of times below which it is not printed.
+# Smallest standard error that is printed for a ratio of times of at least 2.
 _SMALL_ERROR = 0.01
-# Relative difference of times that would be printed as 0.0%, and counts as none.
+# Relative difference below which times count as equal. It would be printed as 0.0%.
 _SAME_TIME = 5e-4
 
 
 def advice(plan: PlanData) -> str:
-    """Returns the sentences of advice as one text."""
+    """Returns the advice on a plan as text, with wrapped lines."""
     paragraphs = [textwrap.fill(sentence, _WIDTH) for sentence in _sentences(plan)]
     return "\n".join(paragraphs)
 
@@ -36,14 +36,14 @@ def advice(plan: PlanData) -> str:
 def advice_and_table(plan: PlanData) -> str:
     """Returns the advice, a table of the best choice per code, and notes.
 
-    The table is that of the plan without lost workers, if the sentences recommend it.
+    If the advice is to leave out lost workers, the table is for the other workers.
     """
     notes = textwrap.fill(_notes(plan.followed), _WIDTH)
     return "\n".join([advice(plan), "", *_table(plan.followed), "", notes])
 
 
 def _sentences(plan: PlanData) -> Iterator[str]:
-    """Yields the sentences of advice."""
+    """Yields the sentences of the advice on a plan."""
     yield from _about_lost_workers(plan)
     if plan.followed is not plan:
         yield from _sentences(plan.followed)
@@ -61,7 +61,7 @@ def _sentences(plan: PlanData) -> Iterator[str]:
 
 
 def _about_lost_workers(plan: PlanData) -> Iterator[str]:
-    """Yields sentences on workers that no longer respond."""
+    """Yields a sentence on the workers that no longer respond, if there are any."""
     by_start: dict[int, list[str]] = {}
     for worker, start in plan.lost.items():
         by_start.setdefault(start, []).append(plan.names[worker])
@@ -87,7 +87,7 @@ def _about_lost_workers(plan: PlanData) -> Iterator[str]:
 
 
 def _with_all(plan: PlanData, without: PlanData) -> str:
-    """Describes the best choice that includes lost workers."""
+    """Returns a sentence on the best choice if lost workers are not left out."""
     if not plan.is_reached:
         return _closest(plan)
     ratio = plan.best.time.value / without.best.time.value
@@ -95,7 +95,7 @@ def _with_all(plan: PlanData, without: PlanData) -> str:
 
 
 def _closest(plan: PlanData) -> str:
-    """Describes the choice that comes closest to the target."""
+    """Returns a sentence on the choice that comes closest to the target."""
     best = plan.best
     sentence = f"No choice reaches a loss of {plan.goal.target:g} of the start"
     if plan.lost:
@@ -125,7 +125,7 @@ def _alternatives(plan: PlanData) -> Iterator[str]:
 
 
 def _comparison(choice: Choice, plan: PlanData) -> str:
-    """Says how much longer a choice takes than the best one."""
+    """Returns text on how much longer a choice takes than the best choice."""
     best = plan.best
     if math.isinf(choice.step_time.value):
         return "has no finite mean time"
@@ -144,7 +144,7 @@ def _comparison(choice: Choice, plan: PlanData) -> str:
 
 
 def _excess(ratio: float) -> str:
-    """Prints a ratio of times, e.g. "12.3% longer"."""
+    """Returns a ratio of times as text, e.g. "12.3% longer"."""
     if abs(ratio - 1) < _SAME_TIME:
         return "as long"
     if ratio >= 2:
@@ -154,7 +154,7 @@ def _excess(ratio: float) -> str:
 
 
 def _error(ratio: float, error: float) -> str:
-    """Prints the standard error of a ratio of times."""
+    """Returns the standard error of a ratio of times as text, e.g. " (± 0.3)"."""
     if not math.isfinite(error):
         return ""
     if ratio < 2:
@@ -163,16 +163,16 @@ def _error(ratio: float, error: float) -> str:
 
 
 def _stalled_times(stalls: Stalls) -> str:
-    """Prints the frequency of stalls, e.g. "one time in 107 stalls"."""
+    """Returns the probability of stalls as text, e.g. "one time in 107 stalls"."""
     if stalls.probability > _FREQUENT:
         return f"{stalls.probability:.0%} of the times stall"
     return f"one time in {1 / stalls.probability:.0f} stalls"
 
 
 def _work_by_speed(plan: PlanData) -> Iterator[str]:
-    """Yields a sentence on work in proportion to speed without a code.
+    """Yields a sentence on uncoded workers with work in proportion to speed.
 
-    Nothing is said if it does not shorten steps, or if it is the best choice.
+    Yields nothing if steps do not become shorter, or if the best choice has this code.
     """
     uncoded_by_speed = (
         choice for choice in plan.choices if choice.by_speed and not choice.is_coded
@@ -184,7 +184,7 @@ def _work_by_speed(plan: PlanData) -> Iterator[str]:
     if not gain_and_loads:
         return
     if by_speed is plan.uncoded and plan.best.is_coded:
-        # `_alternatives` has compared this choice.
+        # `_alternatives` has already compared this choice with the best choice.
         yield f"Work in proportion to speed helps.{gain_and_loads}"
         return
     comparison = _comparison(by_speed, plan)
@@ -192,10 +192,10 @@ def _work_by_speed(plan: PlanData) -> Iterator[str]:
 
 
 def _gain_and_loads(choice: Choice, plan: PlanData) -> str:
-    """Returns sentences on loads in proportion to speed, and on what they gain.
+    """Returns sentences on loads in proportion to speed, and on the time they save.
 
-    They are empty if the choice has other loads, if the gain may be due to chance, or
-    if the loads are equal as printed.
+    The text is empty if the choice has other loads, if the gain may be due to chance,
+    or if the loads are equal as printed.
     """
     baseline = plan.baseline
     if not choice.by_speed or baseline is None:
@@ -218,11 +218,11 @@ def _printed_loads(choice: Choice) -> list[str]:
 
 
 def _loads(choice: Choice, plan: PlanData) -> str:
-    """Returns a sentence on the loads of workers."""
+    """Returns a sentence that lists the loads of workers, or their range."""
     printed = []
     for load, name in zip(_printed_loads(choice), plan.names):
         printed.append(f"{load} (worker {name})")
-    # Copies on request are computed only if necessary.
+    # With sums on request, workers compute further copies only if necessary.
     noun = "Loads with all copies" if choice.sends_several_messages else "Loads"
     if len(printed) <= _NUM_LOADS:
         return f"{noun}: {', '.join(printed)}."
@@ -233,7 +233,7 @@ def _loads(choice: Choice, plan: PlanData) -> str:
 
 
 def _hidden_stalls(plan: PlanData) -> Iterator[str]:
-    """Yields a sentence on stalls that the trace may hide."""
+    """Yields text on stalls that the trace does not rule out, if there are any."""
     if plan.stalls is None:
         return
     if not math.isfinite(plan.best.regret):
@@ -272,7 +272,7 @@ def _times_and_loads(plan: PlanData) -> Iterator[str]:
 
 
 def _choice_with_overhead(best: Choice, choices: tuple[Choice, ...]) -> str:
-    """Describes the best choice if times depend less on the load."""
+    """Returns a clause on the best choice if times depended less on the load."""
     first = choices[0]
     if not math.isfinite(first.time.value):
         return "no choice would reach the target"
@@ -292,7 +292,7 @@ def _choice_with_overhead(best: Choice, choices: tuple[Choice, ...]) -> str:
 
 
 def _extrapolated(plan: PlanData, loads: tuple[float, ...]) -> Iterator[str]:
-    """Yields a sentence on choices with loads beyond the largest measured one."""
+    """Yields a sentence on choices with loads beyond the largest measured load."""
     names = []
     for choice in plan.shown:
         if np.max(np.asarray(choice.code.loads)) > loads[-1] * (1 + _SAME_TIME):
@@ -307,7 +307,7 @@ def _extrapolated(plan: PlanData, loads: tuple[float, ...]) -> Iterator[str]:
 def _without_waiting(plan: PlanData) -> Iterator[str]:
     """Yields sentences on workers that never wait for each other.
 
-    Nothing is said of a single worker, or if a mean time is 0 or infinite.
+    Yields nothing for a single worker, or if a mean time is 0 or infinite.
     """
     num_gradients = plan.gradients_without_waiting
     if plan.num_workers == 1 or not 0 < num_gradients < math.inf:
@@ -348,7 +348,7 @@ def _table(plan: PlanData) -> Iterator[str]:
 
 
 def _row(choice: Choice, plan: PlanData) -> list[str]:
-    """Prints the cells of a choice; "-" if the target is not reached."""
+    """Returns the cells of a choice as text; "-" is for infinite numbers and NaN."""
     second = choice.step_quantile.value
     last = _cell(choice.time.standard_error, ".2g")
     if plan.stalls is not None:
@@ -374,7 +374,7 @@ def _cell(value: float, form: str) -> str:
 
 
 def _notes(plan: PlanData) -> str:
-    """Returns the notes below the table, on its order, its columns and the goal."""
+    """Returns the notes below the table, on its columns, the goal and the order."""
     step = "step, 90%: mean and quantile of the time of a step"
     last = "±: one standard error. Sorted by time"
     goal = plan.goal

@@ -1,4 +1,4 @@
-"""Reports: which workers are slow, since when, and what it costs."""
+"""Reports on which workers are slow, since when, and how much time this costs."""
 
 from jaxwgc.reports._statistics import Rounds
 from jaxwgc.reports._step_times import SpeedChange, StepTimes

@@ -8,28 +8,28 @@ from jaxwgc.reports._lost_time import WORTH, last_workers, outlying_rounds
 from jaxwgc.reports._statistics import MARGIN, Rounds
 from jaxwgc.reports._workers import MISSING, Kind, Workers, workers_to_check
 
-# Share of the time of rounds that varying stragglers cost, above which the advice is to
-# wait for fewer workers.
+# Share of the round time lost to stragglers, above which the advice is to wait for
+# fewer workers, if another worker is last each time.
 _WORTH_WAITING = 0.2
-# Share above which the advice mentions missing responses of other workers, or rounds
-# with one response.
+# The advice mentions missing responses of the other workers, or rounds with one
+# response, if their share is above this number.
 _MANY_MISSING = 0.05
-# Share of the rounds in which one worker is last, above which stragglers do not count
-# as varying.
+# Share of the rounds in which one worker is last, above which the worker is named
+# without a test.
 _NEARLY_ALWAYS = 0.9
-# Maximum number of rounds in the text in which most of the time is lost.
+# Maximum number of outlying rounds that the text names.
 _NUM_NAMED_ROUNDS = 3
 
 
 class Advice(NamedTuple):
-    """Sentences of advice, and the rounds that they name."""
+    """Text of the advice, and the rounds that it names."""
 
     text: str
     rounds: tuple[int, ...] = ()
 
 
 def advice_of(rounds: Rounds, workers: Workers, after_barrier: bool) -> Advice:
-    """Finds the advice: workers to check, and what shortens rounds.
+    """Returns the advice: workers to check, and the action that shortens rounds most.
 
     Args:
       rounds: Rounds of the trace.
@@ -67,7 +67,7 @@ def advice_of(rounds: Rounds, workers: Workers, after_barrier: bool) -> Advice:
 
 
 def _about_missing(rounds: Rounds, workers: Workers) -> list[str]:
-    """Describes missing responses that do not belong to a few workers."""
+    """Returns sentences on missing responses that are spread over many workers."""
     sentences = []
     num_rounds = workers.num_rounds
     num_responses = np.isfinite(rounds.times).sum(axis=1)
@@ -94,8 +94,9 @@ def _about_missing(rounds: Rounds, workers: Workers) -> list[str]:
 
 
 def _about_outliers(rounds: Rounds, workers: Workers, outliers: np.ndarray) -> str:
-    """Names rounds that take much of the time, and their last workers."""
-    # A sum of long times might overflow.
+    """Returns text on rounds that take much of the time, and on their last workers."""
+    # Times are divided by the mean before they are summed, because their sum might
+    # overflow.
     share = (
         np.sum(rounds.longest[outliers] / rounds.round_time)
         / np.isfinite(rounds.medians).sum()
@@ -119,7 +120,7 @@ def _about_outliers(rounds: Rounds, workers: Workers, outliers: np.ndarray) -> s
 
 
 def _about_recovered(workers: Workers, is_recovered: np.ndarray) -> str:
-    """Names workers that have recovered."""
+    """Returns a sentence that names the workers that have recovered."""
     names = workers.named(is_recovered)
     verb = "was" if is_recovered.sum() == 1 else "were"
     pronoun = "it" if is_recovered.sum() == 1 else "them"
@@ -131,7 +132,7 @@ def _about_recovered(workers: Workers, is_recovered: np.ndarray) -> str:
 
 
 def _about_faster_others(workers: Workers, is_left_behind: np.ndarray) -> str:
-    """Names workers that are slow because others became faster."""
+    """Returns a sentence on workers that are slow because others became faster."""
     start = int(np.median(workers.change_round[is_left_behind]))
     verb = "takes" if is_left_behind.sum() == 1 else "take"
     return (
@@ -141,7 +142,7 @@ def _about_faster_others(workers: Workers, is_left_behind: np.ndarray) -> str:
 
 
 def _about_barrier(rounds: Rounds, workers: Workers) -> str:
-    """Explains that times include a wait, and what to measure."""
+    """Returns text that times seem to include a wait, and what to measure instead."""
     shortest = np.fmin.reduce(rounds.times, axis=1)
     within = f"{np.nanmedian(1 - shortest / rounds.longest):.1%}"
     subject = "workers that responded" if workers.missing.any() else "workers"
@@ -157,14 +158,14 @@ def _about_barrier(rounds: Rounds, workers: Workers) -> str:
 
 
 class _Remedy(NamedTuple):
-    """A remedy, and the mean time of a round after it."""
+    """A remedy, and the mean round time that it would give."""
 
     time: float
     action: str
 
 
 def _remedy(rounds: Rounds, workers: Workers) -> Advice | None:
-    """Finds the remedy that shortens rounds most, or None."""
+    """Returns advice on the remedy that shortens rounds most, or None if none helps."""
     is_stalling = workers.kinds == Kind.INTERMITTENT
     is_chronic = workers.kinds == Kind.CHRONIC
     is_replaced = workers.kinds == Kind.SINCE
@@ -195,9 +196,10 @@ def _remedy(rounds: Rounds, workers: Workers) -> Advice | None:
 
 
 def _shares_of_work(rounds: Rounds, workers: Workers) -> list[str]:
-    """Describes which workers should get more or less work."""
+    """Returns clauses that name workers that should get less, or more, work."""
     kinds = workers.kinds
-    # A change late in the trace hardly changes the median slowdown.
+    # After a change late in the trace, the median slowdown is still the old one. Such a
+    # worker keeps its work.
     is_slow = rounds.slowdown > np.exp(MARGIN)
     is_fast = rounds.slowdown < np.exp(-MARGIN)
     is_slower = (kinds == Kind.SINCE) | (kinds == Kind.OTHERS_FASTER_SINCE)
@@ -214,7 +216,7 @@ def _shares_of_work(rounds: Rounds, workers: Workers) -> list[str]:
 
 
 def _without_remedy(rounds: Rounds, workers: Workers) -> Advice | None:
-    """Names the workers that cost time if there is no remedy."""
+    """Returns advice on workers that cost time if no remedy helps, or None."""
     is_fast_since = workers.kinds == Kind.FAST_SINCE
     if is_fast_since.any():
         start = int(np.median(workers.change_round[is_fast_since]))
@@ -254,6 +256,6 @@ def _without_remedy(rounds: Rounds, workers: Workers) -> Advice | None:
 
 
 def _ratio_to_median(rounds: Rounds) -> str:
-    """Describes the time of a round as a multiple of the median worker's."""
+    """Returns a clause with the ratio of the round time to the median worker's time."""
     ratio = rounds.round_time / rounds.median_time
     return f"a round takes {ratio:.2f} times as long as its median worker"

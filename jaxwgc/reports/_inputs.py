@@ -1,6 +1,6 @@
 """Arguments of a report: times, waits, names and steps.
 
-Times that include waiting for the slowest worker, as after a barrier, are recognised.
+`is_after_barrier` recognises times that include the wait for the slowest worker.
 """
 
 from collections.abc import Sequence
@@ -13,25 +13,25 @@ from jaxwgc.reports._statistics import LEAST_RESPONSES, sampled_rounds
 from jaxwgc.traces._frames import hardly_share_rounds, is_frame, times_of_frame
 from jaxwgc.traces._measured_times import as_seconds, measured_times
 
-# Largest range of the times of a round, relative to its longest time, in nearly all
-# rounds. Up to the first bound, times are equal. Up to the second, they are equal if no
-# worker is last more often than others. Up to the third, rounds must also differ far
-# more than workers.
+# Bounds on the range of the times in a round, over the longest time. If nearly all
+# ranges are within the first bound, times look as after a barrier. Within the second
+# bound, this is so only if no worker is last more often than others. Within the third
+# bound, times must also differ far more between rounds than within rounds.
 _RANGE_OF_JITTER = 0.02
 _RANGE_IN_TURNS = 0.08
 _RANGE_IN_UNEQUAL_ROUNDS = 0.12
-# Share of the rounds that must have such a range. A stall in more rounds shows that
-# there is no barrier.
+# Share of the rounds with ranges within a bound. Stalls may exceed the bound in the
+# other rounds. If they do in more rounds, there is no barrier.
 _NEARLY_ALL = 0.95
 # Ratio of the standard deviations of log-times, within rounds to between rounds, below
-# which rounds differ far more.
+# which times differ far more between rounds.
 _FAR_BELOW = 0.1
-# Largest share of rounds in which one worker may be last by chance: this multiple of an
-# equal share, plus standard errors.
+# Largest share of rounds in which one worker may be last by chance: _EQUAL_SHARES times
+# an equal share, plus _NUM_STANDARD_ERRORS standard errors.
 _EQUAL_SHARES = 1.5
 _NUM_STANDARD_ERRORS = 4
 _HOW_TO_NUMBER = (
-    "If each worker counts its own steps, number the times of each from 0, with pandas "
+    "If each worker counts its own steps, number its times from 0, with pandas "
     "by table['step'] = table.groupby('worker').cumcount() for a row per time, or "
     "table.apply(lambda column: column.dropna().reset_index(drop=True)) for a column "
     "per worker"
@@ -39,7 +39,7 @@ _HOW_TO_NUMBER = (
 
 
 class Tables(NamedTuple):
-    """Times and waits of workers, with names and steps."""
+    """Times and waits of workers, with names of workers and steps of rounds."""
 
     times: Any
     waits: Any
@@ -55,10 +55,12 @@ def tables_of(
 ) -> Tables:
     """Converts arrays and DataFrames to times, waits, names and steps.
 
-    A DataFrame has names, and may have steps. Arguments replace both.
+    A DataFrame has names, and may have steps. The arguments `names` and `steps` replace
+    them.
 
     Raises:
-      ValueError: If two DataFrames have other workers or other steps.
+      ValueError: If two DataFrames have different workers or steps, or `names` are the
+        workers of a DataFrame in another order.
     """
     frame = None
     if is_frame(times):
@@ -71,13 +73,13 @@ def tables_of(
             frame = idle
         elif set(frame.workers) != set(idle.workers):
             raise ValueError(
-                "waits must be of the workers of times; got "
-                f"{', '.join(idle.workers)} and {', '.join(frame.workers)}"
+                "waits must have the workers of times, "
+                f"{', '.join(frame.workers)}; got {', '.join(idle.workers)}"
             )
         elif not np.array_equal(frame.steps, idle.steps):
             raise ValueError(
-                "waits must be of the steps of times; their steps, or the indices of "
-                "their rows, differ"
+                "waits must have the steps of times; got a DataFrame with other steps, "
+                "or with other row indices"
             )
         else:
             waits = waits[:, [idle.workers.index(worker) for worker in frame.workers]]
@@ -86,9 +88,9 @@ def tables_of(
             names = frame.workers
         elif list(names) != frame.workers and set(names) == set(frame.workers):
             raise ValueError(
-                "names must be in the order of the workers of the table, "
-                f"{', '.join(frame.workers)}, since they replace these; got "
-                f"{', '.join(names)}"
+                "names must be in the order of the workers in the DataFrame, "
+                f"{', '.join(frame.workers)}; got {', '.join(names)}. Leave names out "
+                "to use the names in the DataFrame"
             )
         if steps is None and frame.has_steps:
             steps = frame.steps
@@ -96,7 +98,7 @@ def tables_of(
 
 
 def checked_times(times: Any, waits: Any) -> np.ndarray:
-    """Checks times before workers wait; NaN is a missing response.
+    """Checks times and subtracts waits; missing responses become NaN.
 
     Args:
       times: (rounds, workers), or (rounds, workers, parts).
@@ -113,18 +115,18 @@ def checked_times(times: Any, waits: Any) -> np.ndarray:
         if np.any(busy <= 0):
             place = tuple(np.argwhere(busy <= 0)[0].tolist())
             raise ValueError(
-                "waits must be shorter than times, which include them; got a wait of "
-                f"{waits[place]} in a time of {table[place]} at {list(place)}"
+                "waits must be shorter than times, since times include waits; got a "
+                f"wait of {waits[place]} in a time of {table[place]} at {list(place)}"
             )
         table = busy
     if table.ndim == 3:
         table = table.sum(axis=2)
-    # The report uses the times later, so they are copied.
+    # The report keeps the times, so they are copied.
     return np.where(np.isfinite(table), table, np.nan)
 
 
 def checked_waits(waits: Any) -> np.ndarray:
-    """Checks waiting times, and converts them to float64."""
+    """Converts waiting times to float64; raises ValueError if they are not valid."""
     table = as_seconds("waits", waits)
     if table.ndim != 2 or len(table) < 2 or not table.size:
         raise ValueError(
@@ -134,8 +136,8 @@ def checked_waits(waits: Any) -> np.ndarray:
     if np.any(table < 0) or np.any(np.isinf(table)):
         place = tuple(np.argwhere((table < 0) | np.isinf(table))[0].tolist())
         raise ValueError(
-            "waits must be finite and at least 0, and NaN for a worker that did not "
-            f"take part; got {table[place]} at {list(place)}"
+            "waits must be finite and at least 0, or NaN if a worker did not take "
+            f"part; got {table[place]} at {list(place)}"
         )
     return table
 
@@ -143,7 +145,7 @@ def checked_waits(waits: Any) -> np.ndarray:
 def comparable_workers(
     names: Sequence[str] | None, table: np.ndarray, argument: str
 ) -> np.ndarray:
-    """Returns the names of the workers, after checks.
+    """Returns the names of the workers; raises ValueError if no round compares them.
 
     Args:
       names: (workers,), or None for 0, 1, ….
@@ -152,9 +154,8 @@ def comparable_workers(
 
     Raises:
       ValueError: If there are fewer than 2 workers, another number of names, hardly any
-        round with several workers, or groups of workers that take turns, so that they
-        share no round. A group that follows another one, as if its workers were
-        replaced, is no such case.
+        round with several workers, or groups of workers that respond in alternate
+        rounds. One group may follow another once, as if all workers were replaced.
     """
     num_workers = table.shape[1]
     if num_workers < 2:
@@ -172,12 +173,12 @@ def comparable_workers(
         num_shared = np.count_nonzero(is_response.sum(axis=1) > 1)
         raise ValueError(
             f"{argument} must have several workers in each round; got {num_shared} of "
-            f"{len(is_response)} rounds with two or more. {_HOW_TO_NUMBER}"
+            f"{len(is_response)} rounds with at least 2. {_HOW_TO_NUMBER}"
         )
-    # All workers of a round are of one group.
+    # Workers that respond in the same round belong to the same group.
     group_of_round = _first_of_groups(is_response)[is_response.argmax(axis=1)]
     groups, num_rounds = np.unique(group_of_round, return_counts=True)
-    # Few rounds may have few responses by chance.
+    # Groups in few rounds are left out, because they may be due to chance.
     groups = groups[num_rounds >= LEAST_RESPONSES]
     turns = group_of_round[np.isin(group_of_round, groups)]
     num_changes = np.count_nonzero(np.diff(turns))
@@ -186,15 +187,15 @@ def comparable_workers(
     one, other = labels[groups[:2]]
     raise ValueError(
         f"{argument} must have several workers in each round; got {len(groups)} groups "
-        f"of workers that respond in turns, so that no round compares worker {one} "
+        f"of workers that respond in different rounds. No round compares worker {one} "
         f"with worker {other}. {_HOW_TO_NUMBER}"
     )
 
 
 def _first_of_groups(is_response: np.ndarray) -> np.ndarray:
-    """Groups workers with equal times.
+    """Returns the index of the first worker in the group of each worker.
 
-    Workers that respond in one round are of one group.
+    Workers belong to the same group if they respond in the same round.
 
     Args:
       is_response: Whether there is a response, bool (rounds, workers).
@@ -213,11 +214,11 @@ def _first_of_groups(is_response: np.ndarray) -> np.ndarray:
 def checked_steps(
     steps: Sequence[int] | np.ndarray | None, num_rounds: int
 ) -> np.ndarray:
-    """Returns the steps of rounds, by default 0, 1, ....
+    """Returns the step of each round, by default 0, 1, ….
 
     Raises:
-      ValueError: If there is another number of steps, or they do not increase.
-      TypeError: If they are no integers.
+      ValueError: If there are not `num_rounds` steps, or if steps do not increase.
+      TypeError: If steps are not integers.
     """
     if steps is None:
         return np.arange(num_rounds)
@@ -230,21 +231,21 @@ def checked_steps(
         )
     if np.any(np.diff(numbers) <= 0):
         raise ValueError(
-            "steps must increase from round to round; got a step that is not above the "
-            "one before. Leave steps out to number the rounds from 0"
+            "steps must increase from round to round; got a step that is at most the "
+            "previous step. Leave steps out to number the rounds from 0"
         )
     return numbers.astype(np.int64)
 
 
 def is_after_barrier(times: np.ndarray, medians: np.ndarray) -> bool:
-    """Tests whether times include the wait for the slowest worker.
+    """Returns whether times seem to include the wait for the slowest worker.
 
     Args:
       times: (rounds, workers), NaN for no response, with at least one response in each
         round.
       medians: Time of the median worker of each round, (rounds,).
     """
-    # A round with one response shows nothing.
+    # Rounds with one response are left out, because they compare no workers.
     has_several = np.isfinite(times).sum(axis=1) > 1
     if not has_several.any():
         return False
@@ -268,7 +269,7 @@ def is_after_barrier(times: np.ndarray, medians: np.ndarray) -> bool:
 
 
 def _are_last_in_turns(times: np.ndarray, longest: np.ndarray) -> bool:
-    """Tests whether no worker is last more often than by chance."""
+    """Returns whether no worker is last more often than chance explains."""
     num_rounds, num_workers = times.shape
     is_last = times == longest[:, None]
     shares = np.mean(is_last / is_last.sum(axis=1, keepdims=True), axis=0)

@@ -1,4 +1,4 @@
-"""Kinds of workers, by tests of their slowdowns."""
+"""Tests of the slowdowns of workers, which decide their kinds."""
 
 from typing import NamedTuple
 
@@ -17,23 +17,23 @@ from jaxwgc.reports._statistics import (
 )
 from jaxwgc.reports._workers import DIFFER_AFTER, DIFFER_BEFORE, Kind
 
-# Log-slowdown from which on a time is a stall, relative to the usual time of the
+# Log-slowdown above which a time counts as a stall, relative to the usual time of the
 # worker.
 _STALL = np.log(1.5)
-# Largest log-slowdown before a change of speed, as a fraction of the log-slowdown after
-# it.
+# Largest log-slowdown on the normal side of a change, as a fraction of the log-slowdown
+# on the slow or fast side.
 _SHARE_BEFORE = 1 / 3
 # Number of tests of the speed of each worker: stalls, fast, slow, and a change.
 _NUM_TESTS = 4
 
 
 class Speeds(NamedTuple):
-    """Kinds of workers by their speed.
+    """Kinds of workers by their speed, and intervals of their slowdowns.
 
     Attributes:
       kinds: `Kind` of each worker, object (workers,).
-      change_round: Round of the change that the kind names, int (workers,). -1 if it
-        names none.
+      change_round: Round of the change that the kind names, int (workers,). -1 for
+        kinds without a change.
       interval: Ends of the 95% interval of the median slowdown, (2, workers).
     """
 
@@ -48,14 +48,14 @@ def speeds_of(
     """Classifies workers by their slowdowns.
 
     Args:
-      logs: (rounds, workers), NaN for no response.
+      logs: Log-slowdowns, (rounds, workers), NaN for no response.
       log_references: Logarithm of the time that slowdowns are relative to, (rounds,).
       steps: Number of each round, int (rounds,).
     """
     changes = _changes_of_speed(logs)
     interval = _median_interval(logs, changes.scale)
     deviations = logs - interval.median
-    # Later kinds replace earlier ones.
+    # A kind that is assigned later replaces an earlier kind.
     kinds = np.array([Kind.STEADY] * logs.shape[1], dtype=object)
     kinds[_is_significant(_p_values_of_stalls(deviations), logs)] = Kind.INTERMITTENT
     p_slow, p_fast = _p_values_of_level(interval, is_tested=_is_tested(logs))
@@ -73,7 +73,8 @@ def speeds_of(
         ):
             kind = Kind.OTHERS_FASTER_SINCE
         elif kind == Kind.FAST_UNTIL and kinds[worker] != Kind.FAST:
-            # This kind is only for workers that differ from others.
+            # A worker that was fast up to a round is named only if it is fast in most
+            # rounds.
             continue
         kinds[worker] = kind
         change_round[worker] = steps[place]
@@ -96,7 +97,7 @@ def _is_significant(p_values: np.ndarray, logs: np.ndarray) -> np.ndarray:
 
 
 class _Interval(NamedTuple):
-    """Medians of columns with 95% intervals.
+    """Median of each column, with its 95% interval.
 
     Attributes:
       median: (columns,).
@@ -113,11 +114,11 @@ class _Interval(NamedTuple):
 
 
 def _median_interval(logs: np.ndarray, scale: np.ndarray) -> _Interval:
-    """Computes medians of columns with 95% intervals.
+    """Computes the median of each column, with its 95% interval.
 
-    The interval is that of order statistics, widened by a factor for correlation. Each
-    of its halves is a sum of gaps between successive values, which are close to
-    exponential variables. An exponential variable has 2 degrees of freedom.
+    The interval is between two order statistics, and is widened for correlation by the
+    factor `scale`. Each half of the interval is a sum of gaps between successive
+    values. Gaps are nearly exponential variables, with 2 degrees of freedom each.
     """
     count = np.isfinite(logs).sum(axis=0)
     ordered = np.sort(logs, axis=0)
@@ -138,7 +139,10 @@ def _median_interval(logs: np.ndarray, scale: np.ndarray) -> _Interval:
 def _p_values_of_level(
     interval: _Interval, is_tested: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Tests whether workers are slower or faster than the median worker."""
+    """Returns p-values for being slower, and for being faster, by more than 5%.
+
+    Workers are compared with the median worker.
+    """
     deviation = level_deviations(interval.median, is_tested)
     normal = scipy.special.ndtri(0.975)
     error_below = np.maximum(interval.median - interval.low, 1e-12) / normal
@@ -150,7 +154,7 @@ def _p_values_of_level(
 
 
 def _p_values_of_stalls(deviations: np.ndarray) -> np.ndarray:
-    """Tests whether workers stall more often than others.
+    """Computes p-values for stalling more often than other workers.
 
     If all workers are alike, every response is equally likely to have a stall.
 
@@ -168,7 +172,7 @@ class Change(NamedTuple):
     """The likeliest change of each worker's speed.
 
     Attributes:
-      place: First row after it, (columns,).
+      place: First row after the change, (columns,).
       jump: Largest cumulative sum of values minus their mean, in standard errors,
         (columns,).
       residuals: Clipped values minus their means before and after the change,
@@ -183,15 +187,15 @@ class Change(NamedTuple):
 def likeliest_change(logs: np.ndarray) -> Change:
     """Finds the round at which each worker's speed most likely changes."""
     median = column_medians(logs)
-    # Values are clipped at 3 standard deviations. An outlier then does not look like a
-    # change.
+    # Values are clipped at 3 standard deviations (estimated by 1.4826 times the median
+    # absolute deviation), so that an outlier does not look like a change.
     bound = 3 * 1.4826 * column_medians(np.abs(logs - median))
     low = median - bound
     high = median + bound
     clipped = np.clip(logs, low, high)
     sums = np.nancumsum(clipped - column_means(clipped), axis=0)
-    # Least squares find the change, at least a twentieth of the rows away from both
-    # ends, if there are several rows.
+    # The change is where two levels fit best by least squares. It is at least a
+    # twentieth of the rows away from both ends.
     length = len(logs)
     edge = length // 20 + 1
     places = np.arange(edge, max(length - edge, edge) + 1)
@@ -215,7 +219,7 @@ def likeliest_change(logs: np.ndarray) -> Change:
 
 
 class _SpeedChanges(NamedTuple):
-    """Significant changes of the speed of workers.
+    """Workers with a significant change of speed.
 
     Attributes:
       kinds: `Kind.SINCE`, `FAST_SINCE`, `UNTIL` or `FAST_UNTIL` of workers that have
@@ -230,11 +234,12 @@ class _SpeedChanges(NamedTuple):
 
 
 def _changes_of_speed(logs: np.ndarray) -> _SpeedChanges:
-    """Finds significant changes of the speed of workers."""
+    """Finds workers with a significant change of speed."""
     is_tested = _is_tested(logs)
     change = likeliest_change(logs)
     scale = correlation_scales(change.residuals, is_tested)
-    # Without a change, the jump is distributed as the maximum of a Brownian bridge.
+    # Without a change, the jump is distributed as the maximum of the absolute value of
+    # a Brownian bridge.
     p_values = scipy.special.kolmogorov(change.jump / scale)
     is_changed = _is_significant(p_values, logs)
     unchanged = logs[:, is_tested & ~is_changed]
@@ -252,7 +257,8 @@ def _changes_of_speed(logs: np.ndarray) -> _SpeedChanges:
                 if not _is_spell(logs[start:, worker], jump, unchanged):
                     kinds[int(worker)] = kind
             elif kind in DIFFER_BEFORE:
-                # A spell in the middle is not the speed at the start.
+                # The worker must differ in both halves before the change: a spell in
+                # one half is not its speed.
                 halves = np.array([first_half[worker], second_half[worker]])
                 is_level = np.all(-np.sign(jump) * halves > MARGIN)
                 if is_level and not _is_spell(logs[:start, worker], -jump, unchanged):
@@ -261,7 +267,7 @@ def _changes_of_speed(logs: np.ndarray) -> _SpeedChanges:
 
 
 def _kind_of_change(before: float, after: float) -> Kind | None:
-    """Returns the kind of a worker with a change of speed."""
+    """Returns the kind for log-slowdowns before and after a change, or None."""
     if after > MARGIN and before < _SHARE_BEFORE * after:
         return Kind.SINCE
     if after < -MARGIN and before > _SHARE_BEFORE * after:
@@ -274,7 +280,7 @@ def _kind_of_change(before: float, after: float) -> Kind | None:
 
 
 def _ends_of_slow_periods(logs: np.ndarray, changes: _SpeedChanges) -> dict[int, int]:
-    """Finds the rounds at which workers have recovered."""
+    """Finds the row from which on each recovered worker is as fast as before."""
     slow = [worker for worker, kind in changes.kinds.items() if kind == Kind.SINCE]
     ends = {}
     for start in np.unique(changes.place[slow]):
@@ -289,10 +295,10 @@ def _ends_of_slow_periods(logs: np.ndarray, changes: _SpeedChanges) -> dict[int,
 def _others_became_faster(
     logs: np.ndarray, log_references: np.ndarray, start: int
 ) -> bool:
-    """Tests whether a worker is slow because others became faster.
+    """Returns whether a worker is slow because others became faster.
 
-    Its own times did not get longer, and the times of the median worker got shorter by
-    more than their usual deviation.
+    If so, its own times did not get longer, and the times of the median worker got
+    shorter by more than their usual deviation.
 
     Args:
       logs: Log-slowdowns of the worker, (rows,), NaN for no response.
@@ -311,21 +317,23 @@ def _others_became_faster(
 
 
 def _is_spell(logs: np.ndarray, jump: float, others: np.ndarray) -> bool:
-    """Returns whether a change may be a short spell.
+    """Returns whether a change may be a temporary spell, as other workers have.
 
-    A spell of other workers is a run of rounds in which their values are more than half
-    of the change away from their median. If lengths of spells are geometric, the
-    longest of them is as long as that of the worker with some probability.
+    A spell of another worker is a run of rounds in which its log-slowdown is more than
+    half of the change away from its median. Lengths of spells are assumed to be
+    geometric. The test is whether the longest of these spells may be as long as the
+    spell of the worker.
 
     Args:
-      logs: Log-slowdowns of a worker after the change, (rows,).
-      jump: Difference to its level before the change.
+      logs: Log-slowdowns of a worker on one side of the change, (rows,).
+      jump: Level of these log-slowdowns minus the level on the other side.
       others: Log-slowdowns of workers without a change, (rows, workers).
     """
     direction = np.sign(jump)
     is_spell_here = direction * (logs - np.nanmedian(logs) + jump / 2) > 0
     is_spell_here = is_spell_here[~np.isnan(logs)]
-    # Noise may interrupt a spell for a round.
+    # A round between two rounds of a spell belongs to the spell: noise may interrupt
+    # it.
     is_between = is_spell_here[:-2] & is_spell_here[2:]
     is_spell_here[1:-1] |= is_between
     length = _longest_run(is_spell_here)
@@ -338,7 +346,8 @@ def _is_spell(logs: np.ndarray, jump: float, others: np.ndarray) -> bool:
     # Spells of one round are left out, because they are mostly noise.
     continuing = for_three.sum() / for_two.sum()
     p_value = num_spells * continuing ** max(length - 2, 0)
-    # Spells at the beginning and at the end look like changes.
+    # Spells at the beginning and at the end both look like changes, so each may cause
+    # half of the false alarms.
     return bool(p_value > FALSE_ALARMS / 2)
 
 

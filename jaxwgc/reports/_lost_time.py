@@ -1,4 +1,4 @@
-"""Rounds in which most of the time is lost, and workers that it is lost to."""
+"""Rounds in which most of the time is lost, and workers that cause the loss."""
 
 from typing import NamedTuple
 
@@ -14,31 +14,34 @@ from jaxwgc.reports._statistics import (
     sampled_rounds,
 )
 
-# Share of the round time from which on a sentence mentions it.
+# Share of the round time that a loss or a saving must exceed to be mentioned.
 WORTH = 0.02
-# Largest share of the rounds that are reported separately, if most of the time is lost
-# in them. Then the minimum number of rounds of the trace for a single such round: in
-# shorter traces, the longest round often loses most of the time by chance.
+# Largest share of the rounds that count as outlying, and minimum number of rounds in a
+# trace with an outlying round. In shorter traces, the longest round often loses most of
+# the time by chance.
 _FEW_ROUNDS = 0.01
 _LEAST_ROUNDS = 10
-# A round also belongs to them if it loses at least this fraction of the time that the
-# smallest of them loses.
+# A further round is outlying if it loses at least this fraction of the time that the
+# smallest outlying round loses.
 _SIMILAR = 0.5
 # Workers are named if they cause more than this share of the time lost.
 _MOST = 0.5
-# Probability of a false alarm in the tests of lost times. With the tests of kinds, the
-# sum is below `FALSE_ALARMS` in simulations.
+# Share of `FALSE_ALARMS` that is spent on the tests of lost times. In simulations,
+# false alarms of these tests and of the tests of kinds together are below
+# `FALSE_ALARMS`.
 _SHARE_OF_ALARMS = 0.1
-# Exponents of Chernoff bounds, for weights of at most 1. The best one is used.
+# Exponents of Chernoff bounds, for weights of at most 1. The exponent with the smallest
+# bound is used.
 _TILTS = np.geomspace(1e-3, 50, 100)
 
 
 def outlying_rounds(rounds: Rounds) -> np.ndarray:
     """Finds the few rounds in which most of the time is lost.
 
-    Among the worst 1% of the rounds, these are the fewest after which the others lose
-    less than all further rounds. Rounds that lose nearly as much are added. The result
-    is empty if they matter little.
+    Candidates are the worst 1% of the rounds. The fewest of the worst candidates are
+    chosen after which the remaining candidates lose at most as much time as all other
+    rounds. Rounds that lose at least half as much as a chosen round are added. The
+    result is empty if these rounds lose at most 2% of the total time.
     """
     num_rounds = np.isfinite(rounds.medians).sum()
     num_candidates = int(_FEW_ROUNDS * num_rounds)
@@ -49,7 +52,7 @@ def outlying_rounds(rounds: Rounds) -> np.ndarray:
     order = np.argsort(-lost, kind="stable")
     worst = lost[order[:num_candidates]]
     lost_elsewhere = lost[order[num_candidates:]].sum()
-    # Time lost in the candidates without the 0, 1, ... worst ones.
+    # Entry k is the time lost in the candidates without the k worst candidates.
     remaining = np.append(np.cumsum(worst[::-1])[::-1], 0)
     num_outliers = np.argmax(remaining <= lost_elsewhere)
     if not num_outliers:
@@ -61,16 +64,16 @@ def outlying_rounds(rounds: Rounds) -> np.ndarray:
 
 
 class LastWorkers(NamedTuple):
-    """Workers that are last more often, or lose more time, than chance explains.
+    """Workers that are last more often, or cost more time, than chance explains.
 
     Attributes:
       is_last_often: Workers that are last in significantly more rounds than others,
         bool (workers,).
       is_costly: Workers to which significantly more time is lost than to others, bool
-        (workers,). False for all, if most of the time is not lost to them together.
-      lost_share: Share of the time lost that is lost to them.
-      lost_time: Mean time of a round that is lost to them.
-      rounds: Places of the rounds in which it is lost, int (n,).
+        (workers,). All False unless they cause most of the lost time together.
+      lost_share: Share of the lost time that is lost to costly workers.
+      lost_time: Mean time per round that is lost to costly workers.
+      rounds: Indices of the rounds in which most of this time is lost, int (n,).
     """
 
     is_last_often: np.ndarray
@@ -81,7 +84,7 @@ class LastWorkers(NamedTuple):
 
 
 def last_workers(times: np.ndarray, medians: np.ndarray) -> LastWorkers:
-    """Tests which workers are last too often, or cost too much time.
+    """Finds workers that are last more often, or cost more time, than by chance.
 
     If workers are alike, each one is last in a round with the same probability.
 
@@ -94,7 +97,7 @@ def last_workers(times: np.ndarray, medians: np.ndarray) -> LastWorkers:
     medians = medians[places]
     ordered = np.sort(np.where(np.isnan(times), 0.0, times), axis=1)
     longest = ordered[:, -1]
-    # A worker that responds alone causes no lost time.
+    # If a worker responds alone, the median is its own time, so no time is lost to it.
     second = np.maximum(ordered[:, -2], medians)
     # The longest time is the unit, so that sums do not overflow.
     gaps = (longest - second) / longest.max()
@@ -111,7 +114,7 @@ def last_workers(times: np.ndarray, medians: np.ndarray) -> LastWorkers:
     lost_share = float(lost[is_lost_here].sum() / max(gaps.sum(), 1e-300))
     if lost_share <= _MOST:
         return LastWorkers(is_last_often, is_costly=np.zeros_like(is_costly))
-    # The rounds that lose at least this much time have half of the lost time.
+    # Rounds that each lose at least `typical` together lose half of the lost time.
     ordered_excess = np.sort(excess[is_lost_here])[::-1]
     sums = np.cumsum(ordered_excess)
     typical = ordered_excess[np.searchsorted(sums, sums[-1] / 2)]
@@ -125,11 +128,11 @@ def last_workers(times: np.ndarray, medians: np.ndarray) -> LastWorkers:
 
 
 class _Turns(NamedTuple):
-    """Weights of the rounds in which each worker is last, by chance.
+    """Last worker of each round, and probabilities of being last by chance.
 
     Attributes:
       last: Worker that is last, int (rounds,).
-      chances: Probability of each worker that responds, (rounds,).
+      chances: Probability of being last for each worker that responds, (rounds,).
       residuals: Log-slowdowns minus their means before and after a change, (rounds,
         workers). NaN for no response.
     """
@@ -140,18 +143,18 @@ class _Turns(NamedTuple):
 
 
 def _p_values(turns: _Turns, weights: np.ndarray) -> np.ndarray:
-    """Tests the weights of the rounds in which each worker is last.
+    """Computes p-values of the total weight of the rounds in which a worker is last.
 
-    Correlated rounds count as fewer. Their correlation is that of the workers which
-    would not be significant in independent rounds: the spells of a worker must be
-    longer than those of others.
+    Correlated rounds count as fewer rounds. The correlation is estimated from workers
+    that would not be significant in independent rounds. So a worker is significant only
+    if its spells are longer than the spells of others.
 
     Args:
       turns: Last workers of rounds.
-      weights: At least 0, (rounds,).
+      weights: Weights of the rounds, at least 0, (rounds,).
 
     Returns:
-      (workers,), corrected for the number of workers.
+      P-values corrected for the number of workers, (workers,).
     """
     num_responses = np.isfinite(turns.residuals).sum(axis=0)
     num_workers = len(num_responses)
@@ -163,10 +166,11 @@ def _p_values(turns: _Turns, weights: np.ndarray) -> np.ndarray:
 
 
 def _log_bounds(turns: _Turns, weights: np.ndarray) -> np.ndarray:
-    """Computes Chernoff bounds of probabilities, as logarithms.
+    """Computes logarithms of Chernoff bounds on the p-values of workers.
 
-    The probability is that of a sum of weights at least as large as that of a worker.
-    Chernoff's bound holds for any weights, e.g. for one that exceeds all others.
+    A p-value is the probability that the sum of weights of a worker is by chance at
+    least as large as observed. The bound holds for any weights, e.g. if one weight
+    exceeds all others.
     """
     num_workers = turns.residuals.shape[1]
     largest = weights.max()

@@ -6,31 +6,32 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
-# Probability that a report names any worker if all of them are alike.
+# Maximum probability that a report names any worker although all workers are alike.
 FALSE_ALARMS = 0.05
-# Log-slowdown below which a worker is not named, however significant it is.
+# Log-slowdown up to which a worker is not named, even if it is significant.
 MARGIN = np.log(1.05)
 # Minimum number of responses of a tested worker.
 LEAST_RESPONSES = 8
 # Maximum number of rounds in tests and pictures. Sorting more rounds is slow.
 NUM_SAMPLED = 4096
-# Number of times in a block of rounds.
+# Number of times (rounds × workers) in a block, so that its arrays fit in the cache.
 _BLOCK_SIZE = 2**18
-# Number of columns that are read at once, as many as fit a line of the cache.
+# Number of columns that are read at once: as many float64 as fit in a cache line.
 _NUM_COLUMNS = 8
-# Number of batches of consecutive rounds. They give the intervals of means.
+# Number of batches of consecutive rounds, from which intervals of means are computed.
 _NUM_BATCHES = 10
 # Share of missing responses above which the median of a round depends on which workers
 # responded.
 _MANY_MISSING = 0.2
-# Maximum number of iterations of the median polish, and the logarithmic change that
-# ends it.
+# Maximum number of iterations of the median polish, and the change of log-slowdowns
+# below which it stops.
 _NUM_ITERATIONS = 50
 _TOLERANCE = 1e-4
-# Largest autocorrelation that is corrected.
+# Upper bound on autocorrelations r, so that factors such as (1 + r) / (1 - r) stay
+# finite.
 _LARGEST_CORRELATION = 0.97
-# Lag-1 autocorrelation, in standard errors, above which the autocorrelation at later
-# lags follows from lags 1 and 2.
+# Number of standard errors above which the mean lag-1 autocorrelation is significant.
+# Below, the ratio of autocorrelations at lags 2 and 1 is noise, and not used.
 _NUM_STANDARD_ERRORS = 2
 # Number of lags of the long-run variance, as a multiple of the cube root of the number
 # of rounds.
@@ -38,10 +39,10 @@ _LAGS = 3
 
 
 def sampled_rounds(num_rounds: int) -> np.ndarray:
-    """Selects rounds, evenly spread over the trace.
+    """Returns the indices of up to 4,096 rounds, spread evenly over the trace.
 
-    One round is drawn from each of as many equal strata, with a fixed seed. Evenly
-    spaced rounds would all be slow, or all fast, if every tenth round is slow.
+    From each of 4,096 equal strata, one round is drawn, with a fixed seed. Rounds at
+    equal distances might all be slow, or all fast, if e.g. every tenth round is slow.
     """
     if num_rounds <= NUM_SAMPLED:
         return np.arange(num_rounds)
@@ -51,7 +52,7 @@ def sampled_rounds(num_rounds: int) -> np.ndarray:
 
 
 class Rounds(NamedTuple):
-    """Times of rounds, and means over the rounds with a response.
+    """Times of rounds, and statistics over the rounds with a response.
 
     Attributes:
       times: (rounds, workers), NaN for no response.
@@ -61,14 +62,14 @@ class Rounds(NamedTuple):
         middle, the faster one. NaN without responses.
       references: Times that slowdowns are relative to, (rounds,). NaN for rounds in
         which at most one worker responds.
-      slowdown: Median of the times divided by these references, (workers,). NaN for
+      slowdown: Median over rounds of times divided by `references`, (workers,). NaN for
         workers without responses.
       round_time: Mean time of the last worker.
       mean_time: Mean time of a worker.
       median_time: Mean time of the median worker.
       last: Share of rounds in which a worker is last, (workers,).
       time_lost: Mean time lost to a worker, (workers,).
-      time_lost_error: Half of the width of its 95% interval, (workers,).
+      time_lost_error: Half of the width of the 95% interval of `time_lost`, (workers,).
     """
 
     times: np.ndarray
@@ -86,11 +87,12 @@ class Rounds(NamedTuple):
 
     @classmethod
     def of(cls, times: np.ndarray, steps: np.ndarray) -> "Rounds":
-        """Computes the statistics of the times of rounds."""
+        """Computes the statistics of rounds from the workers' times."""
         longest, gaps, medians, means = _in_blocks(_statistics_of_rounds, times)
         has_response = ~np.isnan(longest)
         is_last = times == longest[:, None]
-        # If several workers are last, no time is lost to any of them.
+        # If several workers are last, the gap is 0. No time is then lost to any of
+        # them.
         time_lost, time_lost_error = lost_times(
             last_worker=is_last.argmax(axis=1)[has_response],
             gaps=gaps[has_response],
@@ -113,16 +115,16 @@ class Rounds(NamedTuple):
         )
 
     def only(self, is_kept: np.ndarray) -> "Rounds":
-        """Selects rounds."""
+        """Returns selected rounds, with statistics over these rounds alone."""
         return Rounds.of(self.times[is_kept], self.steps[is_kept])
 
     @property
     def lost_share(self) -> float:
-        """Share of the time of rounds that is lost to stragglers."""
+        """Share of the round time that is lost to stragglers."""
         return 1 - self.median_time / self.round_time
 
     def replaced_time(self, is_replaced: np.ndarray) -> float:
-        """Computes the mean round if some workers were as fast as the median.
+        """Computes the mean round time if some workers were as fast as the median.
 
         Args:
           is_replaced: Which workers, bool (workers,).
@@ -131,10 +133,10 @@ class Rounds(NamedTuple):
         return _mean_of(np.fmax(others, self.medians))
 
     def proportional_time(self, keeps_work: np.ndarray) -> float:
-        """Computes the mean round if work was in proportion to speed.
+        """Computes the mean round time if work were in proportion to speed.
 
-        The speed of a worker is 1 / `slowdown`. Workers that never responded have no
-        work, now as before.
+        The speed of a worker is 1 / `slowdown`. Workers that never responded get no
+        work.
 
         Args:
           keeps_work: Workers whose work does not change, bool (workers,).
@@ -146,7 +148,7 @@ class Rounds(NamedTuple):
         return _mean_of(self._longest_times(factors))
 
     def _longest_times(self, factors: np.ndarray) -> np.ndarray:
-        """Computes the times of rounds if times of workers change by factors."""
+        """Computes round times after each worker's times are scaled by its factor."""
         return _in_blocks(
             lambda times: np.fmax.reduce(factors * times, axis=1), self.times
         )
@@ -157,7 +159,7 @@ def _in_blocks(
 ) -> np.ndarray:
     """Applies a function to blocks of rounds, and concatenates along the last axis.
 
-    Temporary arrays of a block stay in the cache.
+    Blocks are small, so that their temporary arrays stay in the cache.
     """
     num_rows = max(_BLOCK_SIZE // times.shape[1], 1)
     starts = range(0, len(times), num_rows)
@@ -166,26 +168,26 @@ def _in_blocks(
 
 
 def _statistics_of_rounds(times: np.ndarray) -> np.ndarray:
-    """Computes longest, median and mean times of each round.
+    """Computes the longest time, gap, median time and mean time of each round.
 
-    Of two workers in the middle, the faster one is the median worker. A worker that
-    responds alone has no gap.
+    The gap is between the longest and the second longest time, and 0 for a worker that
+    responds alone. Of two workers in the middle, the faster one is the median worker.
 
     Args:
       times: (rounds, workers), NaN for no response.
 
     Returns:
-      (4, rounds), NaN for rounds without responses.
+      The four statistics, (4, rounds), NaN for rounds without responses.
     """
     is_response = ~np.isnan(times)
     num_responses = is_response.sum(axis=1)
-    # NaNs come last.
+    # NaNs are sorted to the end.
     ordered = np.sort(times, axis=1)
     rows = np.arange(len(times))
     place = np.maximum(num_responses - 1, 0)
     longest = ordered[rows, place]
     gap = longest - ordered[rows, np.maximum(place - 1, 0)]
-    # A sum of long times might overflow.
+    # Times are divided before they are summed, because their sum might overflow.
     sums = np.sum(times / longest[:, None], axis=1, where=is_response)
     mean = longest * (sums / np.maximum(num_responses, 1))
     return np.array([longest, gap, ordered[rows, place // 2], mean])
@@ -197,13 +199,13 @@ def _median_times(times: np.ndarray) -> np.ndarray:
 
 
 def _reference_times(times: np.ndarray, medians: np.ndarray) -> np.ndarray:
-    """Returns the time to which the workers of a round are compared.
+    """Returns the reference time of each round, which slowdowns are relative to.
 
-    A worker that responds alone in a round cannot be compared there, and the time is
-    NaN, unless all rounds are such.
+    This is the time of the median worker. It is NaN for a round with one response,
+    which compares no workers, unless no round has several responses.
 
-    If more than a fifth of the responses are missing, the median of a round would be
-    that of other workers in each round. Times are then modelled as a product of a round
+    If more than a fifth of the responses are missing, the median of a round would
+    depend on which workers responded. Times are then modelled as a product of a round
     and a worker, by alternating medians (Tukey's median polish of logarithms): each
     time is divided by the slowdown of its worker before the median is taken.
     """
@@ -242,13 +244,13 @@ def _polished_slowdowns(times: np.ndarray) -> np.ndarray:
 def _median_slowdowns(times: np.ndarray, references: np.ndarray) -> np.ndarray:
     """Computes the median slowdown of each worker.
 
-    They are NaN for workers without responses in rounds with a reference.
+    The slowdown is NaN for a worker without responses in rounds with a reference.
     """
     num_workers = times.shape[1]
     slowdowns = np.full(num_workers, np.nan)
     for start in range(0, num_workers, _NUM_COLUMNS):
         columns = times[:, start : start + _NUM_COLUMNS].T
-        # Ratios beyond the range of floats are infinite.
+        # Ratios that overflow are infinite. NumPy shall not warn about them.
         with np.errstate(over="ignore"):
             ratios = np.divide(columns, references, order="C")
         for worker, row in enumerate(ratios, start):
@@ -261,11 +263,11 @@ def _median_slowdowns(times: np.ndarray, references: np.ndarray) -> np.ndarray:
 def lost_times(
     last_worker: np.ndarray, gaps: np.ndarray, num_workers: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Computes the mean time lost to each worker, with its error.
+    """Computes the mean time lost to each worker, and half-widths of 95% intervals.
 
     Args:
       last_worker: Worker that is last in each round, int (rounds,).
-      gaps: Time by which it is later than the second to last, (rounds,).
+      gaps: Time of the last worker minus that of the second to last, (rounds,).
       num_workers: Number of workers.
     """
     unit = _unit_of(gaps)
@@ -280,17 +282,17 @@ def lost_times(
 
 
 def batches_of_rounds(num_rounds: int) -> list[np.ndarray]:
-    """Divides rounds into batches of successive rounds."""
+    """Returns the indices of rounds, divided into batches of consecutive rounds."""
     return np.array_split(np.arange(num_rounds), min(num_rounds, _NUM_BATCHES))
 
 
 def errors_of_batches(
     sums: np.ndarray, batches: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Computes means over rounds with standard errors by batches.
+    """Returns means over rounds, their standard errors and degrees of freedom.
 
-    Standard errors are from the means of batches of consecutive rounds, which may be
-    correlated.
+    Standard errors come from differences between batches, because consecutive rounds
+    may be correlated.
 
     Args:
       sums: Sums over the rounds of each batch, (batches, n).
@@ -306,7 +308,7 @@ def errors_of_batches(
 
 
 def _mean_of(times: np.ndarray) -> float:
-    """Returns the mean of times (rounds,), ignoring NaN, in any unit."""
+    """Returns the mean of times, ignoring NaN, without overflow."""
     responses = times[~np.isnan(times)]
     unit = _unit_of(responses)
     return float(unit * np.mean(responses / unit))
@@ -315,19 +317,21 @@ def _mean_of(times: np.ndarray) -> float:
 def _unit_of(values: np.ndarray) -> float:
     """Returns a power of two near the largest value, or 1 if none is positive.
 
-    Values divided by it are not rounded, and their sums and squares do not overflow.
+    Division by this power does not round values. Sums and squares of the quotients do
+    not overflow.
     """
     _, exponent = np.frexp(np.max(values, initial=0.0))
-    # Larger and smaller powers are not normal floats.
+    # Powers outside this range may not be normal floats.
     return float(2.0 ** np.clip(exponent, -1000, 1000))
 
 
 def level_deviations(levels: np.ndarray, is_tested: np.ndarray) -> np.ndarray:
-    """Computes levels of workers relative to the median worker.
+    """Subtracts the level of the median worker from the levels of all workers.
 
-    If half of the workers or more are slow, the median worker of a round is the slowest
-    of the others, or the fastest of the slow ones. Its noise would make all of them
-    fast, or slow.
+    A level is the median log-slowdown of a worker. Slowdowns are relative to the median
+    worker of each round. If about half of the workers are slow, this is the slowest of
+    the fast workers, or the fastest of the slow workers. Without the subtraction, its
+    noise would make all workers of its group look faster, or slower.
     """
     tested = np.sort(levels[is_tested & ~np.isnan(levels)])
     if not len(tested):
@@ -355,7 +359,7 @@ def column_means(values: np.ndarray) -> np.ndarray:
 
 
 def correlation_scales(residuals: np.ndarray, is_tested: np.ndarray) -> np.ndarray:
-    """Computes how much correlation increases standard errors.
+    """Computes factors by which correlation of rounds increases standard errors.
 
     The variance of a mean of rounds is larger than that of independent rounds by the
     largest of three factors. The first two are common to all workers:
@@ -379,7 +383,7 @@ def correlation_scales(residuals: np.ndarray, is_tested: np.ndarray) -> np.ndarr
         return np.ones(num_workers)
     correlations = _autocorrelations(residuals)
     num_lags = len(correlations)
-    # Bartlett's weights keep the variance positive.
+    # Bartlett weights keep the long-run variance positive.
     weights = 1 - np.arange(1, num_lags + 1) / (num_lags + 1)
     factors_of_workers = 1 + 2 * weights @ correlations
     common_factor = _common_factor(correlations[:, is_tested], num_rounds)
@@ -387,9 +391,9 @@ def correlation_scales(residuals: np.ndarray, is_tested: np.ndarray) -> np.ndarr
 
 
 def common_variance_factor(residuals: np.ndarray) -> float:
-    """Computes how much correlation increases variances.
+    """Computes the factor by which correlation of rounds increases variances.
 
-    It is the larger of the common factors of `correlation_scales`, and 1 without
+    This is the larger of the two common factors in `correlation_scales`, and 1 without
     workers.
 
     Args:
@@ -401,7 +405,7 @@ def common_variance_factor(residuals: np.ndarray) -> float:
 
 
 def _autocorrelations(residuals: np.ndarray) -> np.ndarray:
-    """Computes autocorrelations of each column."""
+    """Computes autocorrelations of each column, (lags, columns), from lag 1 on."""
     num_rounds = len(residuals)
     num_lags = min(max(int(_LAGS * num_rounds ** (1 / 3)), 2), num_rounds - 1)
     filled = np.nan_to_num(residuals)
@@ -413,7 +417,7 @@ def _autocorrelations(residuals: np.ndarray) -> np.ndarray:
 
 
 def _common_factor(correlations: np.ndarray, num_rounds: int) -> float:
-    """Averages the variance factors of workers.
+    """Computes the variance factor that is common to all workers.
 
     Args:
       correlations: Autocorrelations, (lags, workers).

@@ -1,4 +1,4 @@
-"""Step times of a running loop, which its processes exchange every few steps."""
+"""Step times of the processes of a running loop, exchanged every few steps."""
 
 import importlib
 import logging
@@ -18,7 +18,7 @@ Gather: TypeAlias = Callable[
     [np.ndarray], np.ndarray | Sequence[np.ndarray | None] | None
 ]
 
-# Number of exchanges whose laps decide together whether a process is slow.
+# Number of the latest exchanges whose laps decide whether a process is slow.
 _NUM_RECENT = 4
 _SLOW_KINDS = (Kind.CHRONIC, Kind.SINCE)
 _MISSING_KINDS = (Kind.MISSING, Kind.MISSING_SINCE)
@@ -32,20 +32,21 @@ _AFTER_BARRIER = (
     "operation. If laps end before it, pass before_collective=True: processes are then "
     "equally fast"
 )
-# Shortest time of a lap, in seconds: clocks do not count less.
+# Lower bound of a lap in seconds, so that it is above 0 if the clock has not advanced.
 _SHORTEST_LAP = 1e-9
 
 log = logging.getLogger("jaxwgc.reports")
 
 
 class SpeedChange(NamedTuple):
-    """A worker has become slow, has recovered or does not respond any more.
+    """Event: a worker has become slow, has recovered or no longer responds.
 
     Attributes:
       worker: Name of the worker.
       kind: `Kind.SINCE` if it is slow, `Kind.UNTIL` if it has recovered or responds
         again, `Kind.MISSING_SINCE` if it does not respond.
-      before: `kind` of the change before, and `Kind.UNTIL` if there was none.
+      before: `kind` of the previous change of the worker; `Kind.UNTIL` if there was
+        none.
       step: First step with the new speed.
       slowdown: Its time divided by that of the median worker, in the steps since the
         last exchange. NaN without a response.
@@ -96,7 +97,7 @@ def _log_change(change: SpeedChange) -> None:
 
 
 class StepTimes:
-    """Measures each process's own work in a step, and reports which process is slow.
+    """Measures how long each process works per step, and reports slow processes.
 
     A lap is the time from `start` to `stop`, or in `with step_times:`, by the clock of
     the host. It must hold the work of this process alone and end before a collective
@@ -183,12 +184,13 @@ class StepTimes:
         self._num_exchanged = 0
         # Kind of the newest `SpeedChange` of each worker.
         self._speeds: dict[str, Kind] = {}
-        # Workers that were slow in the recent laps of the exchange before.
+        # Workers that were slow in the recent laps at the previous exchange. A second
+        # exchange confirms that they are slow.
         self._suspects: set[str] = set()
         self._has_warned = False
 
     def start(self) -> None:
-        """Starts a lap.
+        """Starts a lap, which times the work of this process in one step.
 
         Raises:
           RuntimeError: If a lap has been started and not stopped.
@@ -201,7 +203,7 @@ class StepTimes:
         self._started_at = self._clock()
 
     def stop(self) -> None:
-        """Stops a lap; exchanges laps after every `every` laps.
+        """Stops a lap; after `every` laps, all processes exchange their laps.
 
         Raises:
           RuntimeError: If no lap has been started, or the exchange fails.
@@ -238,7 +240,7 @@ class StepTimes:
             self._started_at = None
 
     def exchange(self) -> None:
-        """Exchanges the laps since the last exchange, e.g. at the end of training.
+        """Exchanges lap times since the last exchange, e.g. at the end of training.
 
         All processes must call it after the same lap.
 
@@ -257,7 +259,8 @@ class StepTimes:
             raise RuntimeError(
                 f"the exchange of step times failed after {self._num_exchanged} "
                 f"exchanged steps: {type(error).__name__}: {error}. A process may have "
-                "ended, or taken other laps. report() of process 0 has the steps before"
+                "ended, or taken another number of laps. report() on process 0 covers "
+                "the steps before"
             ) from error
         first = self._step
         self._num_exchanged += num_laps
@@ -274,21 +277,21 @@ class StepTimes:
             self._compare(self._report_of(recent, first_recent))
 
     def report(self) -> StragglerReport:
-        """Returns the report of all laps that were exchanged.
+        """Returns the straggler report of all exchanged laps.
 
         Raises:
-          ValueError: If there are fewer than 2 laps or processes. On other processes
-            than 0, there are none.
+          ValueError: If there are fewer than 2 laps or processes. Only process 0 has
+            laps.
         """
         if not self._windows:
             raise ValueError(
-                "report() needs exchanged laps, which process 0 alone has; got none. "
-                "Call exchange() on all processes first"
+                "report() needs exchanged laps; got none. Call exchange() on all "
+                "processes first, and report() on process 0"
             )
         return self._report_of(np.concatenate(self._windows), self._first_step)
 
     def metrics(self) -> dict[str, float]:
-        """Returns metrics of the laps of the last exchange, for a metric writer.
+        """Returns metrics of the last exchanged laps, for a metric writer.
 
         `step_times/slowest`, number of the slowest process; `step_times/slowdown`, its
         time divided by that of the median process; `step_times/time_lost`, the seconds
@@ -312,11 +315,11 @@ class StepTimes:
 
     @property
     def _step(self) -> int:
-        """Step of the next lap."""
+        """Number of the step of the next lap."""
         return self._first_step + self._num_exchanged + len(self._laps)
 
     def _report_of(self, times: np.ndarray, first_step: int) -> StragglerReport:
-        """Makes the report of some laps."""
+        """Returns the straggler report of given laps."""
         return straggler_report(
             times,
             names=self._names,
@@ -325,7 +328,7 @@ class StepTimes:
         )
 
     def _checked(self, rows: np.ndarray | Sequence[np.ndarray | None]) -> np.ndarray:
-        """Checks and converts the laps of all processes."""
+        """Converts gathered laps to an array (laps, processes), after checks."""
         missing = np.full(self._every, np.nan)
         columns = [
             missing if row is None else np.asarray(row, np.float64) for row in rows
@@ -334,25 +337,25 @@ class StepTimes:
             if column.shape != missing.shape:
                 raise ValueError(
                     f"gather must return {self._every} laps of each process; got shape "
-                    f"{column.shape} from process {process}. Do all processes have "
-                    "the same `every`?"
+                    f"{column.shape} from process {process}. Pass the same `every` on "
+                    "all processes"
                 )
         if self._windows and len(columns) != self._windows[0].shape[1]:
             raise ValueError(
-                "gather must return laps of as many processes as before, "
-                f"{self._windows[0].shape[1]}; got {len(columns)}. If processes join "
-                "or leave, make another StepTimes"
+                f"gather must return laps of {self._windows[0].shape[1]} processes, as "
+                f"before; got {len(columns)}. If processes join or leave, make another "
+                "StepTimes"
             )
         return np.stack(columns, axis=1)
 
     def _warn_once(self, text: str) -> None:
-        """Logs a warning about all laps."""
+        """Logs a warning, unless one has been logged before."""
         if not self._has_warned:
             self._has_warned = True
             log.warning(text)
 
     def _compare(self, recent: StragglerReport) -> None:
-        """Calls `on_change` for the workers that differ from the exchange before.
+        """Calls `on_change` for each worker that has changed since the last exchange.
 
         Args:
           recent: Report of the laps of the last exchanges.
@@ -389,9 +392,9 @@ class StepTimes:
 
 
 def _checked_names(names: Sequence[str]) -> list[str]:
-    """Returns names of processes that differ."""
+    """Returns the names of processes; raises ValueError if two are equal."""
     if isinstance(names, str):
-        raise TypeError(f"names must be a sequence of names; got {names!r}")
+        raise TypeError(f"names must be a list of strings; got {names!r}")
     checked = [str(name) for name in names]
     for name in checked:
         if checked.count(name) > 1:
@@ -421,14 +424,14 @@ def _first_step(
         return step if step >= 0 else int(recent.rounds.steps[0])
     rounds = latest.rounds if now == Kind.UNTIL else recent.rounds
     responds = np.isfinite(rounds.times[:, worker])
-    # After the last gap.
+    # The new speed begins after the last round without a response.
     gaps = np.flatnonzero(~responds)
     start = gaps[-1] + 1 if len(gaps) and gaps[-1] + 1 < len(responds) else 0
     return int(rounds.steps[start])
 
 
 def _gather_of_jax() -> Gather:
-    """Returns a function that gathers laps on process 0, by JAX."""
+    """Returns a function that gathers laps on process 0 through JAX."""
     import jax
     from jax.experimental import multihost_utils
 
@@ -440,7 +443,7 @@ def _gather_of_jax() -> Gather:
 
 
 def _gather_of_torch() -> Gather:
-    """Returns a function that gathers laps on rank 0, by PyTorch."""
+    """Returns a function that gathers laps on rank 0 through PyTorch."""
     group = importlib.import_module("torch.distributed")
 
     def gather(laps):

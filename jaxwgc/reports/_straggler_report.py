@@ -33,8 +33,8 @@ from jaxwgc.reports._workers import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Number of workers up to which the printed table has all of them, and otherwise the
-# minimum and maximum number of workers in it.
+# The printed table has all workers if there are at most _NUM_ROWS. Otherwise it has the
+# workers that are not steady, but at least _FEWEST_ROWS and at most _NUM_ROWS workers.
 _NUM_ROWS = 20
 _FEWEST_ROWS = 5
 # Maximum number of workers with names beside the heat map.
@@ -63,7 +63,7 @@ class StragglerReport(NamedTuple):
       last: Share of rounds in which the worker responded last, (workers,).
       time_lost: Mean time by which a round would be shorter if the worker took as long
         as the median worker, (workers,).
-      time_lost_error: Half of the width of its 95% interval, (workers,).
+      time_lost_error: Half of the width of the 95% interval of `time_lost`, (workers,).
       missing: Number of rounds without a response, int (workers,).
       missing_p_value: Significance of missing more responses than other workers, or all
         of the last ones; corrected for the number of tests, (workers,).
@@ -179,7 +179,7 @@ class StragglerReport(NamedTuple):
 
     @property
     def _text_after_barrier(self) -> str:
-        """Advice, and a table of the workers with missing responses."""
+        """Text if times include a wait: advice, and workers with missing responses."""
         size = f"{self.num_rounds} rounds of {len(self.names)} workers."
         paragraphs = [textwrap.fill(self.advice + self._notes, 80), size]
         if self.missing.any():
@@ -194,7 +194,7 @@ class StragglerReport(NamedTuple):
 
     @property
     def _notes(self) -> str:
-        """Sentences on missing responses, and on the rounds in the text."""
+        """Sentences on missing responses, and on how rounds are numbered."""
         notes = ""
         num_missing = self.missing.sum()
         if num_missing:
@@ -205,10 +205,10 @@ class StragglerReport(NamedTuple):
         return notes
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns fields as lists, numbers and None for JSON, without the rounds.
+        """Returns the fields except `rounds` as lists, numbers and None, for JSON.
 
-        `kinds` are the texts, such as "since round 151", and `kind_values` the kinds
-        alone.
+        `kinds` are texts such as "since round 151", and `kind_values` are the kinds
+        without rounds.
         """
         return report_dict(self)
 
@@ -390,7 +390,9 @@ def straggler_report(
         raise TypeError("straggler_report needs times or waits; got neither")
     validation.check_bool("before_collective", before_collective)
     if times is None and steps is not None:
-        raise ValueError(f"steps= are those of times=, which is None; got {steps!r}")
+        raise ValueError(
+            f"steps= needs times=; got steps={steps!r} without times. Leave out steps="
+        )
     tables = tables_of(times, waits, names, steps)
     if times is None:
         return wait_report(tables.waits, tables.names)
@@ -407,7 +409,7 @@ def straggler_report(
 def _report(
     rounds: Rounds, names: np.ndarray, noun: str, before_collective: bool
 ) -> StragglerReport:
-    """Makes the report of rounds."""
+    """Computes the straggler report of rounds."""
     compared = np.flatnonzero(~np.isnan(rounds.references))
     sample = compared[sampled_rounds(len(compared))]
     times = rounds.times[sample]
@@ -439,7 +441,8 @@ def _report(
         kinds=workers.kinds,
         change_round=workers.change_round,
         slowdown=rounds.slowdown,
-        # The interval is that of sampled rounds, and may exclude the median of all.
+        # The interval is from sampled rounds. It is extended to contain the median of
+        # all rounds.
         slowdown_interval=np.array(
             [np.fmin(low, rounds.slowdown), np.fmax(high, rounds.slowdown)]
         ),

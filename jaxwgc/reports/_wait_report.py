@@ -1,4 +1,4 @@
-"""Reports of waiting times, in which the slow worker waits least."""
+"""Reports on waiting times: the slow worker is the one that waits least."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -27,8 +27,8 @@ from jaxwgc.reports._workers import (
 
 # Maximum number of workers in the printed table.
 _NUM_ROWS = 20
-# Multiple of an equal share of last rounds, besides standard errors, above which a
-# worker should be measured further.
+# The advice is to measure more rounds if a worker is last in more than _OFTEN_LAST
+# equal shares of the rounds, plus _NUM_STANDARD_ERRORS standard errors.
 _OFTEN_LAST = 2
 _NUM_STANDARD_ERRORS = 3
 
@@ -51,7 +51,7 @@ class WaitReport(NamedTuple):
       mean_wait: Mean time that the worker waits, (workers,). NaN without responses.
       time_lost: Mean time by which a round would be shorter if the worker arrived with
         the last of the others, (workers,).
-      time_lost_error: Half of the width of its 95% interval, (workers,).
+      time_lost_error: Half of the width of the 95% interval of `time_lost`, (workers,).
       missing: Number of rounds in which the worker did not take part, int (workers,).
       missing_p_value: Significance of missing more rounds than other workers, or all of
         the last ones; corrected for the number of tests, (workers,).
@@ -124,29 +124,29 @@ class WaitReport(NamedTuple):
         return report_text(totals, table, advice)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns fields as lists, numbers and None for JSON.
+        """Returns the fields as lists, numbers and None, for JSON.
 
-        `kinds` are the texts, such as "missing since round 151", and `kind_values` the
-        kinds alone.
+        `kinds` are texts such as "missing since round 151", and `kind_values` are the
+        kinds without rounds.
         """
         return report_dict(self)
 
 
 def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
-    """Makes the report of waiting times."""
+    """Computes the report on waiting times."""
     table = checked_waits(waits)
     num_rounds, num_workers = table.shape
     labels = comparable_workers(names, table, argument="waits")
     is_response = ~np.isnan(table)
     has_response = is_response.any(axis=1)
     takes_part = is_response[has_response]
-    # A worker that does not take part is not last.
+    # Infinite waits keep workers that do not take part from being last.
     filled = np.where(takes_part, table[has_response], np.inf)
     shortest, second_shortest = np.sort(filled, axis=1)[:, :2].T
     is_last = filled == shortest[:, None]
     turns = is_last / is_last.sum(axis=1, keepdims=True)
-    # A worker that takes part alone causes no lost time. If several workers are last,
-    # no time is lost to any of them.
+    # If a worker takes part alone, or if several workers are last, the gap is 0. No
+    # time is then lost to any worker.
     lost, lost_error = lost_times(
         last_worker=is_last.argmax(axis=1),
         gaps=np.where(np.isinf(second_shortest), 0.0, second_shortest - shortest),
@@ -194,7 +194,7 @@ def wait_report(waits: Any, names: Sequence[str] | None) -> WaitReport:
 
 
 def _about_late_workers(report: WaitReport) -> str:
-    """Names late workers and the time that they cost, or says that there are none."""
+    """Returns advice on late workers, and on the time that they cost."""
     is_late = report.kinds == Kind.LATE
     if is_late.any():
         late_wait = np.nanmean(report.mean_wait[is_late])
@@ -222,7 +222,7 @@ def _about_late_workers(report: WaitReport) -> str:
 
 
 def _p_value(is_last: np.ndarray, chances: np.ndarray) -> float:
-    """Tests the rounds in which a worker is last.
+    """Computes the p-value for being last in more rounds than chance explains.
 
     Two tests must show that it is last more often than by chance: a binomial test, in
     which correlated rounds count as fewer, and a t-test of batches of consecutive
@@ -239,7 +239,7 @@ def _p_value(is_last: np.ndarray, chances: np.ndarray) -> float:
         return 1.0
     num_effective = len(is_last) / _correlation_factor(is_last)
     num_last = share * num_effective
-    # Binomial tail: at least `num_last` of the rounds.
+    # Tail of the binomial distribution: probability of at least `num_last` last rounds.
     p_binomial = scipy.special.betainc(num_last, num_effective - num_last + 1, chance)
     batches = batches_of_rounds(len(is_last))
     sums = np.array([np.sum((is_last - chances)[rounds]) for rounds in batches])

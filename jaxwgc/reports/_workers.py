@@ -13,20 +13,21 @@ from jaxwgc._common.text import aligned, workers_named
 from jaxwgc.reports._statistics import FALSE_ALARMS
 from jaxwgc.traces._missing_at_end import missing_at_end
 
-# Share of the rounds above which the advice mentions that a worker misses them, or that
-# they have no response.
+# Share of the rounds above which the advice mentions missing responses of a worker, or
+# rounds without any response.
 MISSING = 0.01
 # Number of tests of missing responses of each worker.
 _NUM_TESTS = 2
 
 
 class Kind(enum.StrEnum):
-    """Kind of a worker in a report. Members are also the strings in the text.
+    """Kind of a worker in a report, e.g. slow in most rounds, or missing.
 
-    Kinds of a change have a round in `change_round` of the report.
+    Members are strings, which the text of the report shows. Kinds of a change have a
+    round in `change_round` of the report.
 
     Attributes:
-      STEADY: `"steady"`, none of the others was shown.
+      STEADY: `"steady"`, no other kind was shown.
       CHRONIC: `"chronic"`, slow in most rounds.
       FAST: `"fast"`, faster than the median worker in most rounds.
       INTERMITTENT: `"intermittent"`, slow now and then.
@@ -67,12 +68,12 @@ class Kind(enum.StrEnum):
     LATE = "late"
 
     def has_round(self) -> bool:
-        """Returns whether this is a kind of a change, which has a round."""
+        """Returns whether the kind names a round, as "since round 60" does."""
         return self in (*DIFFER_AFTER, *DIFFER_BEFORE, Kind.MISSING_SINCE)
 
 
-# Kinds of workers whose speed has changed: slow or fast since then, and slow or fast
-# until then.
+# Kinds of workers with a change of speed: slow or fast from a round on, and slow or
+# fast up to a round.
 DIFFER_AFTER = (Kind.SINCE, Kind.FAST_SINCE, Kind.OTHERS_FASTER_SINCE)
 DIFFER_BEFORE = (Kind.UNTIL, Kind.FAST_UNTIL)
 
@@ -109,7 +110,7 @@ class Workers(NamedTuple):
         steps: np.ndarray,
         noun: str = "round",
     ) -> "Workers":
-        """Tests whether workers miss more responses than others, or all of the last.
+        """Tests for missing responses, and returns workers with their kinds.
 
         Args:
           names: (workers,).
@@ -126,13 +127,14 @@ class Workers(NamedTuple):
         num_tests = _NUM_TESTS * len(names)
         never_responds = start == 0
         is_gone = (p_end * num_tests < FALSE_ALARMS) & ~never_responds
-        # The last round may not be over.
+        # A response that is missing only in the last round may still come.
         is_gone &= len(steps) - start > 1
-        # Rounds after a worker has gone say nothing about chance.
+        # Missing responses after a worker has stopped responding are not compared,
+        # because they are not due to chance.
         num_by_chance = num_missing - np.where(is_gone, len(steps) - start, 0)
         p_values = np.minimum(_p_values_of_counts(num_by_chance), p_end)
         first_missing = steps[np.minimum(start, len(steps) - 1)]
-        # `np.where` and `np.full` would make plain strings of kinds.
+        # A copy is changed, because `np.where` would convert kinds to plain strings.
         kinds = kinds.copy()
         kinds[is_gone] = Kind.MISSING_SINCE
         kinds[never_responds] = Kind.MISSING
@@ -147,24 +149,24 @@ class Workers(NamedTuple):
         )
 
     def named(self, is_named: np.ndarray) -> str:
-        """Names some workers, e.g. "workers 3, 5"."""
+        """Returns the names of some workers as text, e.g. "workers 3, 5"."""
         return workers_named(self.names[is_named])
 
     @property
     def is_unreliable(self) -> np.ndarray:
-        """Workers with significantly many missing responses."""
+        """Mask of the workers with significantly many missing responses."""
         return self.missing_p_value < FALSE_ALARMS
 
     @property
     def misses_often(self) -> np.ndarray:
-        """Workers that respond, but miss more responses than by chance."""
+        """Mask of the workers that miss responses often, or never respond."""
         misses_many = self.missing > MISSING * self.num_rounds
         is_often = (self.is_unreliable & misses_many) | (self.kinds == Kind.MISSING)
         return is_often & (self.kinds != Kind.MISSING_SINCE)
 
 
 def workers_to_check(workers: Workers) -> list[str]:
-    """Names workers with significantly many missing responses."""
+    """Returns sentences that name workers with significantly many missing responses."""
     sentences = []
     is_gone = workers.kinds == Kind.MISSING_SINCE
     if is_gone.any():
@@ -195,20 +197,20 @@ def kind_texts(kinds: np.ndarray, change_round: np.ndarray, noun: str) -> list[s
 
 
 def with_errors(values: np.ndarray, errors: np.ndarray) -> list[str]:
-    """Prints values with half of the widths of their intervals."""
+    """Returns values with errors as text, e.g. "1.04 ± 0.006"."""
     return [f"{value:.3g} ± {error:.2g}" for value, error in zip(values, errors)]
 
 
 def table_text(
     columns: Mapping[str, Sequence[Any] | np.ndarray], order: np.ndarray
 ) -> str:
-    """Prints columns as a table."""
+    """Returns columns as the text of a table, with rows in a given order."""
     rows = [[str(cells[row]) for cells in columns.values()] for row in order]
     return aligned([list(columns), *rows])
 
 
 def report_text(totals: str, table: str, advice: str) -> str:
-    """Joins a table and the paragraphs before and after it."""
+    """Returns the text of a report: totals, table and advice."""
     return "\n\n".join([textwrap.fill(totals, 80), table, textwrap.fill(advice, 80)])
 
 
@@ -224,12 +226,12 @@ def report_dict(report: Any) -> dict[str, Any]:
     }
     fields.pop("rounds", None)
     text = json.dumps(fields, default=np.ndarray.tolist)
-    # JSON has neither NaN nor infinity.
+    # JSON has neither NaN nor infinity, so they become None.
     return json.loads(text, parse_constant=lambda _: None)
 
 
 def _p_values_of_counts(num_missing: np.ndarray) -> np.ndarray:
-    """Tests numbers of missing responses.
+    """Computes p-values for missing more responses than other workers.
 
     If workers are alike, each missing response is equally likely at every worker. The
     worker with the most is compared first. If it is significant, it is left out of the

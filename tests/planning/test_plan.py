@@ -654,10 +654,10 @@ def test_units_in_which_float32_is_not_enough_are_rejected(unit):
             "a list",
         ),
         ({"candidates": [1]}, "candidates must be a Candidate"),
-        ({"codes": [codes.uncoded(4)]}, "codes must be a dict with names; got a list"),
+        ({"codes": [codes.uncoded(4)]}, "codes must be a dict from names to codes"),
         ({"codes": {}}, "codes must have at least one entry"),
         ({"codes": {"a": codes.uncoded(5)}}, "code 'a' must have num_workers = 4"),
-        ({"names": ["a"]}, "names must be one for each of num_workers = 4"),
+        ({"names": ["a"]}, "names must have num_workers = 4 entries"),
     ],
 )
 def test_wrong_lists_are_rejected(options, message):
@@ -884,7 +884,7 @@ def test_wrong_candidates_are_rejected_by_name(candidate, message):
 
 def test_a_plan_is_no_list_of_choices():
     result = plan(EXPONENTIAL, 4, copies=[1], exact=True)
-    with pytest.raises(TypeError, match="Pass its choices: plan.choices"):
+    with pytest.raises(TypeError, match="Pass plan.choices"):
         plan(EXPONENTIAL, 4, candidates=result)
 
 
@@ -928,7 +928,7 @@ def test_options_out_of_range_are_rejected(options, message):
     [
         ({"codes": {"own": "mds"}}, "code 'own' must be a GradientCode"),
         ({"candidates": ["all"]}, "candidates must be a Candidate"),
-        ({"waiting": ["patience"]}, "waiting must be a WaitingRule, or a"),
+        ({"waiting": ["patience"]}, "entry of waiting must be a WaitingRule, or a"),
         ({"waiting": [repr]}, "waiting for code 'uncoded' must be a waiting rule"),
         ({"waiting": [NoArrivals()]}, "NoArrivals.arrivals must return .arrivals"),
     ],

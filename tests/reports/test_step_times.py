@@ -188,7 +188,7 @@ def test_other_processes_have_no_report():
         with step_times:
             pass
     assert step_times.metrics() == {}
-    with pytest.raises(ValueError, match="which process 0 alone has; got none"):
+    with pytest.raises(ValueError, match="needs exchanged laps; got none"):
         step_times.report()
 
 
@@ -264,7 +264,7 @@ def test_a_failed_exchange_is_named_and_the_report_stays():
             r"must return 8 laps of each process; got shape \(3,\) from pro",
         ),
         (np.ones((8, 2)), r"shape \(2,\) from process 0. .* the same `every`"),
-        (np.ones((3, 8)), "as many processes as before, 2; got 3. If processes"),
+        (np.ones((3, 8)), "laps of 2 processes, as before; got 3. If processes"),
     ],
 )
 def test_gather_returns_a_row_per_process(rows, message):
@@ -285,7 +285,7 @@ def test_gather_returns_a_row_per_process(rows, message):
         ({"first_step": -1}, ValueError, "first_step"),
         ({"before_collective": 1}, TypeError, "before_collective"),
         ({"gather": "mpi"}, ValueError, "gather must be .*jax.*torch"),
-        ({"names": "ab"}, TypeError, "names must be a sequence of names; got 'ab'"),
+        ({"names": "ab"}, TypeError, "names must be a list of strings; got 'ab'"),
         ({"names": ["a", "a"]}, ValueError, "names must differ; got 'a' twice"),
     ],
 )

@@ -162,12 +162,12 @@ def test_times_and_waits_in_data_frames_are_aligned():
     assert report.names.tolist() == names
     np.testing.assert_allclose(report.slowdown, expected.slowdown, rtol=1e-12)
     with pytest.raises(
-        ValueError, match="waits must be of the workers of times; got r"
+        ValueError, match="waits must have the workers of times, rank0, r"
     ):
         jaxwgc.straggler_report(whole.drop(columns="rank1"), waits=idle)
-    with pytest.raises(ValueError, match="waits must be of the steps of times"):
+    with pytest.raises(ValueError, match="waits must have the steps of times"):
         jaxwgc.straggler_report(whole[:-1], waits=idle[1:])
-    with pytest.raises(ValueError, match="waits must be of the steps of times"):
+    with pytest.raises(ValueError, match="waits must have the steps of times"):
         jaxwgc.straggler_report(whole, waits=idle[::-1])
 
 
@@ -203,7 +203,7 @@ def test_times_and_waits_in_data_frames_are_aligned():
         (
             {"waits": np.ones((3, 2)), "steps": [1, 2, 3]},
             ValueError,
-            r"steps= are those of times=, which is None; got \[1, 2, 3\]",
+            r"steps= needs times=; got steps=\[1, 2, 3\]",
         ),
         (
             {"times": np.ones((3, 2)), "before_collective": "no"},
