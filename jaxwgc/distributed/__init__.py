@@ -1,9 +1,9 @@
-"""Coded steps on real workers.
+"""Gradient coding on a mesh of devices, or on worker processes that Ray starts.
 
 `mesh_value_and_grad` spreads parts and workers over the devices of one program, for
 scale: if a device stops, all devices stop. `RayCluster` runs each worker as a process,
-for faults: workers may be slow, frozen, dead or wrong, and are replaced. It needs the
-extra `ray`.
+for faults: workers may be slow, frozen, dead or wrong, and are replaced. `RayCluster`
+needs the extra `ray`.
 """
 
 from typing import TYPE_CHECKING
@@ -30,7 +30,8 @@ __all__ = [
     "place_parts",
 ]
 
-# A process of a worker needs none of these names, and starts sooner without them.
+# Names are imported at their first use. Worker processes need none of them, and start
+# sooner without these imports.
 _MODULES = {
     "Faults": "ray._options",
     "JsonLines": "ray._callbacks",
@@ -43,6 +44,7 @@ _MODULES = {
     "place_parts": "_placement",
 }
 
-# Type checkers report unknown names, since they do not see `__getattr__`.
+# `__getattr__` is hidden from type checkers. Otherwise they would not report unknown
+# names.
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy.attributes(__name__, _MODULES)

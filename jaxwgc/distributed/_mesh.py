@@ -1,4 +1,4 @@
-"""The coded step on a mesh of devices, as one JAX program."""
+"""Decoded gradients on a mesh of devices, computed by one JAX program."""
 
 import functools
 from collections.abc import Callable
@@ -87,8 +87,9 @@ def mesh_value_and_grad(
     held = held_parts(code, mesh.shape[axis])
     decoder = code.choose_decoder(decoder)
     value_and_grad = jax.value_and_grad(scalar_loss(loss))
-    # The compiler partitions the other axes of the mesh. With `check_vma=False`, a
-    # gradient is that of the shard's own loss, and no sum over shards is added to it.
+    # Only `axis` is manual: the compiler partitions the other axes of the mesh. With
+    # `check_vma=True`, JAX would sum gradients over all shards before they are
+    # weighted.
     weighted_sum = jax.shard_map(
         functools.partial(_weighted_sum, value_and_grad, axis),
         mesh=mesh,
@@ -106,7 +107,8 @@ def mesh_value_and_grad(
         values = []
 
         def sum_over_parts(weights):
-            # Repeated parts at the end of a shard have weight zero.
+            # The last part is repeated to fill the shards. Repetitions get weight zero,
+            # so that the part counts once.
             weights = jnp.pad(weights, (0, held.size - code.num_parts))
             if AxisType.Explicit in mesh.axis_types:
                 weights = jax.sharding.reshard(weights, by_shard)
@@ -115,8 +117,8 @@ def mesh_value_and_grad(
             return gradient
 
         gradient = round_decoding.collapse(sum_over_parts)
-        # The first value has the effective weights. Further values belong to the
-        # leakage.
+        # The first call of `sum_over_parts` has the effective weights, which also give
+        # the value. Further calls only correct the gradient for leakage between blocks.
         return values[0], gradient
 
     def step(params, parts, received=None, *, finished=None):
@@ -124,8 +126,9 @@ def mesh_value_and_grad(
         validation.check_instance("parts", parts, PlacedParts, ", from place_parts")
         if parts.held != expected:
             raise ValueError(
-                "parts must be placed by place_parts with the code, mesh and axis of "
-                "this function; got parts that were placed for others"
+                "parts must be placed by place_parts with the code, mesh and axis that "
+                "mesh_value_and_grad was given; got parts for another code, mesh or "
+                "axis"
             )
         arrived = Arrived.of(code, received, finished, one_round=True)
         return compute(params, parts.arrays, arrived)
@@ -140,7 +143,7 @@ def _weighted_sum(
     parts: Any,
     weights: jax.Array,
 ) -> Any:
-    """Sums weighted values and gradients over the parts of all devices."""
+    """Computes weighted sums of losses and gradients over the parts of all devices."""
 
     def add(total, part_and_weight):
         part, weight = part_and_weight
@@ -148,7 +151,8 @@ def _weighted_sum(
         def weighted(leaf):
             leaf = arrays.promoted(leaf)
             product = weight.astype(leaf.dtype) * leaf
-            # A gradient of weight zero is left out, because it may hold NaN.
+            # A gradient of weight zero may hold NaN, and 0 * NaN is NaN. It is replaced
+            # by zero.
             return jnp.where(weight == 0, 0, product)
 
         summands = jax.tree.map(weighted, value_and_grad(params, part))

@@ -18,13 +18,13 @@ from jaxwgc.codes import GradientCode
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlacedParts:
-    """Parts of the data, each on the devices that work on it.
+    """Parts of the data, sharded over the devices that compute their gradients.
 
     Attributes:
       arrays: Pytree with leaves (num_shards * parts_per_shard, ...), sharded over the
         axis of the workers.
-      held: Indices of the parts of each shard, in order. A shard with fewer parts
-        repeats its last one, so that all shards have equally many.
+      held: Indices of the parts of each shard, in order. The last part is repeated
+        until all shards have equally many.
     """
 
     arrays: Any
@@ -51,8 +51,7 @@ def place_parts(
       The argument `parts` of the function of `mesh_value_and_grad`, with `arrays`, a
       pytree with leaves (num_shards * parts_per_shard, ...), sharded over the axis of
       the workers, and `held`, a tuple with a tuple of the indices of the parts of each
-      shard, in order. A shard with fewer parts repeats its last one, so that all shards
-      have equally many.
+      shard, in order. The last part is repeated until all shards have equally many.
 
     Raises:
       ValueError: If the leading axis of parts is not num_parts, loaded parts differ in
@@ -84,7 +83,7 @@ def place_parts(
     sharding = NamedSharding(mesh, PartitionSpec(axis))
     order = held.ravel()
     local_parts = set()
-    # Each device of this process has the places of its parts in `order`.
+    # The map has the slice of `order` that each device of this process holds.
     for places in sharding.addressable_devices_indices_map(order.shape).values():
         local_parts.update(order[places].tolist())
     loaded = {part: load(part) for part in sorted(local_parts)}
@@ -94,7 +93,7 @@ def place_parts(
 
     def place(*leaves):
         leaf_of_part = dict(zip(loaded, leaves, strict=True))
-        # JAX stacks keys, because NumPy has no dtype for them.
+        # NumPy has no dtype for PRNG keys, so JAX stacks them.
         is_key = jnp.issubdtype(dtype_of(leaves[0]), jax.dtypes.prng_key)
         stack = jnp.stack if is_key else np.stack
 
@@ -110,13 +109,13 @@ def place_parts(
 
 
 def as_tuples(held: np.ndarray) -> tuple[tuple[int, ...], ...]:
-    """Converts the parts of each device to tuples, so that they can be compared."""
+    """Converts the array of part indices to hashable nested tuples, one per shard."""
     return tuple(tuple(parts) for parts in held.tolist())
 
 
 def check_mesh(code: GradientCode, mesh: Mesh, axis: str | None) -> str:
-    """Checks code, mesh and axis; returns the axis of the workers."""
-    GradientCode.check(code, concrete="it says which device holds what")
+    """Returns the axis of the workers; raises if code, mesh or axis is invalid."""
+    GradientCode.check(code, concrete="it determines which device holds which part")
     validation.check_instance("mesh", mesh, Mesh, " of jax.sharding")
     if axis is None:
         axis = str(mesh.axis_names[0])
@@ -125,14 +124,17 @@ def check_mesh(code: GradientCode, mesh: Mesh, axis: str | None) -> str:
     for name, axis_type in types.items():
         if name != axis and axis_type != AxisType.Auto:
             raise ValueError(
-                f"mesh must have the type Auto for axes other than {axis!r} "
-                f"(axis_types of make_mesh); got {types}"
+                f"mesh must have type Auto for all axes except {axis!r}; got {types}. "
+                "Pass axis_types to jax.make_mesh"
             )
     return axis
 
 
 def held_parts(code: GradientCode, num_shards: int) -> np.ndarray:
-    """Returns the parts that each device holds."""
+    """Returns the part indices of each shard, int (num_shards, parts_per_shard).
+
+    The last part is repeated to fill the shards.
+    """
     parts_per_shard = -(-code.num_parts // num_shards)
     parts = np.arange(num_shards * parts_per_shard)
     return np.minimum(parts, code.num_parts - 1).reshape(num_shards, -1)
@@ -144,12 +146,13 @@ def check_alike(parts: Sequence[Any]) -> None:
     for other in signatures[1:]:
         if other != signatures[0]:
             raise ValueError(
-                f"parts must be alike; got one of {signatures[0]} and one of {other}"
+                "all parts must have equal structure, shapes and dtypes; got a part of "
+                f"{signatures[0]} and a part of {other}"
             )
 
 
 def signature(part: Any) -> str:
-    """Describes structure, shapes and dtypes of a part."""
+    """Returns the names, dtypes and shapes of a part's leaves as text."""
     descriptions = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(part):
         name = jax.tree_util.keystr(path)

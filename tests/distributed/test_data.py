@@ -433,8 +433,9 @@ def test_first_batches_of_another_shape_are_named(monkeypatch):
     engine = StartUp(message_fleet(), 0.0)
     engine.poll(0.0)
     match = (
-        r"worker 1 failed to start: parts must be alike; got .*float32\[3, 5\], and .*"
-        r"float32\[2, 5\] .* \(batches\(step=0, part=1\) and batches\(step=0, part=0"
+        r"worker 1 failed to start: all parts must have equal .*; "
+        r"batches\(step=0, part=1\) has .*float32\[3, 5\], and "
+        r"batches\(step=0, part=0\) has .*float32\[2, 5\]"
     )
     with pytest.raises(ValueError, match=match):
         engine.handle(events[1], 1.0)

@@ -202,10 +202,10 @@ def test_parts_that_are_loaded():
     np.testing.assert_array_equal(placed.arrays["x"], PARTS)
     again = place({"x": PARTS, "key": jax.vmap(jax.random.key)(np.arange(4))})
     assert np.all(again.arrays["key"] == placed.arrays["key"])
-    rule = r"parts must be alike; got one of float32\[2, 3\] and one of float32\[1"
+    rule = r"dtypes; got a part of float32\[2, 3\] and a part of float32\[1"
     with pytest.raises(ValueError, match=rule):
         place(lambda index: PARTS[index][: 1 + (index < 3)])
-    with pytest.raises(ValueError, match=r"one of float32\[1, 3\] and one of float32"):
+    with pytest.raises(ValueError, match=r"part of float32\[1, 3\] and a part of fl"):
         place(lambda index: PARTS[index][: 1 + (index > 0)])
     with pytest.raises(ZeroDivisionError):
         place(lambda index: 1 / 0)
@@ -252,8 +252,8 @@ VECTOR = {"loss": lambda params, part: part @ params["w"], "received": MASK}
         (compute, TypeError, INTS, "params.* must be real or complex floats"),
         (compute, TypeError, VECTOR, "loss must return a scalar; got an array"),
         (place, ValueError, {"axis": "rows"}, "axis must be one of 'workers'"),
-        (place, ValueError, {"mesh": EXPLICIT}, "type Auto for axes other than"),
-        (make, ValueError, {"mesh": EXPLICIT}, "type Auto for axes other than"),
+        (place, ValueError, {"mesh": EXPLICIT}, "type Auto for all axes except"),
+        (make, ValueError, {"mesh": EXPLICIT}, "type Auto for all axes except"),
         (place, ValueError, {"parts": PARTS[1:]}, "leading axis of num_parts = 4"),
         (place, ValueError, {"parts": LARGE}, r"part 0\[.ids.\] must fit uint32"),
         (compute, ValueError, {"placed": OTHER}, "parts must be placed by place_parts"),

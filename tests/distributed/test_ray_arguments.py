@@ -161,7 +161,7 @@ def test_bad_options(kind, options, error):
     [
         ({"num_steps": -1}, ValueError, "num_steps must be .*at least 0"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be .*at least 1"),
-        ({"memory": True}, ValueError, "memory=True needs a cluster without Verif"),
+        ({"memory": True}, ValueError, "memory must be False .* Verification"),
         ({"callbacks": print}, TypeError, "callbacks must be a Sequence"),
         ({"callbacks": [3]}, TypeError, "have log.*, write_sc.* or add_sc.*; got 3"),
     ],
@@ -176,7 +176,7 @@ def test_bad_training(options, error, message):
 def test_memory_is_refused_where_undecodable_rounds_raise():
     with simple_cluster(undecodable="raise") as cluster:
         with pytest.raises(
-            ValueError, match="memory=True needs a cluster without undecodable"
+            ValueError, match="memory must be False for a cluster with undecodable"
         ):
             cluster.train(optax.sgd(0.1), PARAMS, 1, memory=True)
         assert not cluster.workers

@@ -199,7 +199,7 @@ def test_bad_batches_end_training_and_lose_nothing(code, changes, tmp_path):
 @pytest.mark.weekly
 def test_array_that_is_sent_with_the_function_is_read_only():
     fill = functools.partial(batch_tasks.fill, np.zeros((2, 5), np.float32))
-    why = "is read-only; arrays that a function takes from its surr"
+    why = "is read-only; arrays that a function captures are"
     match = (
         "worker . failed to start: BatchError: "
         rf"batches\(step=3, part=.\) raised ValueError: .* {why}"

@@ -201,7 +201,7 @@ def test_json_lines_of_another_run_are_kept(tmp_path):
     for text in (path.read_text(), '{"loss": 1.0}\n', "of something else"):
         path.write_text(text)
         with pytest.raises(
-            ValueError, match="file of this run; line 1 of .*jsonl is not: "
+            ValueError, match="file of this run; line 1 of .*jsonl is of another"
         ):
             train(1, JsonLines(path), rounds.append, checkpoint=tmp_path / "second")
         assert path.read_text() == text

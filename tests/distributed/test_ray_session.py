@@ -23,7 +23,7 @@ def test_ray_that_would_listen_elsewhere_is_not_started(monkeypatch):
     util = types.SimpleNamespace(get_node_ip_address=lambda: "10.0.0.1")
     other = types.SimpleNamespace(util=util, is_initialized=lambda: False)
     monkeypatch.setattr(_session, "find_ray", lambda: other)
-    with pytest.raises(RuntimeError, match=r"listen on 10\.0\.0\.1: create the first"):
+    with pytest.raises(RuntimeError, match=r"listen on 10\.0\.0\.1: set RAY_ENABLE"):
         with _session.session(None):
             pass
 

@@ -186,5 +186,5 @@ def test_checkpoints_that_do_not_fit(tmp_path):
                 r"params\['b'\] = .*, and now nothing",
             ),
         ):
-            with pytest.raises(ValueError, match=f"must be of the same .*{differs}"):
+            with pytest.raises(ValueError, match=f"checkpoint must fit .*{differs}"):
                 train("good", optimizer, params)

@@ -1,4 +1,4 @@
-"""Ray actors of the workers: calls of their methods, and events."""
+"""Ray actors of the workers: calls of their methods, and the resulting events."""
 
 import collections
 import math
@@ -17,7 +17,7 @@ from jaxwgc.distributed.ray._session import RayActor, RayReference, find_ray
 
 
 class TravelTime:
-    """Estimates response times, corrected for seconds of a busy coordinator.
+    """Estimates response times without the delay that a busy coordinator adds.
 
     A busy coordinator reads a response later than the response has arrived. The
     response time is then the worker's own seconds and the shortest travel time so far,
@@ -41,13 +41,13 @@ class TravelTime:
         return self._shortest if math.isfinite(self._shortest) else 0.0
 
     def note_silence(self, now: float) -> None:
-        """Records a time at which no response had arrived."""
+        """Records the time of a check that found no response."""
         self._last_silence = now
 
     def response_seconds(
         self, called: float, read: float, worker_seconds: float, was_waiting: bool
     ) -> float:
-        """Returns the response time of a worker, at least the worker's own seconds.
+        """Returns a worker's own seconds plus the estimated travel time of a response.
 
         Args:
           called: Time before the call was sent.
@@ -56,7 +56,8 @@ class TravelTime:
           was_waiting: Whether the coordinator was waiting when the response arrived.
             Such responses measure the travel time.
         """
-        # The clocks of two machines may differ slightly in speed.
+        # The difference may be slightly negative, because the clocks of two machines
+        # may differ in speed.
         travel = max(read - called - worker_seconds, 0.0)
         if was_waiting:
             self._shortest = min(self._shortest, travel)
@@ -66,14 +67,14 @@ class TravelTime:
         return worker_seconds + travel
 
 
-# Timeout in seconds of reading a response that is already on this machine.
+# Timeout in seconds for reading a response that Ray has brought to this machine.
 _SECONDS_TO_READ = 10
-# Identifier of the call that starts a worker.
+# Identifier of the call that starts a worker. Other calls have positive identifiers.
 _START_CALL = -1
 
 
 class _OpenCall(NamedTuple):
-    """A call of a worker without a response.
+    """Call of a worker's method that has not returned.
 
     Attributes:
       task: Ray's task.
@@ -89,18 +90,19 @@ class _OpenCall(NamedTuple):
 
 
 class Actors:
-    """Ray actors of all workers.
+    """Ray actors of all workers: starts them, calls their methods and reads results.
 
     Args:
       launcher: Makes the actors.
       num_workers: Number of workers.
-      check_open: Raises if calls of Ray make no sense any more.
+      check_open: Raises RuntimeError if the cluster was closed or Ray has ended.
 
     Attributes:
-      order: What `compute` is given in this round, such as parameters.
+      order: Params, key and step of this round, pickled or in Ray's object store. It
+        is the first argument of `compute`.
       step: Step in which processes are launched.
       read_seconds: Seconds spent on reading responses.
-      pending: Events that have been read, and not returned.
+      pending: Events that have been read, and not returned by `next_event`.
     """
 
     def __init__(
@@ -110,10 +112,10 @@ class Actors:
         self._check_open = check_open
         self._actors: list[RayActor | None] = [None] * num_workers
         self._pids: list[int | None] = [None] * num_workers
-        # Calls without a response, oldest first.
+        # Calls of each worker that have not returned, oldest first.
         self._calls: list[list[_OpenCall]] = [[] for _ in range(num_workers)]
-        # Newest call of each worker that may not be called, because it has the maximum
-        # number of calls without a response.
+        # Newest call of each worker with `MAX_CALLS` calls that have not returned. The
+        # call is sent as soon as one of them returns.
         self._deferred: dict[int, events.Call] = {}
         self.pending: collections.deque[events.WorkerEvent] = collections.deque()
         self._first_ready: events.Ready | None = None
@@ -123,7 +125,7 @@ class Actors:
         self.read_seconds = 0.0
 
     def perform(self, actions: Sequence[events.Action]) -> None:
-        """Starts or ends actors, or calls a method of an actor."""
+        """Performs actions: starts actors, ends actors, or calls their methods."""
         for action in actions:
             worker = action.worker
             match action:
@@ -135,13 +137,14 @@ class Actors:
                 case events.Replace():
                     self.end(worker)
                     if action.warning:
-                        # The stack level of the user's call of `compute`.
+                        # With this stack level, the warning names the user's line that
+                        # calls `compute`.
                         warnings.warn(action.warning, stacklevel=6)
                 case _:
                     self._call(action)
 
     def next_event(self, seconds: float) -> events.WorkerEvent | None:
-        """Waits some seconds for the next event; returns the event or None."""
+        """Waits up to `seconds` for the next event; returns None if there is none."""
         for call in list(self._deferred.values()):
             self._call(call)
         if not self.pending:
@@ -170,12 +173,13 @@ class Actors:
     def query(
         self, workers: np.ndarray, seconds: float, *arguments: object
     ) -> np.ndarray:
-        """Returns projections of the messages of several workers.
+        """Requests projections of the messages of workers; returns one row per worker.
 
         See `Worker.project`.
 
         Raises:
-          NoResponse: If a worker is lost, which is an event, too.
+          NoResponse: If a worker is lost, raises, or does not respond within `seconds`.
+            `pending` then has its `Lost` event.
         """
         ray = find_ray()
         actors = [self._actors[worker] for worker in workers]
@@ -200,7 +204,7 @@ class Actors:
         self._launcher.end_spare()
 
     def end(self, worker: int) -> None:
-        """Ends an actor, and kills its process, which may be frozen."""
+        """Ends a worker's actor, drops its events, and kills its local process."""
         actor = self._actors[worker]
         pid = self._pids[worker]
         self._actors[worker] = None
@@ -213,12 +217,12 @@ class Actors:
             end_process(actor, pid)
 
     def _are_any_starting(self) -> bool:
-        """Returns whether a worker is being started."""
+        """Returns whether any worker is still being started."""
         newest = [calls[-1] for calls in self._calls if calls]
         return any(call.identifier == _START_CALL for call in newest)
 
     def _call(self, action: events.Call) -> None:
-        """Calls a method of an actor; defers the call if too many are open."""
+        """Calls a worker's method; defers the call if `MAX_CALLS` calls are open."""
         worker = action.worker
         calls = self._calls[action.worker]
         if calls:
@@ -264,13 +268,17 @@ class Actors:
         return events.Response(worker, newest.identifier, result, seconds)
 
     def _started(self, ready: events.Ready) -> events.WorkerEvent:
-        """Records the process of a worker, and compares its parts with the first."""
+        """Returns a `Ready` event for a started worker, or `Lost` if its parts differ.
+
+        The parts of all workers must have equal structure, shapes and dtypes.
+        """
         first = self._first_ready or ready
         self._first_ready = first
         if ready.signature != first.signature:
             why = (
-                f"parts must be alike; got {ready.signature}, and {first.signature} "
-                f"elsewhere ({ready.origin} and {first.origin})"
+                "all parts must have equal structure, shapes and dtypes; "
+                f"{ready.origin} has {ready.signature}, and {first.origin} has "
+                f"{first.signature}"
             )
             return events.Lost(
                 worker=ready.worker,
@@ -285,7 +293,7 @@ class Actors:
         return ready._replace(pid=pid)
 
     def _lost(self, worker: int, error: Exception) -> events.Lost:
-        """Converts an exception of a call to the loss of its worker."""
+        """Converts an exception from a worker's method to a `Lost` event."""
         self._check_open()
         exceptions = find_ray().exceptions
         is_of_task = isinstance(error, exceptions.RayTaskError)

@@ -13,7 +13,7 @@ from jaxwgc.distributed.ray._messages import Round
 
 
 class TrainingState(NamedTuple):
-    """State of a training: params, optimizer, step and key."""
+    """State of training: params, optimizer state, key and number of steps."""
 
     params: Any
     optimizer_state: Any
@@ -22,7 +22,7 @@ class TrainingState(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """The argument of the callbacks of `RayCluster.train`, after a step.
+    """Argument of the callbacks of `RayCluster.train`: state, round and loss of a step.
 
     Attributes:
       state: State after the step, as `RayCluster.train` returns it. It is a copy:
@@ -106,19 +106,23 @@ class JsonLines:
         self._run = ""
 
     def begin(self, run: str, step: int) -> None:
-        """Removes lines of steps after `step`; `train` calls this method first."""
+        """Prepares the file for a run from `step`: removes lines of later steps.
+
+        `train` calls this method before the first step.
+        """
         self._run = run
         size = 0
         start = json.dumps({"run": run, "step": 0}).removesuffix("0}").encode()
         self.path.touch()
         lines = self.path.read_bytes().splitlines(keepends=True)
         for number, line in enumerate(lines, 1):
-            # A killed process may leave an incomplete line, so only the start of a line
-            # is compared.
+            # A killed process may leave an incomplete line. Only the characters that it
+            # has are compared.
             if line[: len(start)] != start[: len(line)]:
                 raise ValueError(
-                    f"JsonLines needs a file of this run; line {number} of {self.path} "
-                    "is not: name another file, or the checkpoint folder of that run"
+                    f"path must be a file of this run; line {number} of {self.path} is "
+                    "of another run. Pass another path to JsonLines, or continue that "
+                    "run with its checkpoint folder"
                 )
             if line[-1:] != b"\n" or json.loads(line)["step"] > step:
                 break
@@ -126,7 +130,7 @@ class JsonLines:
         os.truncate(self.path, size)
 
     def __call__(self, progress: Progress) -> None:
-        """Appends the line of a step."""
+        """Appends the metrics of a step as one line of JSON."""
         fields: dict[str, Any] = {"run": self._run, "step": progress.state.step}
         for name, value in progress.metrics().items():
             fields[name] = value if np.isfinite(value) else None
@@ -142,7 +146,7 @@ class JsonLines:
 
 
 class LogsMetrics(Protocol):
-    """Metric writer such as a run of wandb."""
+    """Metric writer with a `log` method, such as a run of wandb."""
 
     def log(self, metrics: dict[str, float], *, step: int) -> object:
         """Writes the metrics of a step."""
@@ -150,7 +154,7 @@ class LogsMetrics(Protocol):
 
 
 class WritesScalars(Protocol):
-    """Metric writer such as a writer of clu."""
+    """Metric writer with a `write_scalars` method, such as a writer of clu."""
 
     def write_scalars(self, step: int, metrics: dict[str, float]) -> object:
         """Writes the metrics of a step."""
@@ -158,14 +162,14 @@ class WritesScalars(Protocol):
 
 
 class AddsScalar(Protocol):
-    """Metric writer such as a `SummaryWriter` of TensorBoard."""
+    """Metric writer with an `add_scalar` method, e.g. TensorBoard's `SummaryWriter`."""
 
     def add_scalar(self, name: str, value: float, step: int) -> object:
         """Writes one metric of a step."""
         ...
 
 
-# Methods that a metric writer may have.
+# Names of the methods of metric writers. A writer has one of them.
 _METHODS = ("log", "write_scalars", "add_scalar")
 Callback: TypeAlias = (
     Callable[[Progress], object] | LogsMetrics | WritesScalars | AddsScalar
@@ -173,10 +177,10 @@ Callback: TypeAlias = (
 
 
 def begin(callbacks: Sequence[Callback], run: str, step: int) -> list[Callback]:
-    """Prepares callbacks for a run that starts at `step`; returns them in order.
+    """Prepares callbacks for a run from `step`, and returns them, `JsonLines` first.
 
-    JSON lines come first, so that a file has the line of a step even if another
-    callback raises in that step.
+    With this order, the file has the line of a step even if another callback raises in
+    that step.
 
     Raises:
       TypeError: If a callback is neither a function nor a metric writer.
@@ -199,20 +203,23 @@ def begin(callbacks: Sequence[Callback], run: str, step: int) -> list[Callback]:
 
 
 def call(callback: Any, progress: Progress) -> object:
-    """Calls a function, or a metric writer with the metrics of a step."""
+    """Calls a callback with `progress`, or a metric writer with its metrics.
+
+    Returns the result of a callback that is a function, and None for a metric writer.
+    """
     if callable(callback):
         return callback(progress)
     metrics = progress.metrics()
     step = progress.state.step
-    # `isinstance` with a Protocol would not find a method that a metric writer has by
-    # `__getattr__`.
+    # `hasattr` also finds methods that a writer provides by `__getattr__`. `isinstance`
+    # with a Protocol does not.
     if hasattr(callback, "log"):
         callback.log(metrics, step=step)
     elif hasattr(callback, "write_scalars"):
         callback.write_scalars(step, metrics)
     else:
-        # TensorBoard warns of each NaN, so NaNs are left out. Seconds of stragglers are
-        # NaN.
+        # TensorBoard warns of each NaN, such as the seconds of a straggler. NaNs are
+        # therefore left out.
         for name, value in metrics.items():
             if not np.isnan(value):
                 callback.add_scalar(name, value, step)

@@ -21,28 +21,30 @@ from jaxwgc.distributed.ray._interrupts import uninterrupted
 from jaxwgc.distributed.ray._response_limit import ResponseLimit
 from jaxwgc.distributed.ray._session import find_extra
 
-# Name of the checksum of the code, and start of the names of leaves that depend on the
-# code: those of `decode_aggregate`.
+# Name of the stored checksum of the code.
 _CODE = "code"
+# Prefix of the names of leaves that depend on the code: the state of
+# `decode_aggregate`.
 _OF_CODE = "optimizer_state[0]"
-# Name of the number of parts, which are summed by the loss.
+# Name of the stored number of parts. If it has changed, the loss may have changed.
 _NUM_PARTS = "num_parts"
-# Name of the seconds of the slowest recent response. Timeouts continue from it.
+# Name of the stored time of the slowest recent response, in seconds. A resumed run
+# derives its first timeouts from this time.
 _SLOWEST = "slowest_response"
-# Name of the checksum of all other leaves. Orbax does not notice every change of stored
-# bytes.
+# Name of the stored checksum of all other leaves. The checksum detects damaged bytes,
+# which Orbax does not always notice.
 _CHECKSUM = "checksum"
-# Suffix of the folder of a damaged step, before a random number. Orbax ignores folders
-# with such names.
+# Text that is appended, with a random number, to the folder name of a damaged step.
+# Orbax then ignores the folder.
 _DAMAGED = ".damaged-"
 
 
 class DamagedStep(Exception):
-    """A checkpoint that cannot be read, or whose checksum is wrong."""
+    """Raised if a checkpoint cannot be read, or its checksum is wrong."""
 
 
 class NoCheckpoints(NamedTuple):
-    """Replaces the checkpoints of a training without a folder, and saves nothing.
+    """Substitute for `Checkpoints` if training has no folder; saves nothing.
 
     Attributes:
       state: State from which training starts.
@@ -54,19 +56,21 @@ class NoCheckpoints(NamedTuple):
 
     @property
     def where(self) -> str:
-        """Where the last state is saved, as a clause."""
+        """Clause for messages: the last state is not saved."""
         return "its state is not saved: pass checkpoint='folder' to continue later"
 
     def save(self, state: TrainingState) -> None:
-        """Saves nothing."""
+        """Does nothing, because there is no folder for checkpoints."""
 
 
 class Checkpoints:
-    """Folder of checkpoints, each of which is written completely or not at all.
+    """Checkpoints in a folder: restores the newest, and saves further states.
+
+    Each checkpoint is written completely or not at all.
 
     Attributes:
-      state: Newest state; the given one if there is none.
-      run: Identifier of the run, which the folder keeps.
+      state: State of the newest checkpoint; `start` if there is no checkpoint.
+      run: Identifier of the run, which is stored in the folder.
     """
 
     def __init__(
@@ -96,11 +100,11 @@ class Checkpoints:
 
     @property
     def where(self) -> str:
-        """Where the last state is saved, as a clause."""
+        """Clause for messages that names the folder of the last state."""
         return f"its state is in {self._folder}"
 
     def save(self, state: TrainingState) -> None:
-        """Saves a state, unless it is the newest one in the folder."""
+        """Saves a state, unless the newest checkpoint is of the same step."""
         if state.step == self._manager.latest_step():
             return
         ocp = find_extra("orbax.checkpoint")
@@ -112,7 +116,7 @@ class Checkpoints:
             self._manager.save(state.step, args=ocp.args.StandardSave(saved))
 
     def _newest_leaves(self, fallback: bool) -> tuple[int, dict[str, Any]] | None:
-        """Reads the newest step, and its arrays by name; None if there is none.
+        """Returns the newest intact step and its arrays by name; None without any step.
 
         Raises:
           ValueError: If the newest step is damaged, unless `fallback` is True and an
@@ -127,21 +131,21 @@ class Checkpoints:
                 continue
             if damaged and not fallback:
                 raise ValueError(
-                    f"checkpoint must be intact; {self._described(damaged)}. Step "
-                    f"{step} is intact: pass checkpoint_fallback=True to continue from "
-                    "it"
+                    f"checkpoint must be intact; got {self._described(damaged)}. Pass "
+                    f"checkpoint_fallback=True to continue from step {step}, which is "
+                    "intact"
                 )
             self._set_aside(damaged, step)
             return step, leaves
         if damaged:
             raise ValueError(
-                f"checkpoint must be intact; {self._described(damaged)}, and no other "
-                "step is intact. Name another folder to begin anew"
+                f"checkpoint must be intact; got {self._described(damaged)}, and no "
+                "intact step. Pass another folder to start a new run"
             )
         return None
 
     def _leaves_of(self, step: int) -> dict[str, Any]:
-        """Reads the arrays of a step by name.
+        """Returns the stored arrays of a step by name.
 
         The shapes may differ from those of the run, because the number of workers may
         have changed.
@@ -158,16 +162,17 @@ class Checkpoints:
             args = ocp.args.StandardRestore(like)
             leaves = self._manager.restore(step, args=args)
         except Exception as error:
-            # Orbax and TensorStore raise exceptions of many classes for damaged files.
+            # Damaged files make Orbax and TensorStore raise exceptions of many classes,
+            # so all are caught.
             reason = f"{type(error).__name__}: {line_of(str(error))}"
             raise DamagedStep(reason) from error
         expected = leaves.pop(_CHECKSUM, None)
         if expected is None or _checksum(leaves) != expected:
-            raise DamagedStep("its checksum is not that of its arrays")
+            raise DamagedStep("its stored checksum differs from that of its arrays")
         return leaves
 
     def _described(self, damaged: dict[int, str]) -> str:
-        """Returns a clause that names damaged steps and their reasons."""
+        """Returns a clause that lists the damaged steps, and why each is damaged."""
         reasons = "; ".join(f"step {step}: {damaged[step]}" for step in damaged)
         return f"damaged steps in {self._folder}: {reasons}"
 
@@ -190,17 +195,18 @@ class Checkpoints:
     def _check_alike(
         self, step: int, leaves: dict[str, Any], start: TrainingState
     ) -> None:
-        """Raises ValueError if a checkpoint is of other params, optimizer or key."""
+        """Raises ValueError if stored leaves differ from `start` in shape or dtype."""
         now = _lasting(_saved(start, self._code))
         differs = difference(_lasting(leaves), now)
         if differs:
             raise ValueError(
-                "checkpoint must be of the same params, optimizer and key; got step "
-                f"{step} in {self._folder}, with {differs}"
+                "checkpoint must fit the params, optimizer and key of this run; in "
+                f"step {step} of {self._folder}, {differs}. Pass another folder to "
+                "start a new run"
             )
 
     def _compare_num_parts(self, step: int, num_parts: int) -> None:
-        """Warns if a checkpoint is of another number of parts."""
+        """Warns if a checkpoint was trained with another number of parts."""
         now = self._code.num_parts
         if num_parts != now:
             warnings.warn(
@@ -213,7 +219,7 @@ class Checkpoints:
             )
 
     def _run_of_folder(self) -> str:
-        """Returns the identifier of the run in the folder."""
+        """Returns the run identifier of the folder; creates one if there is none."""
         file = self._folder / "run.txt"
         if not file.exists():
             file.write_text(secrets.token_hex(8))
@@ -229,13 +235,14 @@ def open_checkpoints(
     *,
     fallback: bool,
 ) -> Iterator[Checkpoints | NoCheckpoints]:
-    """Opens a folder of checkpoints; without a folder, nothing is saved.
+    """Yields the `Checkpoints` of a folder, or `NoCheckpoints` if there is no folder.
 
     Args:
       folder: Path; None for no checkpoints.
-      start: State without a checkpoint.
-      code: Gradient code; what was stored of another code is dropped.
-      limit: Timeouts, which continue from the checkpoint.
+      start: State from which training starts if there is no checkpoint.
+      code: Gradient code. If it has changed, the stored state of `decode_aggregate` is
+        dropped.
+      limit: Time limits of workers, which continue from the checkpoint.
       fallback: Whether to continue from the newest intact step if newer ones are
         damaged.
 
@@ -257,7 +264,7 @@ def open_checkpoints(
 
 
 def _fields(state: TrainingState) -> dict[str, Any]:
-    """Returns the step and the key of a state as arrays."""
+    """Returns the fields of a state by name, with key and step as arrays."""
     return state._asdict() | {
         "key": jax.random.key_data(state.key),
         "step": np.asarray(state.step),
@@ -279,7 +286,7 @@ def _saved(state: TrainingState, code: GradientCode) -> dict[str, Any]:
 
 
 def _checksum(leaves: dict[str, Any]) -> np.ndarray:
-    """Computes a checksum of the names, dtypes, shapes and bytes of arrays."""
+    """Computes the CRC-32 of the names, dtypes, shapes and bytes of arrays."""
     checksum = 0
     for name in sorted(leaves):
         array = np.asarray(leaves[name])
@@ -290,7 +297,7 @@ def _checksum(leaves: dict[str, Any]) -> np.ndarray:
 
 
 def _lasting(leaves: dict[str, Any]) -> dict[str, Any]:
-    """Returns the arrays that must keep their shapes from run to run, by name."""
+    """Returns the arrays whose shapes and dtypes a resumed run must match, by name."""
     changing = (_CODE, _OF_CODE, _NUM_PARTS, _SLOWEST, "step")
     return {
         name: leaf for name, leaf in leaves.items() if not name.startswith(changing)
@@ -300,7 +307,10 @@ def _lasting(leaves: dict[str, Any]) -> dict[str, Any]:
 def _restored(
     leaves: dict[str, Any], start: TrainingState, code: GradientCode
 ) -> TrainingState:
-    """Restores the state from stored arrays, in the structure of `start`."""
+    """Returns the state from stored arrays, in the structure of `start`.
+
+    If the code has changed, the state of `decode_aggregate` is taken from `start`.
+    """
     if leaves[_CODE] != code.checksum:
         leaves = _lasting(leaves) | {"step": leaves["step"]}
     fields = {}

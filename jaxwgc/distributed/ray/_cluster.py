@@ -1,4 +1,4 @@
-"""Training on worker processes, on one machine or many, which Ray starts."""
+"""Training on worker processes that Ray starts, on one machine or many."""
 
 import contextlib
 import functools
@@ -34,12 +34,12 @@ from jaxwgc.stragglers import WaitingRule
 
 
 class RayCluster:
-    """Trains on one process per worker, and decodes without waiting for all.
+    """Trains on one process per worker, and decodes without waiting for stragglers.
 
     Every worker holds its assigned parts, or reads batches of them in each step. It
     forms its message from their gradients and sends it. The coordinator, the process
     that holds this object, sends parameters and collects messages until the waiting
-    rule ends the round. It needs Ray, from the extra `ray`.
+    rule ends the round. `RayCluster` needs Ray, from the extra `ray`.
 
     A worker that raises, sends another shape, is killed, is frozen or lost with its
     machine is a straggler of that step. Another process takes its place in the
@@ -244,7 +244,7 @@ class RayCluster:
             has_spare = validation.check_bool("spare", spare)
         self._undecodable = undecodable
         self._decoding = decoding
-        # The call raises an error if an option does not fit the code.
+        # Called only for its error, which it raises if an option does not fit the code.
         self._aggregator(memory=False, debias=None)
         self._locator = verification.locator(code)
         self._decoder = code.choose_decoder(decoding.decoder)
@@ -264,25 +264,26 @@ class RayCluster:
         )
 
     def __enter__(self) -> "RayCluster":
-        """Opens the cluster; Ray and workers start in the first round."""
+        """Opens the cluster; Ray and the workers start in the first round."""
         self._coordinator.open()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        """Ends all workers, and Ray if it was started here."""
+        """Ends all workers, and Ray if this process started it."""
         self.close()
 
     def close(self) -> None:
-        """Ends all workers, and Ray if it was started here. May be called twice.
+        """Ends all workers, and Ray if this process started it. May be called twice.
 
-        A round that is under way in another thread ends with a RuntimeError.
+        Ray runs on while another cluster of this process is open. A round that is under
+        way in another thread ends with a RuntimeError.
         """
         self._coordinator.close()
 
     def _aggregator(
         self, memory: bool, debias: str | float | None
     ) -> optax.GradientTransformationExtraArgs:
-        """Returns the aggregator that decodes the messages of rounds."""
+        """Returns `decode_aggregate` with the options of this cluster."""
         undecodable = self._undecodable
         if undecodable == "raise":
             # `compute` raises an error for an undecodable round, so the aggregator
@@ -300,14 +301,14 @@ class RayCluster:
     def _decodes_with(
         self, memory: bool, debias: str | float | None
     ) -> Callable[[np.ndarray], bool]:
-        """Returns a function that tests whether given messages can be decoded."""
+        """Returns a function that tells whether a mask of messages can be decoded."""
         tolerance = self._decoding.tolerance_for(
             self._decoder, memory=memory, debias=debias
         )
         return decodes_of(self.code, self._decoder, tolerance)
 
     def compute(self, params: Any) -> Round:
-        """Runs one round: sends parameters, and collects messages.
+        """Runs one round: sends params to the workers, and returns their messages.
 
         The first call starts all workers and waits for them. Rounds are counted from 0,
         and their number is the step in the keys of batches. `train` has a count of its
@@ -355,7 +356,9 @@ class RayCluster:
         memory: bool = False,
         debias: str | float | None = None,
     ) -> TrainingState:
-        """Trains by steps of an optax optimizer on decoded sums.
+        """Trains with an optax optimizer on decoded gradients; returns the final state.
+
+        With `contribution`, decoded sums of contributions take the place of gradients.
 
         Args:
           optimizer: Optimizer, such as `optax.adam(1e-3)`; `jaxwgc.decode_aggregate` is
@@ -413,17 +416,20 @@ class RayCluster:
         validation.check_instance("callbacks", callbacks, Sequence, " of callbacks")
         if memory and self._locator is not None:
             raise ValueError(
-                "memory=True needs a cluster without Verification(on_wrong=), since a "
-                "late message arrives alone, without others to compare it with"
+                "memory must be False for a cluster with Verification(on_wrong=), "
+                "since late messages arrive alone and cannot be compared with others; "
+                "got memory=True"
             )
         if memory and self._undecodable == "raise":
             raise ValueError(
-                "memory=True needs a cluster without undecodable='raise': stored "
-                "messages stand for lost ones in undecodable rounds, which would raise"
+                "memory must be False for a cluster with undecodable='raise', which "
+                "raises before stored messages can replace missing ones; got "
+                "memory=True"
             )
         aggregate = self._aggregator(memory=memory, debias=debias)
         chain = optax.chain(aggregate, optimizer)
-        # Late messages are stored only for the call of `train` that asked for them.
+        # Late messages are stored only if they are of a round with this owner, which
+        # stands for this call of `train`.
         owner = object() if memory else None
         decodes = self._decodes
         if memory or debias is not None:
@@ -457,9 +463,10 @@ class RayCluster:
     def trace(self, *, stand_ins: bool = False) -> np.ndarray:
         """Returns the seconds that each worker took in each round.
 
-        On request the seconds of each part, (rounds, workers, turns). `numpy.save`
-        keeps them. With stand-ins, both are what `stragglers.empirical` and
-        `stragglers.fit_delays` take, with `code.loads` as `loads`.
+        The array has shape (rounds, workers). On request, it has the seconds of each
+        part, (rounds, workers, largest number of parts per worker). With
+        `stand_ins=True`, `stragglers.empirical` and `stragglers.fit_delays` take the
+        array, with `code.loads` as `loads`. `numpy.save` writes it to a file.
 
         A worker measures the seconds from the receipt of its task to the finished
         message by its own clock. The coordinator adds the travel time of task and
@@ -488,7 +495,7 @@ class RayCluster:
         return filled(rows) if stand_ins else np.array(rows)
 
     def report(self) -> StragglerReport:
-        """Reports which workers are slow, and what they cost.
+        """Returns a report of which workers are slow, and how much time they cost.
 
         Times are those of the workers' own loads: with unequal loads, a worker with
         more parts is slower. On request, the parts that a worker finished stand for
@@ -503,7 +510,7 @@ class RayCluster:
         return straggler_report(times, before_collective=True)
 
     def resume(self, step: int, key: jax.Array | None = None) -> None:
-        """Continues the numbers of rounds, and the keys of batches, of an earlier run.
+        """Sets step and key of the next `compute`, to continue an earlier run.
 
         Args:
           step: Step of the next `compute`.
@@ -517,6 +524,6 @@ class RayCluster:
     def workers(self) -> list[WorkerSlot]:
         """State of each worker; an empty list before the first round.
 
-        A slot has `index`, `pid`, `node`, `host`, `state` and `trouble`.
+        A `WorkerSlot` has `index`, `pid`, `node`, `host`, `state` and `trouble`.
         """
         return self._coordinator.workers

@@ -38,7 +38,7 @@ from jaxwgc.gradients._gradients import check_params
 
 
 class Processes(NamedTuple):
-    """Options of where and how worker processes run.
+    """Options of worker processes: Ray's address, actor options, and a spare process.
 
     Attributes:
       address: Address of a running Ray, or None for one of our own.
@@ -58,7 +58,8 @@ class Coordinator:
       code: Gradient code.
       decoder: Decoder of the code.
       task: Task of the workers, without the fields that depend on params.
-      parts: Parts as they travel, or None if workers load or read them.
+      parts: Parts in the form in which they are sent, or None if workers load or read
+        them.
       fleet: States of the workers.
       verification: Options for the detection of corrupted messages.
       locator: `ErrorLocator` of the code; None without parity checks.
@@ -104,13 +105,15 @@ class Coordinator:
         return self._fleet.slots if self.driver else []
 
     def open(self) -> None:
-        """Allows rounds; Ray and workers start in the first one."""
+        """Allows rounds from now on; Ray and the workers start in the first round."""
         if self._stack is not None:
-            raise RuntimeError("this RayCluster is open already")
+            raise RuntimeError(
+                "this RayCluster is already open: enter its `with` block only once"
+            )
         self._stack = contextlib.ExitStack()
 
     def close(self) -> None:
-        """Ends all workers, and Ray if it was started here."""
+        """Ends all workers, and Ray if this process started it."""
         if self.driver is not None:
             self.driver.is_closed.set()
         with self.lock:
@@ -131,7 +134,7 @@ class Coordinator:
         owner: object,
         decodes: Callable[[np.ndarray], bool],
     ) -> Round:
-        """Runs the round of a given step, in one thread at a time.
+        """Runs the round of a step, and returns it. Rounds of other threads wait.
 
         Args:
           params: Parameters.
@@ -154,7 +157,10 @@ class Coordinator:
     def _check_decodes(
         self, this_round: Round, step: int, decodes: Callable[[np.ndarray], bool]
     ) -> None:
-        """Warns once about an undecodable round, or raises an error."""
+        """Warns about the first undecodable round, or raises RuntimeError.
+
+        It raises if the cluster has `undecodable="raise"`, or if no worker responded.
+        """
         mask = this_round.received
         if this_round.decoding is not None:
             mask = np.asarray(this_round.decoding.mask)
@@ -168,13 +174,16 @@ class Coordinator:
         if raises:
             errors = (slot.error for slot in self.workers if slot.error)
             raise RuntimeError(message) from next(errors, None)
-        warnings.warn(f"{message} (said once)", stacklevel=4)
+        warnings.warn(f"{message} (shown once)", stacklevel=4)
         self._has_warned = True
 
     def started(self, params: Any, step: int, key: jax.Array) -> Driver:
         """Returns the driver of rounds; the first call starts the workers."""
         if self._stack is None:
-            raise RuntimeError("a RayCluster computes inside of its `with` block")
+            raise RuntimeError(
+                "compute and train must be called inside the `with` block of the "
+                "RayCluster"
+            )
         check_params(params)
         like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf)),
@@ -185,7 +194,8 @@ class Coordinator:
             if self._parts is not None:
                 first = jax.tree.map(lambda leaf: leaf[:1], read(self._parts))
                 try_term(self._task, like, first, key)
-            # Ctrl-C may arrive in a fork with which Ray starts its processes.
+            # Python drops a Ctrl-C that arrives while Ray forks its processes.
+            # `check_interrupt` raises it again.
             with noticed_interrupts():
                 folder = self._stack.enter_context(session(self._processes.address))
                 check_interrupt()
@@ -204,24 +214,26 @@ class Coordinator:
             before = by_name("params", self._params_like)
             differs = difference(before, by_name("params", like))
             raise ValueError(
-                "params must keep their structure, shapes and dtypes; got "
+                "params must have the structure, shapes and dtypes of the first round; "
+                "got "
                 f"{differs or jax.tree.structure(like)}"
             )
         return self.driver
 
     def _make_driver(self, like: Any, key: jax.Array, folder: str | None) -> Driver:
-        """Creates the driver of rounds.
+        """Returns a new driver of rounds, whose workers have not been started.
 
         Args:
           like: Shapes and dtypes of params.
           key: PRNG key of batches.
-          folder: Folder of a Ray of our own, or None: see `session`.
+          folder: Folder of a Ray that this process has started, or None: see `session`.
         """
         code = self._code
         options = self._verification
         settings = {name: getattr(jax.config, name) for name in SHARED_SETTINGS}
         if settings[COMPILATION_CACHE] is None and folder is not None:
-            # A replacement finds the compiled programs of other workers in this folder.
+            # Workers share a compilation cache in this folder, so that a replacement
+            # need not compile again.
             settings[COMPILATION_CACHE] = str(Path(folder, "compiled"))
         task = self._task._replace(params=like, key=sent(key), settings=settings)
         task = task._replace(has_queries=bool(options.on_wrong or options.audit))
@@ -251,7 +263,7 @@ class Coordinator:
 
 
 def _finite_leaves(params: Any, like: Any) -> list[np.ndarray]:
-    """Converts params to finite NumPy leaves with the dtypes of `like`."""
+    """Returns the leaves of params in NumPy; raises ValueError if one is not finite."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     arrays = []
     for (path, leaf), shape in zip(leaves, jax.tree.leaves(like)):

@@ -1,4 +1,4 @@
-"""Data of a worker in each step: stored parts, or batches that are read."""
+"""Data sources of a worker: parts in memory, or batches that are read in each step."""
 
 import abc
 import threading
@@ -16,19 +16,19 @@ from jaxwgc.distributed._placement import check_alike, signature
 from jaxwgc.distributed.ray._errors import BatchError, BatchValueError
 from jaxwgc.distributed.ray._messages import ArrayPool, sent
 
-# Kinds of arrays that parts and batches consist of.
+# Kinds of entries that arrays of parts and batches may have.
 _KINDS = "numbers, bools or keys"
 
 
 class DataSource(abc.ABC):
-    """Data of one worker, by step and by group of parts.
+    """Base class of data sources of a worker, indexed by step and group of parts.
 
     If groups are stacked, leaves of a group are (num_parts_of_group, ...). Otherwise a
     group is one part.
 
     Attributes:
       signature: Structure, shapes and dtypes of the data of one part.
-      origin: The part that has this signature, in words.
+      origin: Name of the part or batch that has this signature, for messages.
     """
 
     signature: str
@@ -40,16 +40,16 @@ class DataSource(abc.ABC):
 
     @abc.abstractmethod
     def expect(self, groups_of_steps: Sequence[tuple[int, int]]) -> None:
-        """Announces which data are needed next."""
+        """Announces which data are needed next, so that they can be read ahead."""
 
 
 class StoredParts(DataSource):
-    """Parts in memory, the same in all steps.
+    """Data source of parts that stay in memory for all steps.
 
     Args:
       parts: Parts of the worker, as they are sent.
       is_stacked: Whether all parts are one group, or each part is one.
-      origin: The first part, in words.
+      origin: Name of the first part, for messages.
     """
 
     def __init__(self, parts: list[Any], *, is_stacked: bool, origin: str = "parts"):
@@ -61,7 +61,7 @@ class StoredParts(DataSource):
         self.origin = origin
 
     def of_step(self, step: int, group: int) -> Any:
-        """Returns the parts of a group."""
+        """Returns the parts of a group, which do not depend on the step."""
         return self._groups[group]
 
     def expect(self, groups_of_steps: Sequence[tuple[int, int]]) -> None:
@@ -69,7 +69,7 @@ class StoredParts(DataSource):
 
 
 def load_parts(load: Callable[[int], Any], indices: Sequence[int]) -> list[Any]:
-    """Loads parts, and checks that they are alike.
+    """Returns loaded parts; raises ValueError if two differ in shapes or dtypes.
 
     Raises:
       RuntimeError: If a part cannot be loaded.
@@ -90,7 +90,7 @@ def load_parts(load: Callable[[int], Any], indices: Sequence[int]) -> list[Any]:
 
 
 class HostBatches(DataSource):
-    """Batches that a Python function returns, read ahead in a thread.
+    """Data source that reads batches of a Python function ahead, in a thread.
 
     Arrays are copied when they are read, so that `batches` may return views of a file,
     or arrays that it changes later. Batches of earlier steps are not kept. At most one
@@ -125,31 +125,32 @@ class HostBatches(DataSource):
         self._like = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), first
         )
-        # The memory consists of bytes, because arrays of some dtypes of JAX cannot be
-        # lent.
+        # The pools have arrays of bytes, because the array interface that they use does
+        # not support dtypes such as bfloat16.
         group_size = len(self._groups[0])
         self._memory = [
             ArrayPool((group_size * leaf.nbytes,), np.dtype(np.uint8))
             for leaf in jax.tree.leaves(first)
         ]
-        # This lock is held while `batches` is called.
+        # Held while `batches` is called, so that only one thread at a time calls it.
         self._is_reading = threading.Lock()
-        # This lock is held while the dictionary of reads is used.
+        # Held while `_reads` is used, because several threads use it.
         self._lock = threading.Lock()
         self._reads: dict[tuple[int, int], Future] = {}
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="batches")
 
     def of_step(self, step: int, group: int) -> Any:
-        """Returns the batches of a group in a step, and reads them if necessary."""
+        """Returns the batches of a group in a step; waits until they are read."""
         with self._lock:
-            # Another thread must not drop a read for which this thread waits.
+            # The read is removed, so that no other thread cancels it while this thread
+            # waits for its result.
             read = self._reads.pop((step, group), None)
             if read is None:
                 self._drop_reads(except_for=())
         return self._read(step, group) if read is None else read.result()
 
     def expect(self, groups_of_steps: Sequence[tuple[int, int]]) -> None:
-        """Starts to read batches, and drops all others."""
+        """Starts to read the given batches ahead, and drops all other batches."""
         with self._lock:
             self._drop_reads(except_for=groups_of_steps)
             for step, group in groups_of_steps:
@@ -162,7 +163,7 @@ class HostBatches(DataSource):
             self._reads.pop(wanted).cancel()
 
     def _read(self, step: int, group: int) -> Any:
-        """Calls `batches` for each part of a group, and copies the arrays."""
+        """Calls `batches` for each part of a group; returns copies of the arrays."""
         parts = self._groups[group]
         likes, structure = jax.tree.flatten(self._like)
         with self._is_reading:
@@ -180,7 +181,7 @@ class HostBatches(DataSource):
         return structure.unflatten(stacks)
 
     def _call(self, step: int, part: int) -> Any:
-        """Calls `batches` for a part, and converts the batch to NumPy."""
+        """Calls `batches` for a part, and returns the batch in NumPy."""
         call = f"batches(step={step}, part={part})"
         try:
             batch = self._batches(step, part)
@@ -194,7 +195,7 @@ class HostBatches(DataSource):
         return sent(batch)
 
     def _check_alike(self, batch: Any, step: int, part: int) -> None:
-        """Raises BatchValueError if a batch is not like the first one."""
+        """Raises BatchValueError if a batch is unlike the first in shapes or dtypes."""
         differs = difference(by_name("batch", self._like), by_name("batch", batch))
         structure = jax.tree.structure(batch)
         if not differs and structure != jax.tree.structure(self._like):

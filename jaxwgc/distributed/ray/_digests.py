@@ -1,4 +1,4 @@
-"""Digests of batches, to compare the batches of all holders of a part."""
+"""Digests of batches, to check that all holders of a part have equal batches."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from jaxwgc.distributed._placement import signature
 
 
 def digest(batch: Any) -> bytes:
-    """Computes a digest of a batch, 64 bits.
+    """Computes a 64-bit digest of a batch.
 
-    It depends on all bits of the arrays, on their shapes, dtypes and names. Two batches
-    that differ have the same digest with a probability of about 2^-64.
+    The digest depends on all bits of the arrays, and on their shapes, dtypes and names.
+    Two batches that differ have equal digests with a probability of about 2^-64.
 
     Args:
       batch: Pytree of NumPy arrays.
@@ -26,21 +26,21 @@ def digest(batch: Any) -> bytes:
 
 
 class BatchDigests:
-    """Digests of the batches of one round, by part.
+    """Checks by digests that all holders of a part have equal batches in one round.
 
     Args:
-      when: Round, in words.
+      when: Text that names the round in errors, e.g. "in step 3".
     """
 
     def __init__(self, when: str):
         self._when = when
-        # First worker with the part, and its digest.
+        # For each part, the first worker that sent a digest, and this digest.
         self._first: dict[int, tuple[int, bytes]] = {}
 
     def check(
         self, worker: int, parts: np.ndarray, digests: Sequence[bytes] | None
     ) -> None:
-        """Compares the batches of a worker with those of others.
+        """Raises RuntimeError if a worker's batches differ from those of other workers.
 
         Args:
           worker: Index of the worker.

@@ -1,4 +1,4 @@
-"""The driver, which runs state machines of rounds on Ray's actors."""
+"""The driver, which connects the state machine of a round with Ray's actors."""
 
 import pickle
 import threading
@@ -19,15 +19,15 @@ from jaxwgc.distributed.ray._rounds import Engine, MessageRound, RoundStart, Sta
 from jaxwgc.distributed.ray._session import check_connected, find_ray
 from jaxwgc.distributed.ray._verification import Verifier
 
-# Polling interval in seconds for silent workers.
+# Polling interval, in seconds, of checks for silent workers.
 _POLL_SECONDS = 0.1
-# Largest size of params, in bytes, as an argument of the task. This is faster than
-# Ray's object store.
+# Largest size of params, in bytes, that are sent as an argument of the task. Larger
+# params go through Ray's object store, which is slower for small arrays.
 _LARGEST_IN_TASK = 2**16
 
 
 class LoopSeconds(NamedTuple):
-    """Seconds that the coordinator spent in the loop of a round.
+    """Seconds that the coordinator spent on responses and verification in a round.
 
     Attributes:
       transfer: Seconds of reading and handling responses.
@@ -39,7 +39,7 @@ class LoopSeconds(NamedTuple):
 
 
 class Driver:
-    """Runs state machines of rounds on the workers, by the clock of this process.
+    """Runs rounds: passes events to a state machine, and performs its actions.
 
     Args:
       fleet: States of the workers.
@@ -68,8 +68,8 @@ class Driver:
         self.verifier: Verifier | None = None
         self._memory = ArrayPool(layout.shape, layout.dtype)
         self._expected: ExpectedSums | None = None
-        # Time at which the last round ended, and total seconds between rounds, which
-        # the clock of rounds leaves out.
+        # Time at which the last round ended, and total seconds of pauses: between
+        # rounds and in verification. `_now` leaves the pauses out.
         self._ended = time.monotonic()
         self._paused = 0.0
 
@@ -91,7 +91,7 @@ class Driver:
         self._compile_decoder()
 
     def _compile_decoder(self) -> None:
-        """Compiles decoding before the first round."""
+        """Compiles the decoder, so that the first round does not wait for it."""
         if self._plan is None:
             self.fleet.rules.decodes(np.ones(len(self.fleet.slots), bool))
         else:
@@ -108,7 +108,7 @@ class Driver:
         """
         begin = time.monotonic()
         self._paused += begin - self._ended
-        # The pause between rounds counts once, even if an error below ends the round.
+        # If an error below ends this round, the next one must not add this pause again.
         self._ended = begin
         order = (leaves, key, step)
         num_bytes = sum(leaf.nbytes for leaf in leaves)
@@ -144,19 +144,19 @@ class Driver:
         return engine.result._replace(timings=timings, elapsed=elapsed)
 
     def end(self) -> None:
-        """Ends all workers."""
+        """Ends all workers, and the spare process."""
         self.actors.end_all()
 
     def _now(self) -> float:
-        """Returns the time in seconds of the clock of rounds.
+        """Returns seconds on a clock that stops between rounds and in verification.
 
-        It stands still between rounds and in verification: there, no response is read,
-        and no worker is silent.
+        No response is read in these pauses, so they must not count as silence of a
+        worker.
         """
         return time.monotonic() - self._paused
 
     def _run(self, engine: Engine[Any]) -> LoopSeconds:
-        """Runs a state machine until it has a result, and measures its time."""
+        """Runs a state machine until it has a result, and returns the time it took."""
         transfer = 0.0
         examination = 0.0
         try:
@@ -182,7 +182,7 @@ class Driver:
         return LoopSeconds(transfer + self.actors.read_seconds, examination)
 
     def _verify(self, unverified: events.Unverified) -> tuple[events.Verdict, float]:
-        """Verifies messages, and measures the time."""
+        """Verifies messages, and returns the verdict and the time in seconds."""
         assert self.verifier is not None
         start = time.monotonic()
         verdict = self.verifier.check(unverified)

@@ -11,29 +11,29 @@ import numpy as np
 
 from jaxwgc._common.text import parts_named
 
-# Maximum number of characters of a reason: one line of the log.
+# Maximum number of characters of a reason, which is one line of the log.
 _LONGEST_REASON = 500
-# Maximum number of characters of the text and of the traceback of an exception.
+# Maximum number of characters of a formatted traceback, which includes the message.
 _LONGEST_TEXT = 10_000
-# Texts of the errors of NumPy for arrays that cannot be written.
+# Messages of NumPy's errors for writing to a read-only array.
 _READ_ONLY = ("assignment destination is read-only", "output array is read-only")
 _READ_ONLY_ADVICE = (
-    "; arrays that a function takes from its surroundings are read-only on workers, "
-    "which share their memory: copy them in the function, e.g. by np.array"
+    "; arrays that a function captures are read-only on workers, which share their "
+    "memory: copy them in the function, e.g. by np.array"
 )
 _TRACEBACK_HEADER = "Traceback (most recent call last):"
 
 
 class NoResponse(Exception):
-    """A worker was lost before it responded to a query."""
+    """Raised if a worker is lost before it responds to a query."""
 
 
 class BatchError(RuntimeError):
-    """An error of the user's `batches`, which any other process would raise, too."""
+    """Error in the user's `batches`, which a replacement of the worker would repeat."""
 
 
 class BatchValueError(BatchError, ValueError):
-    """A batch of the user's `batches` that does not fit."""
+    """Error for a batch from the user's `batches` with a wrong structure or shape."""
 
 
 class WorkerError(Exception):
@@ -56,7 +56,7 @@ class WorkerError(Exception):
 
     @classmethod
     def of(cls, error: BaseException) -> "WorkerError":
-        """Converts an exception, unless it has been converted already."""
+        """Converts an exception to a `WorkerError`, unless it is one already."""
         if isinstance(error, WorkerError):
             return error
         text_class = WorkerValueError if isinstance(error, ValueError) else cls
@@ -70,27 +70,27 @@ class WorkerError(Exception):
         )
 
     def __str__(self) -> str:
-        """Shows the reason and the traceback of the worker."""
+        """Returns the reason and the traceback of the worker as text."""
         return f"{self.reason}\n\nOn the worker:\n\n{self.traceback_text}"
 
 
 class WorkerValueError(WorkerError, ValueError):
-    """A ValueError that a worker raised."""
+    """A ValueError that a worker raised, as text."""
 
 
 def error_of_user(why: str, cause: Exception | None) -> Exception:
-    """Returns the exception to raise for an error in the user's functions."""
+    """Returns a ValueError if `cause` is a ValueError, otherwise a RuntimeError."""
     if isinstance(cause, ValueError):
         return ValueError(why)
     return RuntimeError(why)
 
 
 def line_of(text: str) -> str:
-    """Returns an error message in one line.
+    """Returns one line with the reason from an error message of several lines.
 
-    It is the first line. A first line that ends in a colon is followed by the last one.
-    If the message contains tracebacks, such as those of callbacks in JAX, the reason is
-    what precedes them and the exception below the last one.
+    The reason is the first line. If the first line ends in a colon, the last line
+    follows. If the message contains tracebacks, such as those of callbacks in JAX, the
+    reason is the text before them and the exception below the last traceback.
     """
     if _TRACEBACK_HEADER in text:
         preface = line_of(text.partition(_TRACEBACK_HEADER)[0])
@@ -107,19 +107,19 @@ def line_of(text: str) -> str:
 
 
 def _is_frame(line: str) -> bool:
-    """Returns whether a line of a traceback is of a frame."""
+    """Returns whether a line of a traceback is blank or belongs to a frame."""
     return not line.strip() or line.startswith(" ")
 
 
 def _shortened(line: str) -> str:
-    """Shortens a line."""
+    """Returns at most `_LONGEST_REASON` characters of a line, and "..." if cut."""
     if len(line) <= _LONGEST_REASON:
         return line
     return f"{line[:_LONGEST_REASON]} ..."
 
 
 def reporting(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Converts every exception of a worker's method to a `WorkerError`.
+    """Decorates a worker's method: every exception becomes a `WorkerError`.
 
     This includes KeyboardInterrupt and SystemExit, which would end the process without
     a reason.
@@ -130,7 +130,7 @@ def reporting(method: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return method(*args, **kwargs)
         except BaseException as error:
-            # `from None`, because Ray would try to pickle the cause.
+            # `from None`, because Ray would try to pickle the cause, which may fail.
             raise WorkerError.of(error) from None
 
     return call
@@ -138,7 +138,7 @@ def reporting(method: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def naming_parts(parts: np.ndarray) -> Iterator[None]:
-    """Converts errors of the user's functions to errors that name the parts.
+    """Adds the names of the parts to errors that the user's functions raise.
 
     Args:
       parts: Indices of the parts that are computed, int (num_parts,).
@@ -148,14 +148,14 @@ def naming_parts(parts: np.ndarray) -> Iterator[None]:
     except Exception as error:
         raised = WorkerError.of(error)
         reason = f"{raised.reason} (in {parts_named(parts)})"
-        # `from None`, because the text has the traceback.
+        # `from None`, because `traceback_text` contains the traceback of the cause.
         raise type(raised)(
             reason, raised.traceback_text, raised.ends_training
         ) from None
 
 
 def _text_of(error: BaseException) -> str:
-    """Returns the text of an exception, with the exceptions of a group."""
+    """Returns the text of an exception; of a group, also the texts of its members."""
     try:
         text = str(error)
     except Exception as failure:
@@ -170,7 +170,7 @@ def _text_of(error: BaseException) -> str:
 
 
 def _traceback_of(error: BaseException) -> str:
-    """Returns the formatted traceback, without the text if that cannot be formatted."""
+    """Returns the formatted traceback; omits the message if formatting it fails."""
     try:
         return "".join(traceback.format_exception(error))
     except Exception:
@@ -178,7 +178,7 @@ def _traceback_of(error: BaseException) -> str:
 
 
 def _without_middle(text: str) -> str:
-    """Shortens a text in its middle."""
+    """Returns a text; cuts the middle of texts longer than `_LONGEST_TEXT`."""
     if len(text) <= _LONGEST_TEXT:
         return text
     half = _LONGEST_TEXT // 2

@@ -1,7 +1,7 @@
 """Events of a round, and the actions that they cause.
 
-`number` is that of a round: its row in the trace. `call` identifies a call of a worker,
-and returns with its response.
+`number` is the number of a round, which is its row in the trace. `call` identifies a
+call of a worker's method. A `Response` has the `call` to which it belongs.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from jaxwgc.distributed.ray._messages import Progress, WorkerMessage
 
 
 class Ready(NamedTuple):
-    """The process of a worker has started.
+    """Event: the process of a worker has started.
 
     Attributes:
       worker: Index of the worker.
@@ -34,7 +34,7 @@ class Ready(NamedTuple):
 
 
 class Response(NamedTuple):
-    """A call of a worker has returned.
+    """Event: a call of a worker's method has returned.
 
     Attributes:
       worker: Index of the worker.
@@ -51,7 +51,7 @@ class Response(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """A worker raised an error, or its process ended.
+    """Event: a worker raised an error, or its process ended.
 
     Attributes:
       worker: Index of the worker.
@@ -72,13 +72,13 @@ class Lost(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The messages of a round have been verified.
+    """Event: the messages of a round have been verified.
 
     Attributes:
       right: bool (num_workers,), workers with messages to decode.
       wrong: bool (num_workers,), workers with corrupted messages.
-      rejected: Whether messages are corrupted and the workers cannot be told, or no
-        message can be checked.
+      rejected: Whether the round is rejected: corrupted workers cannot be identified,
+        or no message can be checked.
     """
 
     right: np.ndarray
@@ -87,20 +87,20 @@ class Verdict(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """Start a process for a worker."""
+    """Action: start a process for a worker."""
 
     worker: int
 
 
 class Replace(NamedTuple):
-    """End the process of a worker, and issue a warning if there is one."""
+    """Action: end the process of a worker, and issue `warning` unless it is empty."""
 
     worker: int
     warning: str = ""
 
 
 class Call(NamedTuple):
-    """Call a method of a worker.
+    """Action: call a method of a worker.
 
     Attributes:
       worker: Index of the worker.
@@ -119,7 +119,7 @@ class Call(NamedTuple):
 
 
 class Unverified(NamedTuple):
-    """Messages of a round that are being verified.
+    """Messages of a round that wait for their verification.
 
     Attributes:
       number: Round.

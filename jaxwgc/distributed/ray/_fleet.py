@@ -24,7 +24,7 @@ log = logging.getLogger("jaxwgc.distributed")
 
 @dataclasses.dataclass(eq=False, repr=False)
 class WorkerSlot:
-    """State of one worker.
+    """State of one worker: its process, newest call and failures.
 
     Attributes:
       index: Index of the worker.
@@ -68,7 +68,7 @@ class WorkerSlot:
     num_seen: int = 0
 
     def __repr__(self) -> str:
-        """Shows where the worker runs, and its state."""
+        """Returns index, process, node and state of the worker as text."""
         return (
             f"WorkerSlot(index={self.index}, pid={self.pid}, node={self.node[:8]!r}, "
             f"state={self.state!r})"
@@ -81,15 +81,15 @@ class WorkerSlot:
 
 
 class Fleet:
-    """States of all workers, shared by all rounds, and actions to perform.
+    """States of all workers, shared by all rounds, and a queue of actions.
 
     Attributes:
       slots: One `WorkerSlot` per worker.
       timeouts: `Timeouts` of the cluster.
       limit: `ResponseLimit` of the workers.
-      rows: Trace, one row per round: seconds by worker, or by part. NaN stands for what
-        a worker has not finished: it was busy with an earlier round, left the part to
-        others, or is still at it.
+      rows: Trace, one row per round: seconds by worker, or by part. NaN stands for a
+        message or part that the worker has not finished: it was busy with an earlier
+        round, left the part to others, or is still computing.
       rules: `Rules` of the rounds.
       when: Round that is under way, in words.
     """
@@ -109,7 +109,7 @@ class Fleet:
         self.slots = [WorkerSlot(index) for index in range(num_workers)]
 
     def begin(self, step: int, shape: tuple[int, ...]) -> int:
-        """Begins a round in the trace, and returns its number."""
+        """Adds a row for a new round to the trace, and returns the round's number."""
         self.when = f"in step {step}"
         seconds = np.full(shape, np.nan)
         seconds[self.are("lost", "starting")] = np.inf
@@ -117,26 +117,26 @@ class Fleet:
         return len(self.rows) - 1
 
     def actions(self) -> list[events.Action]:
-        """Returns the actions that were added since the last call."""
+        """Returns the actions queued since the last call, and empties the queue."""
         actions = self._actions
         self._actions = []
         return actions
 
     def are(self, *states: str) -> np.ndarray:
-        """Returns which workers are in one of some states."""
+        """Returns which workers are in one of the given states."""
         return np.array([slot.state in states for slot in self.slots])
 
     @property
     def are_suspected(self) -> np.ndarray:
-        """Workers that have been silent for half of their limits."""
+        """Workers that have been silent for over half of their time limits."""
         return np.array([slot.is_suspected for slot in self.slots])
 
     def num_losses(self) -> np.ndarray:
-        """Number of losses of each worker."""
+        """Returns how often each worker has been lost."""
         return np.array([slot.num_replaced for slot in self.slots])
 
     def call(self, call: events.Call, now: float, owner: object = None) -> None:
-        """Calls a method of a worker, in place of a call without a response."""
+        """Queues a call of a worker; responses to earlier calls are then ignored."""
         slot = self.slots[call.worker]
         if slot.state != "computing":
             slot.since = now
@@ -152,7 +152,8 @@ class Fleet:
     ) -> None:
         """Handles a response if it belongs to the newest call of its worker.
 
-        If `take` raises a ValueError, the worker is lost.
+        `take(event, now)` reads the result. If it raises a ValueError, the worker is
+        lost.
         """
         slot = self.slots[event.worker]
         if slot.state != "computing" or slot.call != event.call:
@@ -175,7 +176,7 @@ class Fleet:
         slot.host = event.host
 
     def lose(self, event: events.Lost, now: float, warning: str = "") -> None:
-        """Ends the process of a worker, and sets the time of its next start."""
+        """Marks a worker as lost, ends its process, and schedules a replacement."""
         slot = self.slots[event.worker]
         if slot.state == "lost":
             return
@@ -184,7 +185,7 @@ class Fleet:
         slot.num_failures += 1
         slot.num_replaced += 1
         slot.num_corrupted = 0
-        # The pause is 0, 1, 3, 7, ... seconds after 1, 2, 3, 4, ... failures.
+        # Exponential backoff: 0, 1, 3, 7, ... seconds after 1, 2, 3, 4, ... failures.
         pause = 2.0 ** min(slot.num_failures - 1, 10) - 1
         slot.relaunch_at = now + min(pause, _LONGEST_PAUSE_SECONDS)
         if slot.away_since is None:
@@ -197,7 +198,7 @@ class Fleet:
         self._log_loss(slot, "lost")
 
     def blame(self, slot: WorkerSlot, trouble: str) -> None:
-        """Logs that a worker's message is not finite.
+        """Records and logs that a worker's message is not finite.
 
         The worker stays: another process would compute the same from the same data. The
         newest trouble replaces an earlier one, such as the death of an earlier process.
@@ -208,7 +209,11 @@ class Fleet:
             self._log_loss(slot, "lost")
 
     def blame_corrupted(self, corrupted: np.ndarray, now: float) -> None:
-        """Logs corrupted messages; replaces a worker after several rounds with them."""
+        """Logs workers with corrupted messages, and replaces persistent ones.
+
+        A worker is replaced once its messages were corrupted in `MAX_CORRUPTED_ROUNDS`
+        rounds.
+        """
         for worker in np.flatnonzero(corrupted).tolist():
             slot = self.slots[worker]
             slot.num_corrupted += 1
@@ -238,7 +243,7 @@ class Fleet:
         slot.is_suspected = False
 
     def poll(self, now: float) -> None:
-        """Suspects and replaces silent workers, and starts processes."""
+        """Marks silent workers as suspected or lost, and starts due replacements."""
         for slot in self.slots:
             if slot.state == "computing":
                 self._poll_computing(slot, now)
@@ -254,7 +259,10 @@ class Fleet:
                 self._actions.append(events.Launch(slot.index))
 
     def _poll_computing(self, slot: WorkerSlot, now: float) -> None:
-        """Suspects a silent worker after half of its limit, and then replaces it."""
+        """Suspects a silent worker after half of its time limit, and then replaces it.
+
+        It is replaced once the whole limit has passed.
+        """
         silent = now - slot.since
         limit = self.limit.of(slot.index)
         trouble = _silence(silent, "response", limit)
@@ -296,7 +304,7 @@ class Fleet:
         return f"a lost worker has been away for {longest_away:.1f} s; {limit}"
 
     def why_undecodable(self, this_round: Round) -> str:
-        """Explains why a round cannot be decoded, with the missing workers."""
+        """Returns why a round cannot be decoded, and names the missing workers."""
         if this_round.rejected:
             return "its messages contradict each other, or are too few to compare"
         received = np.flatnonzero(this_round.received).tolist()
@@ -315,7 +323,7 @@ class Fleet:
         return f"{senders} responded; missing: {'; '.join(missing)}; {end}"
 
     def _log_loss(self, slot: WorkerSlot, what: str) -> None:
-        """Logs a loss in one line, and the traceback of the worker at level DEBUG."""
+        """Logs a lost or suspected worker in one line; its traceback at level DEBUG."""
         num_stragglers = self.rules.num_stragglers
         num_troubled = sum(bool(other.trouble) for other in self.slots)
         log.warning(
@@ -332,12 +340,12 @@ class Fleet:
 
 
 def _silence(seconds: float, timeout: str, limit: float) -> str:
-    """Describes how long a worker has been silent, and its limit."""
+    """Returns how long a worker has been silent, and its time limit, as text."""
     return f"silent for {seconds:.1f} s; timeouts.{timeout} is {limit:g}"
 
 
 def mark_lost(rows: Sequence[np.ndarray], worker: int) -> None:
-    """Writes infinity for a lost worker in all rows since its last response."""
+    """Writes infinity for a lost worker into trace rows since its last response."""
     for row in reversed(rows):
         is_gap = np.isnan(row[worker])
         if row is rows[-1] or is_gap.all():
@@ -347,16 +355,18 @@ def mark_lost(rows: Sequence[np.ndarray], worker: int) -> None:
 
 
 def seconds_of_loads(trace: np.ndarray, num_held: np.ndarray) -> np.ndarray:
-    """Returns the seconds that workers took for their own parts.
+    """Returns the seconds that each worker takes for all of its own parts.
 
-    On request, the parts that a worker finished stand for those that it left to others.
+    On request, parts that a worker left to others count as long as those that it
+    finished, on average.
 
     Args:
-      trace: Seconds (rounds, workers), or of parts (rounds, workers, turns).
+      trace: Seconds (rounds, workers), or of each part (rounds, workers, parts).
       num_held: Number of parts of each worker, int (workers,).
 
     Returns:
-      NaN if a worker did not respond, and infinity if it was lost before.
+      Seconds (rounds, workers): NaN if a worker did not respond, and infinity if it was
+      lost before it responded.
     """
     if trace.ndim == 2:
         return trace
@@ -369,7 +379,7 @@ def seconds_of_loads(trace: np.ndarray, num_held: np.ndarray) -> np.ndarray:
 
 
 def filled(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Replaces missing seconds by the next seconds of the worker.
+    """Returns the trace as an array, with NaNs replaced by later seconds of the worker.
 
     A run of m NaNs becomes the next m seconds of the worker. After the last seconds,
     the first ones follow. Seconds before a run are not repeated: a slow response causes
@@ -380,7 +390,8 @@ def filled(rows: Sequence[np.ndarray]) -> np.ndarray:
     """
     table = np.array(rows)
     is_response = np.isfinite(table).reshape(*table.shape[:2], -1).any(axis=2)
-    # Any worker may be busy at the end of a round, so the last round does not count.
+    # Every worker may be busy when the last round ends, so missing responses in it are
+    # no sign that a worker has stopped.
     end = missing_at_end(is_response[: max(len(table) - 1, 1)])
     has_stopped = end.has_stopped & ~is_response[-1]
     for worker in range(table.shape[1]):

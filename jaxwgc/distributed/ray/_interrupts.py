@@ -1,16 +1,17 @@
-"""Ctrl-C and SIGTERM, delayed in short blocks and never dropped."""
+"""Handling of Ctrl-C and SIGTERM: delayed in short blocks, and never dropped."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 
-# Signals of Ctrl-C and of schedulers, with their default handlers in Python.
+# Signals that end a run, with Python's default handlers: SIGINT is sent by Ctrl-C, and
+# SIGTERM by schedulers.
 _ENDING = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 def is_main_thread() -> bool:
-    """Returns whether this thread handles signals."""
+    """Returns whether this thread is the main thread, which handles signals."""
     return threading.current_thread() is threading.main_thread()
 
 
@@ -18,7 +19,7 @@ def is_main_thread() -> bool:
 def _handled_by(
     handler: Callable[[int, object], None], numbers: Iterable[int]
 ) -> Iterator[None]:
-    """Handles signals by a function while a block runs."""
+    """Sets a handler of signals for a block; restores the previous ones after it."""
     handlers_before = {}
     if is_main_thread():
         for number in numbers:
@@ -43,11 +44,11 @@ def uninterrupted() -> Iterator[None]:
 
 
 class _Noticed:
-    """Signals that have come in a block of `noticed_interrupts`.
+    """Signals that have arrived in the open blocks of `noticed_interrupts`.
 
     Attributes:
       came: Numbers of the signals.
-      num_blocks: Number of blocks that are open, one in another.
+      num_blocks: Number of nested blocks that are open.
     """
 
     def __init__(self):
@@ -60,10 +61,11 @@ _noticed = _Noticed()
 
 @contextlib.contextmanager
 def noticed_interrupts() -> Iterator[Callable[[], None]]:
-    """Makes SIGTERM raise SystemExit, and finds interrupts that Python drops.
+    """Makes SIGTERM raise SystemExit in a block, and yields `check_interrupt`.
 
-    Handlers of others are left as they are. In other threads than the main thread,
-    which handles signals, it has no effect.
+    `check_interrupt` raises interrupts again that Python has dropped. Signal handlers
+    that other code has set stay. Outside of the main thread, the block has no effect,
+    because only the main thread handles signals.
     """
 
     def end(number: int, _: object) -> None:
@@ -89,10 +91,10 @@ def noticed_interrupts() -> Iterator[Callable[[], None]]:
 
 
 def check_interrupt() -> None:
-    """Raises the exception of an interrupt that Python has dropped.
+    """Raises KeyboardInterrupt or SystemExit again if Python has dropped it.
 
-    Python drops an error that comes in a callback of the garbage collector or of a
-    fork. JAX and Ray have such callbacks. Only signals that came in a block of
+    Python drops an exception in a callback of the garbage collector or of a fork. JAX
+    and Ray have such callbacks. Only signals that arrived in a block of
     `noticed_interrupts` are known.
     """
     if _noticed.came and is_main_thread():

@@ -1,4 +1,4 @@
-"""Starts of worker processes, and a spare process."""
+"""Launcher, which starts worker processes and keeps a spare process."""
 
 import contextlib
 import operator
@@ -18,15 +18,15 @@ from jaxwgc.distributed.ray._session import RayActor, RayReference, find_ray, lo
 from jaxwgc.distributed.ray._task import Assignment, Task
 from jaxwgc.distributed.ray._worker import Worker, WorkerBase
 
-# Maximum number of calls of a worker without a response.
+# Maximum number of calls of one worker that have not returned. Further calls wait.
 MAX_CALLS = 4
-# Seconds within which a spare process must respond before it is used. The round waits
-# meanwhile. An idle machine takes milliseconds.
+# Seconds within which a spare process must respond before it is used. Short, because
+# the round waits; long against the milliseconds that an idle machine takes.
 _SECONDS_TO_RESPOND = 1.0
 
 
 class Launcher:
-    """Starts the processes of workers, and keeps a spare one for the next loss.
+    """Starts worker processes, and keeps a spare process for the next lost worker.
 
     The spare process has imported JAX and the modules of the loss. It holds no data
     until it takes the place of a worker, whose parts it then loads. If it has ended or
@@ -52,7 +52,8 @@ class Launcher:
         has_spare: bool,
     ):
         ray = find_ray()
-        # Ray passes a reference inside a list as it is. `Worker.warm_up` reads it.
+        # Ray does not resolve a reference inside a list. Workers read the task
+        # themselves, so that they can report errors.
         self._task = [ray.put(task)]
         self._assignments = _assignments(code, layout, parts)
         remote = ray.remote(max_restarts=0, max_task_retries=0)
@@ -61,15 +62,15 @@ class Launcher:
         self._remote = remote_class.options(**_options(code, options))
         self._has_spare = has_spare
         self._spare: RayActor | None = None
-        # Task that returns the process of the spare actor when it is ready.
+        # Ray task that returns the process id of the spare actor once it is ready.
         self._warm_up: RayReference | None = None
 
     def launch(self, worker: int, step: int) -> tuple[RayActor, RayReference]:
-        """Starts a worker; returns its actor and the task of its start.
+        """Starts a worker process; returns its actor and the Ray task of its start.
 
         Args:
           worker: Index of the worker.
-          step: Step of the round.
+          step: Step of the round in which the worker starts.
         """
         assignment = self._assignments[worker]._replace(step=step)
         spare = self._take_spare()
@@ -80,7 +81,7 @@ class Launcher:
         return actor, actor.start.remote()
 
     def prepare_spare(self) -> None:
-        """Starts a spare process if there is none."""
+        """Starts a spare process if the launcher should keep one and has none."""
         if self._has_spare and self._spare is None:
             spare = self._remote.remote(None, self._task)
             self._spare = spare
@@ -100,7 +101,7 @@ class Launcher:
         self._spare = None
 
     def _take_spare(self) -> RayActor | None:
-        """Returns the spare actor, or None if it cannot be used."""
+        """Takes the spare actor out of the launcher; returns None if unusable."""
         spare = self._spare
         if spare is None:
             return None
@@ -126,7 +127,7 @@ class Launcher:
 
 
 def end_process(actor: RayActor, pid: int | None) -> None:
-    """Ends an actor, and kills its process, which may be frozen."""
+    """Ends an actor, and sends SIGKILL to its process `pid` unless that is None."""
     # If Ray has already ended, a call of Ray would start a new instance.
     if find_ray().is_initialized():
         with contextlib.suppress(Exception):
@@ -137,7 +138,7 @@ def end_process(actor: RayActor, pid: int | None) -> None:
 
 
 def _assignments(code: GradientCode, layout: Layout, parts: Any) -> list[Assignment]:
-    """Returns the assignment of each worker; its parts are in Ray's object store."""
+    """Returns one `Assignment` per worker; stores the parts in Ray's object store."""
     ray = find_ray()
     references = None
     if parts is not None:
@@ -162,7 +163,7 @@ def _assignments(code: GradientCode, layout: Layout, parts: Any) -> list[Assignm
 
 
 def _options(code: GradientCode, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options of Ray's actors, with the environment of a worker."""
+    """Returns the options of Ray's actors, including environment variables."""
     runtime = dict(options.get("runtime_env", {}))
     runtime["env_vars"] = environment(options) | runtime.get("env_vars", {})
     all_options: dict[str, Any] = {}
@@ -173,14 +174,14 @@ def _options(code: GradientCode, options: Mapping[str, Any]) -> dict[str, Any]:
     return all_options
 
 
-# Variables that set the number of threads.
+# Environment variables that set the number of threads of XLA, OpenMP and OpenBLAS.
 _THREAD_VARIABLES = ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-# Methods that the coordinator calls.
+# Methods of workers that the coordinator calls.
 _METHODS = ("warm_up", "start", "compute", "report", "send_sum", "project", "stop")
 
 
 def actor_class(worker_class: type[WorkerBase]) -> type[WorkerBase]:
-    """Returns the class of Ray's actors, whose errors are all `WorkerError`."""
+    """Returns a class for Ray's actors, whose methods raise only `WorkerError`."""
     methods: dict[str, Any] = {"__module__": __name__}
     for name in _METHODS:
         if hasattr(worker_class, name):
@@ -199,8 +200,8 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
     has_accelerator = num_gpus or "TPU" in (options.get("resources") or {})
     variables = {name: str(num_threads) for name in _THREAD_VARIABLES}
     variables["JAX_PLATFORMS"] = "" if has_accelerator else "cpu"
-    # The process keeps freed memory. The system takes four times as long to provide
-    # fresh memory for a gradient as the worker takes to write the gradient.
+    # malloc keeps freed memory in the process. Fresh memory for a gradient would take
+    # the system four times as long as the worker takes to write the gradient.
     variables["MALLOC_MMAP_MAX_"] = "0"
     variables["MALLOC_TRIM_THRESHOLD_"] = str(2**62)
     variables["MALLOC_ARENA_MAX"] = "1"
@@ -208,6 +209,7 @@ def environment(options: Mapping[str, Any]) -> dict[str, str]:
         flags = os.environ.get("XLA_FLAGS", "")
         variables["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
     if 0 < num_gpus < 1:
-        # JAX would allocate three quarters of a whole GPU at the start.
+        # By default, JAX allocates three quarters of a GPU. A worker that claims a
+        # fraction of the GPU gets only this fraction of the memory.
         variables["XLA_PYTHON_CLIENT_MEM_FRACTION"] = f"{0.75 * num_gpus:.3f}"
     return variables

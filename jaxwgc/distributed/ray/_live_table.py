@@ -1,4 +1,4 @@
-"""Live table of training: a row for each worker in the terminal."""
+"""Live table of training in the terminal, with one row per worker."""
 
 import contextlib
 import time
@@ -20,7 +20,7 @@ def live_table(
     workers: Callable[[], list[WorkerSlot]],
     make_report: Callable[[], StragglerReport],
 ) -> Iterator[list[Callable[[Progress], None]]]:
-    """Shows the state of each worker in the terminal while training runs.
+    """Shows a live table of workers in the terminal; yields callbacks that update it.
 
     Before the first step, it shows how many workers are ready. From step 8 on, it shows
     a straggler report, and a new one whenever the number of steps has doubled.
@@ -59,8 +59,8 @@ def live_table(
             )
             is_power_of_two = steps.bit_count() == 1
             if steps >= 8 and is_power_of_two:
-                # `make_report` raises an error if, for example, there are no times.
-                # Training then continues without a report.
+                # `make_report` raises ValueError if, e.g., no worker has responded.
+                # The table then keeps the last report, if there is one.
                 with contextlib.suppress(ValueError):
                     report = make_report()
             new = new_table(

@@ -17,14 +17,14 @@ from jaxwgc._common import arrays
 from jaxwgc._common.text import parts_named
 from jaxwgc.codes import GradientCode
 
-# Seconds for which a report waits, so that one call sends several reports. Long against
-# a call of Ray (1 to 2 milliseconds), short against rounds in which workers are
-# replaced.
+# Seconds for which a worker holds back a report, so that one call returns several
+# reports. Long against a call of Ray (1 to 2 milliseconds), short against rounds in
+# which workers are replaced.
 HOLD_SECONDS = 0.05
 
 
 class Taken(enum.IntEnum):
-    """Status of a worker's part: free, or computed by another worker.
+    """Status of a part of one worker: free, or taken by another worker.
 
     Workers compute parts in ascending order of these values.
     """
@@ -35,7 +35,7 @@ class Taken(enum.IntEnum):
 
 
 class WorkerMessage(NamedTuple):
-    """A worker's message of a round.
+    """Response of a worker in a round: its message, losses, aux and seconds.
 
     Attributes:
       message: (1, length); a complex one as its real and imaginary parts, with an axis
@@ -57,11 +57,11 @@ class WorkerMessage(NamedTuple):
 
 
 class Report(NamedTuple):
-    """A worker's report that it has finished a part, on request.
+    """Report that a worker has finished a part, in a round on request.
 
     Attributes:
       number: Number of the round.
-      turn: Position of the part in the order of the worker.
+      turn: Position of the part among the worker's parts, in order of computation.
       loss: Loss of the part.
       aux: Auxiliary outputs of the loss, a pytree with leaves (1, ...).
       is_finite: Whether all entries of the gradient of the part are finite.
@@ -79,13 +79,13 @@ class Report(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Result of a call on request: reports, and maybe the expected sum.
+    """Reports of a worker in a round on request, and its expected sum if finished.
 
     Attributes:
       reports: Reports of finished parts.
-      expected_sum: Sum of its messages with the weights that the coordinator expects to
-        request, as `pack` returns it. None until its parts are finished, and once it
-        has been returned.
+      expected_sum: Sum of the worker's messages with the weights that the coordinator
+        expects to request, as `pack` returns it. None until its parts are finished, and
+        once it has been returned.
     """
 
     reports: Sequence[Report] = ()
@@ -93,7 +93,7 @@ class Progress(NamedTuple):
 
 
 class LateTime(NamedTuple):
-    """Seconds of a response to an earlier round.
+    """Seconds of a worker that responded late, to an earlier round.
 
     Attributes:
       worker: Index of the worker.
@@ -173,7 +173,7 @@ class Round(NamedTuple):
 
 
 class PartValues(NamedTuple):
-    """Losses and aux of some parts.
+    """Losses and auxiliary outputs of some parts.
 
     Attributes:
       parts: Indices of the parts, int (num_some,).
@@ -187,7 +187,7 @@ class PartValues(NamedTuple):
 
 
 class ValuesOfAll(NamedTuple):
-    """Losses and aux of all parts: `Round` documents the fields."""
+    """Losses and auxiliary outputs of all parts; `Round` documents the fields."""
 
     known: np.ndarray
     losses: np.ndarray
@@ -195,7 +195,7 @@ class ValuesOfAll(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Shapes and dtypes of all messages.
+    """Shape and dtype of the messages, and the parts of each worker.
 
     Attributes:
       held: Parts of each worker, in the order of computation.
@@ -219,7 +219,7 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, code: GradientCode, params: Any, dtype: str | None) -> "Layout":
-        """Returns the layout of messages for gradients like `params`, in a dtype."""
+        """Returns the layout for gradients like `params` that are sent in `dtype`."""
 
         def encoded(params):
             partial_gradients = jax.vmap(lambda _: params)(jnp.zeros(code.num_parts))
@@ -240,7 +240,9 @@ class Layout(NamedTuple):
         )
 
     def not_finite(self, name: str, parts: Sequence[int] = ()) -> str:
-        """Explains that a message or sum is not finite, and what helps in float16.
+        """Returns an error text for a message or sum that is not finite.
+
+        If the message is in float16, the text names a remedy.
 
         Args:
           name: `"message"` or `"sum"`.
@@ -256,7 +258,7 @@ class Layout(NamedTuple):
         )
 
     def by_part(self, values: Iterable[PartValues]) -> ValuesOfAll:
-        """Orders losses and aux of some parts by part."""
+        """Collects losses and aux of some parts in arrays over all parts."""
 
         def zeros(leaf):
             return np.zeros((self.num_parts, *leaf.shape[1:]), leaf.dtype)
@@ -275,7 +277,7 @@ class Layout(NamedTuple):
 
 
 def _in_order(code: GradientCode, worker: int) -> np.ndarray:
-    """Orders the parts of a worker by the first message that needs each part.
+    """Returns a worker's parts, ordered by the first message that needs each part.
 
     A worker that holds nothing sends zero times the first part.
     """
@@ -293,20 +295,24 @@ def _in_order(code: GradientCode, worker: int) -> np.ndarray:
 
 
 def pack(message: jax.typing.ArrayLike, dtype: str | None) -> jax.Array:
-    """Converts a message to the form in which it is sent."""
+    """Converts a message to the array that is sent, rounded to a dtype.
+
+    Complex numbers become pairs of real numbers, and bfloat16 becomes uint16.
+    """
     message = jnp.asarray(message)
     if jnp.iscomplexobj(message):
         message = jnp.stack([message.real, message.imag], axis=-1)
     if dtype is not None:
         message = message.astype(dtype)
     if message.dtype == jnp.bfloat16:
-        # NumPy has no bfloat16. It would pickle such an array number by number.
+        # NumPy has no bfloat16, and would pickle such an array entry by entry. The bits
+        # are sent as integers.
         message = jax.lax.bitcast_convert_type(message, jnp.uint16)
     return message
 
 
 def unpack(wire: np.ndarray, message: np.ndarray) -> None:
-    """Converts a sent message back to numbers."""
+    """Writes the numbers of a sent message into the array `message`."""
     if wire.dtype == np.uint16:
         wire = wire.view(jnp.bfloat16)
     if np.iscomplexobj(message):
@@ -315,23 +321,23 @@ def unpack(wire: np.ndarray, message: np.ndarray) -> None:
 
 
 def is_finite(values: np.ndarray) -> bool:
-    """Returns whether all entries are finite."""
+    """Returns whether all entries of an array are finite."""
     with np.errstate(all="ignore"):
         return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
 class _Loan:
-    """Use of an array of `ArrayPool`, until nothing refers to it."""
+    """Handle of an array that `ArrayPool` has lent; its deletion returns the array."""
 
     def __init__(self, block: np.ndarray):
         self.__array_interface__ = block.__array_interface__
 
 
 class ArrayPool:
-    """Pool of equal arrays, each reused once nothing refers to it.
+    """Pool that lends arrays of one shape, and reuses arrays that are no longer used.
 
-    Fresh memory would cost more than what is copied into it: the system gives it page
-    by page. One returned array is kept.
+    To allocate fresh memory takes longer than to fill it, because the system provides
+    memory page by page. The pool keeps one returned array.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype):
@@ -342,12 +348,13 @@ class ArrayPool:
     def borrow(self) -> np.ndarray:
         """Returns an unused array; its entries are arbitrary."""
         if not self._returned:
-            # JAX releases arrays that it has read when Python collects garbage.
+            # JAX may hold arrays that it has read until Python collects garbage. The
+            # collection can return one to the pool.
             gc.collect(0)
         if self._returned:
             block = self._returned.pop()
         else:
-            # JAX uses arrays without a copy if they start at a multiple of 64 bytes.
+            # JAX uses an array without a copy only if its address is a multiple of 64.
             size = int(np.prod(self._shape)) * self._dtype.itemsize
             memory = np.empty(size + 64, np.uint8)
             start = -memory.ctypes.data % 64
@@ -361,18 +368,18 @@ class ArrayPool:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Keys:
-    """PRNG keys in a form that can be sent."""
+    """Typed PRNG keys in a form that can be sent: their words and implementation."""
 
     words: np.ndarray
     kind: str = dataclasses.field(metadata={"static": True})
 
 
-# Form in which a key is sent: words of a raw key, or a typed key.
+# Key as it is sent: the words of a raw key, or `Keys` for a typed key.
 SentKey: TypeAlias = np.ndarray | Keys
 
 
 def sent(tree: Any) -> Any:
-    """Converts a pytree to the form in which it is sent."""
+    """Converts a pytree to NumPy arrays, and its typed PRNG keys to `Keys`."""
 
     def of_leaf(leaf):
         if not jnp.issubdtype(arrays.dtype_of(leaf), jax.dtypes.prng_key):
@@ -384,7 +391,7 @@ def sent(tree: Any) -> Any:
 
 
 def read(tree: Any) -> Any:
-    """Converts a sent pytree back, with typed keys."""
+    """Converts `Keys` in a sent pytree back to typed PRNG keys."""
 
     def is_keys(node):
         return isinstance(node, Keys)

@@ -1,4 +1,4 @@
-"""Groups of options of a `RayCluster`."""
+"""Options of a `RayCluster` for verification, timeouts and simulated faults."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from jaxwgc import coding
 from jaxwgc._common import array_validation, validation
 from jaxwgc.codes import GradientCode
 
-# Shortest time limit, in seconds, for a silent worker. A machine that starts processes
-# may pause others for up to a second.
+# Smallest time limit for a response, in seconds. A machine that starts processes may
+# pause its other processes for up to a second.
 SHORTEST_RESPONSE_SECONDS = 2.0
 
 
@@ -77,22 +77,22 @@ class Verification:
         is_on_request = code.messages_per_worker > 1
         if self.audit and not is_on_request:
             raise ValueError(
-                "audit must be None for codes of one message per worker (use "
-                f"on_wrong); got {self.audit}"
+                "audit must be None for a code with one message per worker; got "
+                f"{self.audit}. Use on_wrong instead"
             )
         if self.on_wrong is None:
             return None
         if is_on_request:
             raise ValueError(
-                "on_wrong must be None for codes of several messages per worker (use "
-                f"audit); got {self.on_wrong!r}"
+                "on_wrong must be None for a code with several messages per worker; "
+                f"got {self.on_wrong!r}. Use audit instead"
             )
         locator = coding.ErrorLocator.of(code)
         if self.on_wrong == "arbitrate" and locator.copies is None:
             raise ValueError(
-                "on_wrong='arbitrate' needs a code whose workers send equal messages, "
-                f"such as codes.fractional_repetition; got {code}. For others, use "
-                "'drop' or 'raise'"
+                "on_wrong='arbitrate' needs a code with groups of workers that send "
+                f"equal messages, e.g. codes.fractional_repetition; got {code}. For "
+                "other codes, use on_wrong='drop' or 'raise'"
             )
         return locator
 
@@ -116,7 +116,7 @@ class Timeouts:
 
     Raises:
       ValueError: If `response` is below 2, or another number is not positive.
-      TypeError: If one is not a number.
+      TypeError: If a value is not a number.
 
     Example:
       >>> import jaxwgc
@@ -146,7 +146,9 @@ def _check_seconds(name: str, seconds: float) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Faults:
-    """Faults for experiments with a `RayCluster`; functions called on the workers.
+    """Delays and corrupted messages for experiments with a `RayCluster`.
+
+    Both functions are called on the workers.
 
     Args:
       delay: `delay(worker, step)`, seconds to sleep before a response, or on request

@@ -1,8 +1,8 @@
-"""Statuses of the parts of a round on request, and their transitions.
+"""Statuses of parts in a round on request, and the events that change them.
 
-Each copy of a part has one status: that of a part of one worker. `TRANSITIONS` is the
-table of the events that change it, and `PartStates.apply` rejects all other changes.
-What else a round knows of its parts is derived from the statuses.
+Each part of each worker has one status. `TRANSITIONS` lists the events that change a
+status, and `PartStates.apply` rejects all other changes. All other information on the
+parts of a round is derived from the statuses.
 
 ```text
   LOST ──SEND──► HELD ─┬──────────────────────┐
@@ -11,9 +11,9 @@ What else a round knows of its parts is derived from the statuses.
                        └─COVER──► COVERED ────┴─REPORT_NOT_FINITE─► NOT_FINITE
 ```
 
-RELEASE leads back to HELD, LOSE to LOST, and EXCLUDE to EXCLUDED, which stays. A worker
-may report a part that it was not expected to compute: it goes on with the parts that
-others have taken or finished if it has no others.
+RELEASE leads back to HELD, LOSE to LOST, and EXCLUDE to EXCLUDED, which is final. A
+worker may report a part that it was not expected to compute: if it has no other parts
+left, it computes parts that other workers have taken or finished.
 """
 
 import enum
@@ -86,11 +86,11 @@ OPEN = (
 )
 # Statuses of parts that a running process has finished.
 FINISHED = (PartStatus.REPORTED, PartStatus.NOT_FINITE)
-# Statuses of parts whose further reports are ignored.
+# Statuses in which further reports of a part are ignored.
 SETTLED = (*FINISHED, PartStatus.EXCLUDED)
 
-# New status of a part, by event and status. Combinations that are not listed are
-# errors.
+# New status of a part, by event and old status. Other combinations raise
+# `TransitionError`.
 TRANSITIONS: dict[PartEvent, dict[PartStatus, PartStatus]] = {
     PartEvent.SEND: {PartStatus.LOST: PartStatus.HELD},
     PartEvent.CLAIM: {PartStatus.HELD: PartStatus.COMPUTING},
@@ -111,16 +111,18 @@ TRANSITIONS: dict[PartEvent, dict[PartStatus, PartStatus]] = {
 
 
 class TransitionError(AssertionError):
-    """A status of a part was changed by a wrong event: a bug in jaxwgc."""
+    """Raised if an event cannot change the status of a part: a bug in jaxwgc."""
 
 
 class PartStates:
     """Statuses of the parts of all workers in one round.
 
-    A turn is the place of a part among those of a worker. At first, all parts are LOST.
+    A turn is the position of a part in its worker's list of parts. At first, all parts
+    are LOST.
 
     Args:
-      parts: int (num_workers, num_turns), part of each turn; `num_parts` if none.
+      parts: int (num_workers, num_turns), index of the part at each turn; `num_parts`
+        if the worker has fewer parts.
       num_parts: Number of parts of the code.
     """
 
@@ -132,7 +134,7 @@ class PartStates:
         self._statuses = statuses.astype(np.int8)
 
     def apply(self, event: PartEvent, worker: int, turns: np.ndarray) -> None:
-        """Changes the statuses of some parts of a worker after an event.
+        """Changes the statuses of a worker's parts at given turns, after an event.
 
         Raises:
           TransitionError: If the event cannot change the status of a turn.
@@ -148,40 +150,40 @@ class PartStates:
             self._statuses[worker, turn] = transitions[status]
 
     def apply_to_worker(self, event: PartEvent, worker: int) -> None:
-        """Changes the statuses of all parts of a worker that an event can change."""
+        """Applies an event to every part of a worker that the event can change."""
         self.apply(event, worker, self.turns(worker, TRANSITIONS[event]))
 
     def status(self, worker: int, turn: int) -> PartStatus:
-        """Returns the status of one part of a worker."""
+        """Returns the status of the part at one turn of a worker."""
         return PartStatus(self._statuses[worker, turn])
 
     def turns(self, worker: int, statuses: Iterable[PartStatus]) -> np.ndarray:
-        """Returns the places of a worker's parts that have one of some statuses."""
+        """Returns the turns of a worker's parts that have one of the given statuses."""
         is_among = _mask_of(tuple(statuses))[self._statuses[worker]]
         return np.flatnonzero(is_among)
 
     def are(self, statuses: Iterable[PartStatus]) -> np.ndarray:
-        """Returns which parts of which workers have one of some statuses."""
+        """Returns which parts of each worker have one of the given statuses."""
         return _mask_of(tuple(statuses))[self._statuses]
 
     @property
     def is_reported(self) -> np.ndarray:
-        """Parts of workers that sums can contain."""
+        """Mask of each worker's reported parts, which its sums can contain."""
         return self.are([PartStatus.REPORTED])
 
     @property
     def have_open(self) -> np.ndarray:
-        """Workers that can still finish parts."""
+        """Mask of the workers that are running and have unfinished parts."""
         return self.are(OPEN).any(1)
 
     @property
     def have_round(self) -> np.ndarray:
-        """Workers that compute in the round and can be lost."""
+        """Mask of workers that take part in the round: neither lost nor excluded."""
         return self.are(TRANSITIONS[PartEvent.LOSE]).any(1)
 
     @property
     def is_excluded(self) -> np.ndarray:
-        """Workers that are excluded from the rest of the round."""
+        """Mask of the workers that are excluded from the rest of the round."""
         return self.are([PartStatus.EXCLUDED]).any(1)
 
     @property
@@ -191,29 +193,29 @@ class PartStates:
 
     @property
     def num_claimed(self) -> np.ndarray:
-        """Number of parts that each worker has claimed."""
+        """Number of parts that each worker is to compute before its next report."""
         return self.are([PartStatus.COMPUTING]).sum(1)
 
     def reported_parts(self) -> np.ndarray:
-        """Returns which parts a worker has reported."""
+        """Returns which parts have been reported by at least one worker."""
         return self._parts_among(self.is_reported)
 
     def parts_computed_by(self, workers: np.ndarray) -> np.ndarray:
-        """Returns which parts some workers are computing.
+        """Returns which parts at least one of the given workers is computing.
 
         Args:
-          workers: bool (num_workers,).
+          workers: Mask of the given workers, bool (num_workers,).
         """
         return self._parts_among(self.are([PartStatus.COMPUTING]) & workers[:, None])
 
     def _parts_among(self, turns: np.ndarray) -> np.ndarray:
-        """Converts a mask of workers' parts to a mask of parts."""
+        """Converts a mask (num_workers, num_turns) to a mask of parts."""
         is_included = np.zeros(self._num_parts, bool)
         is_included[self._parts[turns]] = True
         return is_included
 
     def taken(self, worker: int) -> np.ndarray:
-        """Returns what a worker is told about its parts."""
+        """Returns a `Taken` for each part of a worker, to be sent to the worker."""
         taken = np.full(self._parts.shape[1], Taken.FREE, np.int8)
         taken[self.turns(worker, [PartStatus.TAKEN])] = Taken.COMPUTING
         taken[self.turns(worker, [PartStatus.COVERED])] = Taken.FINISHED
@@ -223,5 +225,5 @@ class PartStates:
 
 @functools.cache
 def _mask_of(statuses: tuple[PartStatus, ...]) -> np.ndarray:
-    """Returns a mask of some statuses."""
+    """Returns a bool for each `PartStatus`: whether it is among given statuses."""
     return np.isin(list(PartStatus), statuses)

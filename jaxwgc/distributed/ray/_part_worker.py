@@ -1,4 +1,4 @@
-"""Worker of rounds on request, which computes parts and sends sums of them."""
+"""Worker process of rounds on request: reports parts, and sends weighted sums."""
 
 import dataclasses
 import functools
@@ -26,30 +26,33 @@ from jaxwgc.distributed.ray._messages import (
 from jaxwgc.distributed.ray._task import Assignment, Order, Task, read_order
 from jaxwgc.distributed.ray._worker import WorkerBase
 
-# Number of terms that are added up in one pass through memory.
+# Number of terms that one call of a compiled function adds to a sum. Several terms at
+# once need fewer passes through memory than one by one.
 _AT_ONCE = 8
-# Before a worker computes parts that other workers are computing, it waits this
-# multiple of the time of a part.
+# Before a worker computes parts that other workers have finished or are computing, it
+# waits at least this multiple of the time of its last part.
 _PARTS_HELD = 2
 
 
 @dataclasses.dataclass(eq=False)
 class _Step:
-    """State of one round on a worker: see `PartWorker.compute`.
+    """State of one round in the process of a worker.
+
+    A turn is the position of a part in the worker's list of parts.
 
     Attributes:
       number: Number of the round.
       leaves: Leaves of params.
-      key: Key of the round as it travels.
+      key: Key of the round, in the format in which it is sent.
       step: Step of the round.
       taken: `Taken` of each part of the worker, int8 (num_held,).
       expected: Weights of the terms in the sum that the coordinator expects to request,
         (num_held,). Zeros if it expects none, or has the sum.
       terms: Finished terms by turn.
       reports: Reports in the order in which parts were finished.
-      num_quiet: Number of the first reports that are sent only together with a further
-        one.
-      begin: Time of the order.
+      num_quiet: Number of reports of the last round at the start of `reports`. They are
+        sent only together with a report of this round.
+      begin: Time at which the round started on the worker.
       is_stopped: Whether the worker computes no further part.
       error: Error of the user's `batches`, which ends this round only.
     """
@@ -69,25 +72,25 @@ class _Step:
 
     @property
     def turns(self) -> np.ndarray:
-        """Places of the parts that the worker has not computed."""
+        """Turns of the parts left to compute, free parts first; none if stopped."""
         is_done = np.full(len(self.taken), self.is_stopped)
         is_done[list(self.terms)] = True
         return turns_left(self.taken, is_done)
 
     @property
     def has_expected_sum(self) -> bool:
-        """True if all terms of the expected sum are finished."""
+        """True if a sum is expected, and all of its terms are finished."""
         turns = np.flatnonzero(self.expected).tolist()
         return len(turns) > 0 and self.terms.keys() >= {*turns}
 
     @property
     def has_free_part(self) -> bool:
-        """True if a part is left that no other worker has or is computing."""
+        """True if a part is left that no other worker has finished or is computing."""
         return bool((self.taken[self.turns] == Taken.FREE).any())
 
 
 def turns_left(taken: np.ndarray, is_done: np.ndarray) -> np.ndarray:
-    """Returns the places of parts left to a worker, parts of no other worker first.
+    """Returns the turns of a worker's unfinished parts, sorted by `Taken`.
 
     Args:
       taken: int (num_turns,), `Taken` of each part.
@@ -98,12 +101,12 @@ def turns_left(taken: np.ndarray, is_done: np.ndarray) -> np.ndarray:
 
 
 class _PartResult(NamedTuple):
-    """Results of the compiled program of one part.
+    """Term, loss and auxiliary outputs of one part, from the compiled function.
 
     Attributes:
       term: (1, length).
       loss: Loss of the part.
-      aux: Pytree, what the loss returns besides.
+      aux: Auxiliary outputs of the loss, a pytree.
       is_finite: Whether all entries of the term are finite.
     """
 
@@ -117,9 +120,9 @@ class _NextPart(NamedTuple):
     """Part that the worker computes next.
 
     Attributes:
-      step: Its round.
-      turn: Its turn.
-      turn_after: Turn of the untaken part after it, or None.
+      step: State of the round.
+      turn: Turn of the part.
+      turn_after: Turn of the next free part, or None.
     """
 
     step: _Step
@@ -128,17 +131,17 @@ class _NextPart(NamedTuple):
 
 
 class PartWorker(WorkerBase):
-    """Computes parts one by one, and keeps their terms until a sum is requested.
+    """Worker that computes one part at a time, and stores the terms for weighted sums.
 
-    One thread computes. The calls of the coordinator come in others, and hardly wait
-    for it: only for the next report.
+    One thread computes parts. The coordinator's calls run in other threads. Only the
+    calls of `compute` and `report` wait for finished parts.
     """
 
     _is_stacked = False
 
     def __init__(self, assignment: Assignment | None, task: Task | list[Any]):
         super().__init__(assignment, task)
-        # Lock of the state below, which all threads share.
+        # Guards the attributes below, which all threads share.
         self._changed = threading.Condition()
         self._step = _Step(
             number=-1,
@@ -150,11 +153,11 @@ class PartWorker(WorkerBase):
         )
         self._num_calls = 0
         self._error: WorkerError | None = None
-        # Seconds of the last part.
+        # Seconds that the last part took; 0 before the first part.
         self._part_seconds = 0.0
 
     def start(self, assignment: Assignment | None = None) -> Ready:
-        """Loads the parts, compiles, and starts the thread that computes."""
+        """Loads data, compiles, starts the computing thread, and returns `Ready`."""
         ready = super().start(assignment)
         self.start_thread()
         return ready
@@ -163,7 +166,7 @@ class PartWorker(WorkerBase):
         """Starts the thread that computes the parts of the newest round."""
         threading.Thread(target=self._work, daemon=True).start()
 
-    # Calls of the coordinator.
+    # Methods that the coordinator calls.
 
     def compute(
         self,
@@ -173,15 +176,16 @@ class PartWorker(WorkerBase):
         seen: int,
         expected: np.ndarray,
     ) -> Progress:
-        """Starts another round after the current part, and returns the first reports.
+        """Starts a round after the current part, waits, and returns new reports.
 
-        The first are those of the last round that the coordinator has not seen. They
-        wait for one of this round, to save a call, unless it has seen none of the last.
+        The first reports are those of the last round that the coordinator has not seen.
+        To save a call, they are sent together with a report of this round, unless the
+        coordinator has seen no report of the last round.
 
         Args:
-          order: Leaves of params, key and step, maybe pickled.
-          number: Number of the round. Numbers grow, and of two rounds the later counts.
-          taken: int (num_held,), `Taken` of each of its parts.
+          order: Leaves of params, key and step, possibly pickled.
+          number: Number of the round. Rounds older than the newest one are ignored.
+          taken: int (num_held,), `Taken` of each part of the worker.
           seen: Number of reports of the last round that the coordinator has seen.
           expected: Weights of the messages in the sum that the coordinator expects to
             request, (num_messages,); zeros if it expects none.
@@ -203,12 +207,17 @@ class PartWorker(WorkerBase):
         return self.report(number, 0, taken)
 
     def report(self, number: int, seen: int, taken: np.ndarray) -> Progress:
-        """Waits for new reports, and returns them.
+        """Waits for a finished part; returns new reports, and perhaps the expected sum.
 
-        They may include reports of an earlier round, in which the worker was late. The
-        expected sum comes with the reports of its last parts, and the worker then stops
-        until the next call for reports. There are no reports if another call takes
-        over.
+        The reports may include those of an earlier round, in which the worker was late.
+        The expected sum comes with the reports of its last parts. The worker then
+        computes no further parts until the next call for reports. A newer call of the
+        coordinator ends the wait.
+
+        Args:
+          number: Number of the round. The result is empty for any but the newest round.
+          seen: Number of reports in this round that the coordinator has seen.
+          taken: int (num_held,), `Taken` of each part of the worker.
         """
         with self._changed:
             step = self._step
@@ -228,8 +237,8 @@ class PartWorker(WorkerBase):
             num_first = max(seen, step.num_quiet) + 1
             self._changed.wait_for(lambda: not is_waiting_for(num_first))
             if len(step.reports) >= num_first:
-                # The call waits a little to return several reports together, if free
-                # parts are left.
+                # If free parts are left, the call waits up to `HOLD_SECONDS`, to return
+                # several reports together.
                 num_full = step.num_quiet + self.task.report_size
                 self._changed.wait_for(
                     lambda: not (is_waiting_for(num_full) and step.has_free_part),
@@ -247,10 +256,14 @@ class PartWorker(WorkerBase):
         return Progress(reports, self._sum_of_step(step, weights))
 
     def send_sum(self, number: int, request: np.ndarray) -> np.ndarray | None:
-        """Computes the requested sum of the worker's terms.
+        """Returns a weighted sum of the worker's terms, or None.
 
-        None if the worker has gone on to another round. The worker then stops until the
-        next call for reports.
+        The worker computes no further parts until the next call for reports.
+
+        Args:
+          number: Number of the round. None is returned if the worker has gone on to
+            another round.
+          request: Weights of the worker's messages in the sum, (num_messages,).
         """
         self.stop(number)
         with self._changed:
@@ -263,10 +276,10 @@ class PartWorker(WorkerBase):
     def project(
         self, order: Order | bytes, parts: np.ndarray, key: SentKey, number: int
     ) -> np.ndarray:
-        """Computes the projection of the term of one part.
+        """Computes the random projection of one part's term.
 
-        The stored term is used if there is one. Otherwise the term is computed,
-        while other work goes on.
+        If the term of the part is stored, it is used. Otherwise, this thread computes
+        the term, and the computing thread continues meanwhile.
         """
         turn = self.held.tolist().index(parts[0])
         term = None
@@ -281,17 +294,23 @@ class PartWorker(WorkerBase):
         return self._projection(wire, key)
 
     def stop(self, number: int) -> Progress:
-        """Ends a round after the current part."""
+        """Stops the computation of a round after the current part.
+
+        The returned `Progress` has no reports.
+        """
         with self._changed:
             if self._step.number == number:
                 self._step.is_stopped = True
             self._changed.notify_all()
         return Progress()
 
-    # The thread that computes.
+    # Methods of the computing thread.
 
     def _work(self) -> None:
-        """Computes the parts of the newest round, one after the other."""
+        """Computes parts of the newest round one by one, in an endless loop.
+
+        An error ends the loop, and the next call for reports raises it.
+        """
         try:
             while True:
                 next_part = self._wait_for_part()
@@ -303,12 +322,11 @@ class PartWorker(WorkerBase):
                 self._changed.notify_all()
 
     def _wait_for_part(self) -> _NextPart | None:
-        """Waits until there is a part to compute."""
+        """Waits for a part to compute; returns the part, or None to wait again."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._step.turns) > 0)
-            # Other workers should finish the parts that they have or compute. This
-            # worker computes these parts only after a while, in which a worker of half
-            # the speed finishes its own.
+            # Without free parts, this worker waits before it computes parts of other
+            # workers. Meanwhile, a worker of half the speed can finish its own parts.
             own_seconds = time.monotonic() - self._step.begin
             hold = max(_PARTS_HELD * self._part_seconds, min(own_seconds, HOLD_SECONDS))
             self._changed.wait_for(lambda: self._step.has_free_part, hold)
@@ -324,7 +342,10 @@ class PartWorker(WorkerBase):
             return _NextPart(step=step, turn=turns[0], turn_after=turn_after)
 
     def _compute_part(self, next_part: _NextPart) -> None:
-        """Computes a part, and adds its term and report."""
+        """Computes a part, and stores its term and report.
+
+        An error of the user's `batches` is stored as the error of the round.
+        """
         step = next_part.step
         try:
             term, report = self._finish(next_part)
@@ -337,15 +358,15 @@ class PartWorker(WorkerBase):
         with self._changed:
             self._part_seconds = report.seconds
             step.terms[next_part.turn] = term
-            # This may be a report of an earlier round, in which the worker was late.
+            # If another round has started meanwhile, the report is sent in that round.
             self._step.reports.append(report)
             self._changed.notify_all()
 
     def _finish(self, next_part: _NextPart) -> tuple[jax.Array, Report]:
-        """Computes the term of a part, and its report.
+        """Computes a part; returns its term and its report.
 
-        Batches of the turn after it, and of the first turn of the next step, are read
-        meanwhile.
+        Meanwhile, the batches of the next free part and of the first part of the next
+        step are read.
         """
         begin = time.monotonic()
         state = next_part.step
@@ -373,7 +394,7 @@ class PartWorker(WorkerBase):
     # Compiled functions.
 
     def _compile(self) -> jax.ShapeDtypeStruct:
-        """Compiles the term of one part, and the sum of terms."""
+        """Compiles `_one_part` and `_add`; returns shape and dtype of a sent sum."""
         leaves = jax.tree.leaves(self.task.params)
         arguments = self._arguments(0, self.task.key, self._first_step)
         with naming_parts(self.held[:1]):
@@ -388,12 +409,15 @@ class PartWorker(WorkerBase):
     def _arguments(
         self, turn: int, key: SentKey | None, step: int
     ) -> tuple[Any, np.uint32, SentKey | None, np.uint32]:
-        """Returns the arguments of `_one_part`."""
+        """Returns the arguments of `_one_part` after `leaves`, for the part at a turn.
+
+        A turn is the position of a part in the worker's list of parts.
+        """
         part = self.data.of_step(step, turn)
         return part, np.uint32(self.held[turn]), key, np.uint32(step)
 
     def _one_part(self, leaves, part, index, key, step) -> _PartResult:
-        """Computes loss and term of one part."""
+        """Computes the term, loss and auxiliary outputs of one part."""
         term = self._term(leaves, part, index, key, step)
         vector = ravel(term.value)[None]
         return _PartResult(
@@ -404,12 +428,12 @@ class PartWorker(WorkerBase):
         )
 
     def _sum_of_step(self, step: _Step, weights: np.ndarray) -> np.ndarray:
-        """Computes the weighted sum of finished terms, corrupted in experiments."""
+        """Computes the weighted sum of finished terms, and applies `Faults.corrupt`."""
         wire = self._sum(step.terms, weights)
         return self._corrupted(step.step, np.asarray(wire))
 
     def _sum(self, terms: dict[int, jax.Array], weights: np.ndarray) -> jax.Array:
-        """Computes the weighted sum of terms as it is sent."""
+        """Computes the weighted sum of terms, in the format in which it is sent."""
         asked = np.flatnonzero(weights)
         total: jax.Array | None = None
         for start in range(0, max(1, len(asked)), _AT_ONCE):

@@ -1,4 +1,4 @@
-"""Constants of rounds on request: order of parts, messages and sums."""
+"""Plan of rounds on request: quantities that are determined by the code."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,18 +12,19 @@ from jaxwgc.distributed.ray._messages import Layout
 
 
 class RequestPlan(NamedTuple):
-    """Constants of all rounds on request with one code.
+    """Quantities of a code that are equal in all rounds on request.
 
-    A turn is the place of a part among those of a worker.
+    A turn is the position of a part in its worker's list of parts.
 
     Attributes:
       code: Real code of one segment.
       layout: Shapes of the sums.
       find_weights: Maps a mask of messages to decoding weights (1, num_messages).
-      parts: int (num_workers, num_turns), part of each turn; num_parts if none.
-      is_held: bool (num_workers, num_turns), turns that there are.
-      support: bool (num_workers, messages_per_worker, num_turns), turns that a message
-        is made of.
+      parts: int (num_workers, num_turns), index of the part at each turn; num_parts if
+        the worker has fewer parts.
+      is_held: bool (num_workers, num_turns), False if the worker has fewer parts.
+      support: bool (num_workers, messages_per_worker, num_turns), parts that each
+        message contains.
       may_skip: Whether workers need not compute parts that others have finished.
     """
 
@@ -37,12 +38,12 @@ class RequestPlan(NamedTuple):
 
     @property
     def report_size(self) -> int:
-        """Number of parts in a report if all are equally fast."""
+        """Number of parts per report: an equal share of all parts, rounded up."""
         return -(-self.code.num_parts // self.code.num_workers)
 
     @classmethod
     def of(cls, code: GradientCode, layout: Layout, decoder: Decoder) -> "RequestPlan":
-        """Returns the constants for a code."""
+        """Returns the plan of rounds with a code, message layout and decoder."""
         find_weights = jax.jit(
             lambda mask: decoder.checked_weights(
                 code.encoding_matrix, code.segment_targets, mask
@@ -68,16 +69,30 @@ class RequestPlan(NamedTuple):
         )
 
     def mask(self, done: np.ndarray) -> np.ndarray:
-        """Returns which messages of the workers are finished."""
+        """Returns which messages contain finished parts only.
+
+        Args:
+          done: Which parts are finished, bool (num_workers, num_turns).
+        """
         return ~(self.support & ~done[:, None]).any(2)
 
     def requests(self, mask: np.ndarray) -> np.ndarray:
-        """Returns the weights of each worker's requested sum."""
+        """Returns the weights of the sum that each worker has to send.
+
+        Args:
+          mask: Which messages are finished, bool (num_workers, messages_per_worker).
+        """
         weights = np.asarray(self.find_weights(mask.ravel())).reshape(mask.shape)
         return np.where(self.support.any(2), weights, 0)
 
     def seen_times(self, times: np.ndarray, sees_workers: bool) -> np.ndarray:
-        """Converts times of parts to the times that the waiting rule takes."""
+        """Converts times of parts to times of workers or messages.
+
+        Args:
+          times: Time at which each part was finished, (num_workers, num_turns).
+          sees_workers: Whether the waiting rule takes times of workers, and not of
+            messages.
+        """
         if sees_workers:
             return np.where(self.is_held, times, 0.0).max(1)
         return np.where(self.support, times[:, None], 0.0).max(2).ravel()

@@ -4,8 +4,9 @@ A round has two phases. Workers first compute parts and report them, until the w
 rule ends this phase. The coordinator then collects one weighted sum from each worker
 that the decoding needs. If a sum does not come, the first phase continues.
 
-A worker sends the sum that the coordinator expects to request with the last report of
-its parts. If the decoding needs just this sum, the sum is not requested.
+The coordinator tells each worker which sum it expects to request. The worker sends this
+sum with the last report of its parts. If the decoding needs exactly this sum, it is not
+requested again.
 """
 
 import dataclasses
@@ -33,12 +34,12 @@ from jaxwgc.distributed.ray._part_states import (
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._rounds import RoundEngine, RoundStart
 
-# Lower bound, in seconds, of the time of a part in divisions.
+# Lower bound of times in denominators, in seconds: a measured time may be 0.
 _SHORTEST_SECONDS = 1e-6
 
 
 class WorkSharing:
-    """Decides which parts a worker claims, and which it leaves to others.
+    """Decides which parts each worker claims, and which it leaves to other workers.
 
     A worker claims the parts that it is expected to compute before its next report. It
     leaves parts to its helpers: workers that are at least half as fast, and are not
@@ -46,10 +47,10 @@ class WorkSharing:
 
     Args:
       plan: `RequestPlan` of the code.
-      parts: Statuses of the parts of the round, which are changed.
+      parts: `PartStates` of the round. `update` changes them.
       fleet: Workers.
       times: Seconds from the start of the round to each report, (num_workers,
-        num_turns), which the round changes; infinity if there is none.
+        num_turns); infinity if there is none. The round changes this array.
     """
 
     def __init__(
@@ -61,13 +62,13 @@ class WorkSharing:
         self._times = times
 
     def update(self, worker: int, elapsed: float, *, has_begun: bool) -> None:
-        """Updates what a worker may compute.
+        """Updates which parts a worker claims, and which it leaves to others.
 
         Args:
           worker: Index of the worker.
           elapsed: Seconds since the start of the round.
           has_begun: Whether the worker is computing. It then keeps the part that it has
-            begun: the first part that no other worker had when it was told last.
+            begun: the first part that was free when the worker was last called.
         """
         parts = self._parts
         num_claims = self._num_claims(worker)
@@ -88,15 +89,15 @@ class WorkSharing:
         parts.apply(PartEvent.CLAIM, worker, free[:num_claims])
 
     def _held_among(self, worker: int, is_included: np.ndarray) -> np.ndarray:
-        """Returns the places of a worker's free parts among given parts."""
+        """Returns the turns of a worker's HELD parts that are in a mask of parts."""
         turns = self._parts.turns(worker, [PartStatus.HELD])
         return turns[is_included[self._plan.parts[worker, turns]]]
 
     def _helpers(self, worker: int, elapsed: float) -> np.ndarray:
-        """Returns the workers that hold parts of a worker.
+        """Returns a mask of the workers to which a worker may leave its parts.
 
-        The parts that a helper has claimed count as finished, since it reports several
-        parts together.
+        These workers are at least half as fast, and not suspected. Claimed parts count
+        as finished, because a worker reports several parts together.
         """
         num_expected = self._parts.num_finished + self._parts.num_claimed
         is_fast_enough = 2 * num_expected >= self._rate(worker) * elapsed
@@ -105,22 +106,22 @@ class WorkSharing:
         return is_helper
 
     def _rate(self, worker: int) -> float:
-        """Computes the parts per second of a worker."""
+        """Returns a worker's highest rate in the round so far, in parts per second."""
         times = np.sort(self._times[worker])
         num_reported = np.arange(len(times)) + 1
         return float(np.max(num_reported / np.maximum(times, _SHORTEST_SECONDS)))
 
     def _num_claims(self, worker: int) -> int:
-        """Computes how many parts a worker will finish until its next report.
+        """Estimates how many parts a worker will finish before its next report.
 
-        At least two: the part that it has begun, and another.
+        At least two parts, the begun one and another, and at most `report_size`.
         """
         seconds = max(self._fleet.limit.median(worker), _SHORTEST_SECONDS)
         return int(np.clip(HOLD_SECONDS / seconds, 2, self._plan.report_size))
 
 
-# Time limit for a sum whose parts other workers have finished: these seconds, plus this
-# multiple of the time that other sums took.
+# Time limit for a requested sum if the round can end without it: `_PATIENCE_SECONDS`,
+# plus `_TIMES_OTHERS` times the seconds from the requests to the newest other sum.
 _PATIENCE_SECONDS = 0.5
 _TIMES_OTHERS = 2.0
 # Polling interval in seconds while a round waits for sums.
@@ -129,7 +130,7 @@ _POLL_SECONDS = 0.1
 
 @dataclasses.dataclass(eq=False)
 class _RequestedSum:
-    """Sum that was requested from a worker, or is expected.
+    """Sum that was requested from a worker, or that it sent without a request.
 
     Attributes:
       weights: Weights of the request, (messages_per_worker,).
@@ -141,14 +142,15 @@ class _RequestedSum:
 
 
 class ExpectedSums:
-    """Weights of sums that the next round will probably request.
+    """Predicts the weights of the sums that the next round will request.
 
-    They are those of the last two rounds if both requested the same of a worker, such
-    as the parts of a slow worker. Otherwise they are those of a round in which all
-    messages are finished.
+    If the last two rounds requested equal sums from a worker, the next round is
+    expected to request this sum, too. Otherwise it is expected to request the sum of a
+    round in which all messages are finished.
 
     Args:
-      usual: Requests of such a round, (num_workers, messages_per_worker).
+      usual: Requests of a round in which all messages are finished, (num_workers,
+        messages_per_worker).
 
     Attributes:
       weights: Expected requests, (num_workers, messages_per_worker).
@@ -160,7 +162,7 @@ class ExpectedSums:
         self.weights = usual
 
     def note(self, requests: np.ndarray) -> None:
-        """Records the requests of a round."""
+        """Records the requests of a round, and updates the expected ones."""
         is_same = (requests == self._newest).all(axis=1, keepdims=True)
         self.weights = np.where(is_same, requests, self._usual)
         self._newest = requests
@@ -172,12 +174,12 @@ class RequestRound(RoundEngine):
     Args:
       fleet: Workers.
       plan: `RequestPlan` of the code.
-      start: `RoundStart` of the round; its memory is for the sums.
+      start: `RoundStart` of the round; its `messages` are memory for the sums.
       expected: `ExpectedSums.weights`.
 
     Attributes:
       requests: Weights of the requested sums, (num_workers, messages_per_worker); None
-        while workers compute.
+        in the first phase.
     """
 
     def __init__(
@@ -189,23 +191,23 @@ class RequestRound(RoundEngine):
         self._parts = PartStates(plan.parts, plan.code.num_parts)
         self._sharing = WorkSharing(plan, self._parts, fleet, self.times)
         num_workers, messages_per_worker, _ = plan.support.shape
-        # Newest request to each worker, or its expected sum, unless the worker was
-        # withdrawn before its sum.
+        # Newest request to each worker, or its expected sum. It is removed if the
+        # worker is lost or excluded before the sum arrives.
         self._sums: dict[int, _RequestedSum] = {}
         self.requests: np.ndarray | None = None
-        # Times until which workers wait that have sent their expected sums and have
-        # left all other parts to others. A worker of half the speed has sent its sum by
-        # then.
+        # Time until which each worker rests, after it has sent its expected sum and
+        # left its other parts to other workers. A worker of half the speed can send its
+        # sum in this time.
         self._rest_until = np.full(num_workers, -np.inf)
-        # Messages that were finished when the waiting rule ended the first phase. They
-        # can be requested.
+        # Mask of the messages that were finished at the end of the first phase. The
+        # requested sums contain these messages only.
         self._mask = np.zeros((num_workers, messages_per_worker), bool)
-        # Time of the newest requests, and of the newest sum since then.
+        # Time of the newest requests, and of the newest sum that arrived after them.
         self._requested_at = start.now
         self._newest_sum_at = start.now
         workers = np.flatnonzero(fleet.are("idle", "computing")).tolist()
-        # All claims are recorded before the first call, because each call tells a
-        # worker all claims.
+        # All claims are recorded before the first call, because each call tells its
+        # worker which parts other workers have claimed.
         for worker in workers:
             self._parts.apply_to_worker(PartEvent.SEND, worker)
             self._sharing.update(worker, elapsed=0.0, has_begun=False)
@@ -214,7 +216,7 @@ class RequestRound(RoundEngine):
 
     @property
     def _missing(self) -> np.ndarray:
-        """Workers that have not sent their requested sum."""
+        """Mask of the workers that have not sent their requested sum."""
         assert self.requests is not None
         missing = self.requests.any(1)
         for worker, requested in self._sums.items():
@@ -223,7 +225,7 @@ class RequestRound(RoundEngine):
         return missing
 
     def _is_requested(self, worker: int) -> bool:
-        """Returns whether a worker was sent its newest request."""
+        """Returns whether a worker's sum was requested, or sent without a request."""
         assert self.requests is not None
         requested = self._sums.get(worker)
         return requested is not None and np.array_equal(
@@ -235,7 +237,7 @@ class RequestRound(RoundEngine):
         self._call_compute(worker, now)
 
     def _advance(self, now: float) -> None:
-        """Requests reports or sums, or ends the round."""
+        """Records losses, and requests reports or sums, or ends the round."""
         self._note_losses()
         if self.requests is None:
             self._request_reports(now)
@@ -243,10 +245,10 @@ class RequestRound(RoundEngine):
         if self.requests is not None:
             self._collect_sums(now)
 
-    # The first phase: workers compute parts, and report them.
+    # First phase: workers compute parts and report finished ones.
 
     def _call_compute(self, worker: int, now: float) -> None:
-        """Sends the parameters to a worker, if it can compute any parts."""
+        """Calls `compute` of a worker if it has unfinished parts in this round."""
         if not self._parts.have_open[worker]:
             return
         self._sharing.update(worker, now - self._begin, has_begun=False)
@@ -266,7 +268,10 @@ class RequestRound(RoundEngine):
         self._fleet.call(call, now)
 
     def _request_reports(self, now: float) -> None:
-        """Requests the next reports of idle workers that have parts left."""
+        """Requests reports from idle workers that have unfinished parts.
+
+        A worker that rests is not called: see `_rest_until`.
+        """
         are_due = self._have_no_call & (self._rest_until <= now)
         for worker in np.flatnonzero(are_due).tolist():
             self._sharing.update(worker, now - self._begin, has_begun=True)
@@ -281,18 +286,18 @@ class RequestRound(RoundEngine):
 
     @property
     def _have_no_call(self) -> np.ndarray:
-        """Workers with parts left that are not called."""
+        """Mask of the idle workers that have unfinished parts."""
         return self._fleet.are("idle") & self._parts.have_open
 
     def _end_first_phase(self, now: float) -> None:
-        """Computes the requests of sums if the waiting rule allows it."""
+        """Computes which sums to request if the round need not wait any longer."""
         is_reported = self._parts.is_reported
         if self._ends is None:
             self._ends = self._end_time(is_reported)
         self.poll_at = self._ends
         resting = self._have_no_call
         if self._ends > now and resting.any():
-            # Workers that wait for others can continue.
+            # The next poll is due when a resting worker can continue, at the latest.
             self.poll_at = min(self._ends, self._rest_until[resting].min())
             return
         self._mask = self._plan.mask(is_reported)
@@ -304,20 +309,20 @@ class RequestRound(RoundEngine):
             self._newest_sum_at = now
 
     def _end_time(self, is_reported: np.ndarray) -> float:
-        """Returns the time at which the waiting rule ends the wait for parts.
+        """Returns the time at which the waiting rule ends the first phase.
 
         Args:
-          is_reported: bool (num_workers, num_turns), parts that count.
+          is_reported: bool (num_workers, num_turns), reported parts.
         """
         rules = self._fleet.rules
         times = np.where(is_reported, self.times, np.inf)
         times = self._plan.seen_times(times, rules.sees_workers)
         return self._begin + rules.ends(times)
 
-    # The second phase: the sums of the workers are collected.
+    # Second phase: the coordinator collects the sums of the workers.
 
     def _collect_sums(self, now: float) -> None:
-        """Requests missing sums, or verifies the sums and ends the round.
+        """Requests missing sums, or has all sums verified, or ends the round.
 
         If a worker is excluded, the first phase continues at once.
         """
@@ -333,7 +338,7 @@ class RequestRound(RoundEngine):
             self._finish(now)
 
     def _request_sums(self, missing: np.ndarray, now: float) -> None:
-        """Requests the missing sums that have not been requested yet."""
+        """Requests missing sums, except those that workers are computing already."""
         assert self.requests is not None
         for worker in np.flatnonzero(missing).tolist():
             state = self._fleet.slots[worker].state
@@ -350,12 +355,13 @@ class RequestRound(RoundEngine):
                 self._sums[worker] = _RequestedSum(request)
 
     def _exclude_overdue(self, missing: np.ndarray, now: float) -> None:
-        """Excludes workers with overdue sums if the other workers suffice."""
+        """Excludes workers with overdue sums if the round can end without them."""
         seconds_of_others = self._newest_sum_at - self._requested_at
         patience = _PATIENCE_SECONDS + _TIMES_OTHERS * seconds_of_others
         if now - self._requested_at < patience:
             return
-        # Workers that have sent their sums continue with their other parts.
+        # Workers that have sent their sums compute their other parts, which may replace
+        # the overdue sums.
         self._request_reports(now)
         is_reported = self._parts.is_reported & ~missing[:, None]
         is_over = is_reported.any() and self._end_time(is_reported) <= now
@@ -368,14 +374,14 @@ class RequestRound(RoundEngine):
             self.poll_at = now
 
     def _judge(self, verdict: events.Verdict, now: float) -> None:
-        """Excludes corrupted workers, and lets others compute their parts."""
+        """Excludes corrupted workers; the first phase continues if there are any."""
         for worker in np.flatnonzero(verdict.wrong).tolist():
             self._withdraw(PartEvent.EXCLUDE, worker)
         if verdict.wrong.any():
             self.requests = None
 
     def _finish(self, now: float) -> None:
-        """Stops the workers, and sets the result."""
+        """Stops the workers, and sets the result of the round."""
         assert self.requests is not None
         for slot in self._fleet.slots:
             if slot.state == "computing" and slot.number == self.number:
@@ -390,7 +396,7 @@ class RequestRound(RoundEngine):
         )
         self._conclude(received, now, decoding=decoding)
 
-    # Responses and losses, which come in both phases.
+    # Responses and losses, in both phases.
 
     def _take(self, event: events.Response, now: float) -> None:
         worker = event.worker
@@ -410,7 +416,7 @@ class RequestRound(RoundEngine):
                 self._take_sum(worker, event.result, now)
 
     def _take_report(self, worker: int, report: Report, now: float) -> None:
-        """Records a finished part; from an earlier round, only its seconds."""
+        """Records a finished part; for a part of an earlier round, only its seconds."""
         turn = report.turn
         self._fleet.rows[report.number][worker, turn] = report.seconds
         if report.number != self.number:
@@ -438,14 +444,14 @@ class RequestRound(RoundEngine):
             self._fleet.recover(slot)
 
     def _take_expected_sum(self, worker: int, wire: np.ndarray, now: float) -> None:
-        """Copies a sum that came without a request."""
+        """Stores a sum that came without a request, and updates the worker's claims."""
         self._check(wire)
         message = self.messages[worker : worker + 1]
         unpack(wire, message)
         if is_finite(message):
             self._sums[worker] = _RequestedSum(self._expected[worker], has_arrived=True)
         else:
-            # An earlier sum of this worker has been overwritten.
+            # This sum is not finite, and has overwritten an earlier sum of the worker.
             self._sums.pop(worker, None)
         elapsed = now - self._begin
         self._sharing.update(worker, elapsed, has_begun=False)
@@ -453,14 +459,15 @@ class RequestRound(RoundEngine):
             self._rest_until[worker] = now + min(elapsed, HOLD_SECONDS)
 
     def _take_sum(self, worker: int, wire: np.ndarray, now: float) -> None:
-        """Copies a requested sum out of Ray's memory."""
+        """Stores a requested sum, or excludes the worker if the sum is not finite."""
         slot = self._fleet.slots[worker]
         self._check(wire)
         message = self.messages[worker : worker + 1]
         unpack(wire, message)
         if is_finite(message):
             requested = self._sums.get(worker)
-            # An overdue sum may arrive after the exclusion of its worker.
+            # `requested` is None if the worker was excluded before its overdue sum
+            # arrived.
             if requested is not None:
                 requested.has_arrived = True
             self._newest_sum_at = now
@@ -470,15 +477,16 @@ class RequestRound(RoundEngine):
             self._withdraw(PartEvent.EXCLUDE, worker)
 
     def _note_losses(self) -> None:
-        """Records the loss of workers without a process."""
+        """Withdraws the parts of workers that no longer have a running process."""
         is_running = self._fleet.are("idle", "computing")
         for worker in np.flatnonzero(self._parts.have_round & ~is_running).tolist():
             self._withdraw(PartEvent.LOSE, worker)
 
     def _withdraw(self, event: PartEvent, worker: int) -> None:
-        """Withdraws the parts of a lost or excluded worker.
+        """Marks all parts of a worker as lost or excluded.
 
-        A sum that arrived before a loss still counts.
+        If the worker's requested sum is missing, the first phase continues. A sum that
+        arrived before a loss still counts.
         """
         if self.requests is not None and self._missing[worker]:
             self.requests = None

@@ -1,4 +1,4 @@
-"""Time limits of silent workers, from recent responses."""
+"""Time limits for responses of workers, adapted to recent response times."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ import numpy as np
 
 from jaxwgc.distributed.ray._options import SHORTEST_RESPONSE_SECONDS
 
-# Longest time limit, in seconds, for a silent worker. It is also the limit before the
-# first response of a worker.
+# Largest time limit for a response, in seconds. It is also the limit before the first
+# response of a worker.
 _CEILING_SECONDS = 60.0
 # Time limit as a multiple of the slowest recent response, and number of recent
 # responses per worker.
@@ -19,13 +19,13 @@ class ResponseLimit:
     """Time limits after which silent workers are replaced.
 
     Attributes:
-      seconds: The limit for a worker that has responded before.
+      seconds: Lower bound of the limits of all workers, in seconds.
     """
 
     def __init__(self, response: float | None, num_workers: int):
         self._is_fixed = response is not None
-        # Seconds of recent responses, oldest first. The second array also counts
-        # silences as responses.
+        # Recent response times in seconds, oldest first. The second array also contains
+        # the entries that `note_silence` adds.
         self._recent = np.full((num_workers, _NUM_RECENT), np.nan)
         self._recent_with_silences = self._recent.copy()
         self._medians = np.full(num_workers, np.inf)
@@ -34,7 +34,7 @@ class ResponseLimit:
 
     @property
     def slowest(self) -> float:
-        """Seconds of the slowest recent response; 0 if there is none."""
+        """Largest recent response time of all workers, in seconds; 0 if none."""
         return float(np.nanmax(self._recent, initial=0.0))
 
     def median(self, worker: int) -> float:
@@ -46,7 +46,7 @@ class ResponseLimit:
         return float(self._limits[worker])
 
     def note(self, worker: int, *seconds: float) -> None:
-        """Records response times, oldest first."""
+        """Records response times of a worker, oldest first, and adapts the limits."""
         _append(self._recent, worker, seconds)
         _append(self._recent_with_silences, worker, seconds)
         recent = self._recent[worker]
@@ -54,16 +54,17 @@ class ResponseLimit:
         self._adapt()
 
     def note_silence(self, worker: int) -> None:
-        """Doubles the limit of a worker until it has often responded.
+        """Doubles the limit of a silent worker for its next 20 responses.
 
-        A step that has become longer is not interrupted for ever.
+        Otherwise, a step that has become longer would be interrupted again and again.
+        A fixed limit does not change.
         """
         seconds = 2 * self.of(worker) / _MULTIPLE
         _append(self._recent_with_silences, worker, [seconds])
         self._adapt()
 
     def resume(self, slowest: float) -> None:
-        """Continues from the slowest response of an earlier run."""
+        """Sets all recent response times to the largest one of an earlier run."""
         if slowest:
             self._recent[:] = slowest
             self._recent_with_silences[:] = slowest
@@ -71,7 +72,7 @@ class ResponseLimit:
             self._adapt()
 
     def _adapt(self) -> None:
-        """Computes the limits from the recent responses, unless they are fixed."""
+        """Computes the limits from recent response times, unless limits are fixed."""
         if self._is_fixed:
             return
         limit = _MULTIPLE * self.slowest
@@ -80,12 +81,12 @@ class ResponseLimit:
         )
         limits = _MULTIPLE * np.fmax.reduce(self._recent_with_silences, axis=1)
         limits = np.clip(limits, self.seconds, _CEILING_SECONDS)
-        # Limits computed here are NaN for workers without a response. They keep the
-        # longest limit.
+        # `limits` is NaN for workers that have not responded. These workers get the
+        # largest limit.
         self._limits = np.where(np.isnan(limits), _CEILING_SECONDS, limits)
 
 
 def _append(recent: np.ndarray, worker: int, seconds: Sequence[float]) -> None:
-    """Stores the newest response times of a worker."""
+    """Appends response times of a worker, and drops the oldest ones."""
     all_seconds = np.append(recent[worker], seconds)
     recent[worker] = all_seconds[len(seconds) :]

@@ -1,4 +1,4 @@
-"""State machines of rounds, and of the start of workers."""
+"""State machines of rounds, and of the start of the workers."""
 
 import abc
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ from jaxwgc.distributed.ray._messages import (
 
 
 class RoundStart(NamedTuple):
-    """Arguments that differ from round to round.
+    """Arguments of a `RoundEngine` that differ between rounds.
 
     Attributes:
-      step: Step, for the log.
+      step: Number of the step, for the log.
       now: Time at which the round begins.
       messages: Memory for the messages, (num_workers, length).
       is_verified: Whether messages are verified before they are decoded.
@@ -38,19 +38,19 @@ class RoundStart(NamedTuple):
     is_verified: bool = False
 
 
-# Type of the result of an engine.
+# Type of `Engine.result`.
 Result = TypeVar("Result")
 
 
 class Engine(abc.ABC, Generic[Result]):
-    """State machine of a round, or of the start of the workers.
+    """Base class of state machines: of a round, or of the start of the workers.
 
     All times are from the clock of the caller. The caller performs all actions before
     it passes the next event. If messages are `unverified`, the next event is the
     verdict on them.
 
-    All events that are there are handled before `poll`: to it, a worker is silent if
-    its response has not been handled.
+    The caller passes all events that have arrived before it calls `poll`. Otherwise
+    `poll` would treat a worker as silent although its response has arrived.
 
     Args:
       fleet: Workers.
@@ -58,7 +58,7 @@ class Engine(abc.ABC, Generic[Result]):
 
     Attributes:
       poll_at: Time at which `poll` should be called at the latest.
-      result: Result once the engine has one, None before.
+      result: Result of the engine; None until it has ended.
       unverified: Messages that wait for a verdict, or None.
     """
 
@@ -77,14 +77,14 @@ class Engine(abc.ABC, Generic[Result]):
         return self._fleet.actions()
 
     def poll(self, now: float) -> Sequence[events.Action]:
-        """Returns the actions that are due by now."""
+        """Advances to the time `now`, and returns the actions that are due."""
         self._fleet.poll(now)
         if self.result is None and self.unverified is None:
             self._advance(now)
         return self._fleet.actions()
 
     def _note(self, event: events.Event, now: float) -> None:
-        """Records an event."""
+        """Gives work to a worker that has started, or records a lost worker."""
         match event:
             case events.Ready():
                 self._fleet.ready(event)
@@ -98,7 +98,7 @@ class Engine(abc.ABC, Generic[Result]):
 
     @abc.abstractmethod
     def _advance(self, now: float) -> None:
-        """Takes the steps that are due."""
+        """Performs what is due at a time, and sets `poll_at` and perhaps `result`."""
 
 
 class RoundEngine(Engine[Round]):
@@ -127,7 +127,8 @@ class RoundEngine(Engine[Round]):
         self.times = np.full(shape, np.inf)
         self._losses_before = fleet.num_losses()
         self._digests = BatchDigests(fleet.when)
-        # Losses and aux in the responses, by worker and by place of a part.
+        # Losses and auxiliary outputs in the responses, by worker and position of a
+        # part in the worker's list. The position is 0 with one message per worker.
         self._values: dict[tuple[int, int], PartValues] = {}
         # Time at which the waiting rule ends the round. None if it must be computed
         # again.
@@ -147,8 +148,8 @@ class RoundEngine(Engine[Round]):
                 self._fleet.blame_corrupted(event.wrong, now)
                 self._judge(event, now)
             case events.Lost() if self._ends_training(event):
-                # If the user catches this error and computes another round, the worker
-                # is replaced.
+                # The worker is lost, so that it is replaced if the user catches this
+                # error and computes another round.
                 self._fleet.lose(event, now)
                 why = (
                     f"worker {event.worker} failed {self._fleet.when}: {event.trouble}"
@@ -159,7 +160,7 @@ class RoundEngine(Engine[Round]):
 
     @abc.abstractmethod
     def _take(self, event: events.Response, now: float) -> None:
-        """Handles the response of the newest call of a worker."""
+        """Handles the response to the newest call of a worker."""
 
     @abc.abstractmethod
     def _judge(self, verdict: events.Verdict, now: float) -> None:
@@ -168,7 +169,7 @@ class RoundEngine(Engine[Round]):
     def _await_verdict(
         self, received: np.ndarray, requests: np.ndarray | None = None
     ) -> None:
-        """Halts the round until its messages are verified."""
+        """Sets `unverified`: the round halts until its messages are verified."""
         self.unverified = events.Unverified(
             number=self.number,
             when=self._fleet.when,
@@ -178,16 +179,16 @@ class RoundEngine(Engine[Round]):
         )
 
     def _ends_training(self, event: events.Lost) -> bool:
-        """Returns whether a loss is an error of the user's data.
+        """Returns whether a worker was lost because of an error in the user's data.
 
-        Errors in calls of earlier rounds, in which the user was told of another error,
-        are losses.
+        Errors in calls of earlier rounds do not count: these rounds have already raised
+        another error.
         """
         return event.ends_training and event.number in (None, self.number)
 
     @property
     def _replaced(self) -> np.ndarray:
-        """Workers that were lost in this round."""
+        """Mask of the workers that were lost in this round."""
         return self._fleet.num_losses() > self._losses_before
 
     def _reason_to_stop(
@@ -216,7 +217,7 @@ class RoundEngine(Engine[Round]):
         decoding: Decoding | None = None,
         late: np.ndarray | None = None,
     ) -> None:
-        """Sets the result of the round."""
+        """Sets `result` to the `Round` of the messages so far."""
         wrong = None
         is_rejected = False
         if self._verdict is not None:
@@ -248,7 +249,7 @@ class RoundEngine(Engine[Round]):
         )
 
 
-# Number of deaths of a worker, before its first start, after which the start fails.
+# Number of deaths of a worker's process at which the start of a cluster fails.
 _MAX_DEATHS_AT_START = 3
 
 
@@ -259,7 +260,10 @@ class StartUp(Engine[bool]):
     """
 
     def handle(self, event: events.Event, now: float) -> Sequence[events.Action]:
-        """Raises an error if a worker cannot start; restarts dead processes."""
+        """Handles an event; raises an error if a worker cannot start.
+
+        A process that has died is started again, but the third death is an error.
+        """
         actions = super().handle(event, now)
         if isinstance(event, events.Lost):
             num_failures = self._fleet.slots[event.worker].num_failures
@@ -275,13 +279,13 @@ class StartUp(Engine[bool]):
         log.info(text, num_ready, len(slots), worker, slots[worker].where)
 
     def _advance(self, now: float) -> None:
-        """Raises RuntimeError if the start takes too long."""
+        """Sets the result if all workers are ready; raises an error after a timeout."""
         waiting = np.flatnonzero(~self._fleet.are("idle")).tolist()
         limit = self._fleet.timeouts.start
         self.poll_at = np.inf
         if waiting and now - self._begin > limit:
             why = f"workers {waiting} have not started within {limit} seconds"
-            raise RuntimeError(f"{why}: `ray status` shows free resources")
+            raise RuntimeError(f"{why}: run `ray status` to see free resources")
         if not waiting:
             self.result = True
             for slot in self._fleet.slots:
@@ -295,7 +299,8 @@ class MessageRound(RoundEngine):
       fleet: Workers.
       layout: Shapes of the messages.
       start: `RoundStart` of the round.
-      owner: Late messages of earlier rounds of this owner are kept. None keeps none.
+      owner: Late messages of earlier rounds with the same owner are stored. None stores
+        no late messages.
     """
 
     def __init__(
@@ -309,12 +314,12 @@ class MessageRound(RoundEngine):
 
     @property
     def received(self) -> np.ndarray:
-        """Workers that have responded in this round."""
+        """Mask of the workers that have responded in this round."""
         return np.isfinite(self.times)
 
     def _send(self, worker: int, now: float) -> None:
-        # If a worker is lost after its response, its message is here, and it is not
-        # called again.
+        # A worker that was lost after its response is not called again, because its
+        # message has arrived.
         if not self.received[worker]:
             call = events.Call(worker, "compute", self.number)
             self._fleet.call(call, now, self._owner)
@@ -323,8 +328,8 @@ class MessageRound(RoundEngine):
         if self._ends is None:
             self._ends = self._begin + self._fleet.rules.ends(self.times)
         self.poll_at = self._ends
-        # The round does not wait again for a worker that was lost in it. It waits
-        # `timeouts.replacement` seconds for the replacement.
+        # If a worker was lost in this round, the round waits for its replacement only
+        # while the messages do not decode, for at most `timeouts.replacement` seconds.
         self._reason = self._reason_to_stop(self.received, self._replaced, now)
         if self._reason:
             self.messages[~(self.received | self.late)] = 0
@@ -338,15 +343,15 @@ class MessageRound(RoundEngine):
         self._finish(verdict.right, now)
 
     def _finish(self, received: np.ndarray, now: float) -> None:
-        """Sets the result."""
+        """Sets the result, with the late messages if they are stored."""
         late = None if self._owner is None else self.late
         self._conclude(received, now, late=late)
 
     def _take(self, event: events.Response, now: float) -> None:
-        """Copies a message out of Ray's memory.
+        """Stores a worker's message, or records the response time of a late message.
 
-        The message of an earlier round leaves its response time, and is kept for its
-        owner. The worker goes on with this round.
+        A late message is stored only if its round had the same owner as this round. Its
+        worker is then called for this round.
         """
         worker = event.worker
         received = event.result
@@ -366,7 +371,7 @@ class MessageRound(RoundEngine):
             self._fleet.blame(slot, trouble)
             return
         if is_mine or slot.away_since is not None:
-            # A late message is not decoded. It shows that the process works.
+            # Late messages are not decoded, but show that the process works again.
             self._fleet.recover(slot)
         self._fleet.rows[slot.number][worker] = event.seconds
         if is_mine:

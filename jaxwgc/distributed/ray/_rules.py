@@ -1,4 +1,4 @@
-"""Rules that end a round: the waiting rule, and whether its messages decode."""
+"""Rules that end a round: the waiting rule, and whether messages can be decoded."""
 
 import functools
 from collections.abc import Callable
@@ -15,14 +15,14 @@ from jaxwgc.stragglers import WaitingRule, fastest
 
 
 class Rules(NamedTuple):
-    """Rules of a round, given by the code and the waiting rule.
+    """Functions that tell when a round ends, from its code and waiting rule.
 
     Attributes:
       ends: Waiting rule: maps the times so far to the time at which the round ends,
-        infinity if it is not known.
-      decodes: Whether a mask of messages can be decoded.
-      sees_workers: On request, whether `ends` maps the times of workers, in place of
-        those of messages.
+        infinity if the time is not known yet.
+      decodes: Maps a mask of messages to whether these messages can be decoded.
+      sees_workers: On request, whether `ends` maps times of workers, and not of
+        messages.
       num_stragglers: Number of workers that the code tolerates.
     """
 
@@ -36,11 +36,11 @@ def decodes_of(
     code: GradientCode, decoder: DecoderLike, tolerance: float
 ) -> Callable[[np.ndarray], bool]:
     """Returns a function that tests whether given messages can be decoded."""
-    # The code is a constant of the program, because a NumPy code would lose precision
-    # as an argument.
+    # The code is a constant of the compiled function. As an argument, the float64
+    # matrix of a NumPy code could be rounded to float32.
     decodes = jax.jit(lambda mask: code.decodes(mask, tolerance, decoder))
-    # The cache helps, because the waiting rule and the end of the round use equal
-    # masks, which recur in later rounds.
+    # Results are cached, because the waiting rule and the end of the round test the
+    # same masks, and masks recur in later rounds.
     known = functools.lru_cache(maxsize=10_000)(
         lambda mask: bool(decodes(np.frombuffer(mask, bool)))
     )
@@ -53,7 +53,7 @@ def rules_of(
     decodes: Callable[[np.ndarray], bool],
     locator: ErrorLocator | None,
 ) -> Rules:
-    """Returns the rules of rounds: see `RayCluster` for the default of `wait`."""
+    """Returns the `Rules` of rounds; `RayCluster` documents the default of `wait`."""
     if wait is None and locator is not None:
         num_required = code.num_workers - code.num_stragglers + 2
         wait = fastest(min(code.num_workers, num_required))
@@ -68,7 +68,7 @@ def rules_of(
         return float(wait.ends(times))
 
     def can_be_used(mask: np.ndarray) -> bool:
-        # A message counts only if a check compares it with others.
+        # With a locator, only messages in parity checks with other messages count.
         return decodes(mask if locator is None else locator.checked_by_others(mask))
 
     sees_workers = wait is not None and (

@@ -1,4 +1,4 @@
-"""Connection to Ray, started here or running elsewhere."""
+"""Connection to Ray, which is started on this machine or runs already."""
 
 import contextlib
 import importlib
@@ -22,53 +22,63 @@ from jaxwgc.distributed.ray._interrupts import is_main_thread
 
 log = logging.getLogger("jaxwgc.distributed")
 
-# Seconds for the health check. Starting its process takes most of them.
+# Timeout of the health check, in seconds. Most of the time passes while the subprocess
+# of the check starts.
 _SECONDS_TO_CONNECT = 10
 _LOOPBACK = "127.0.0.1"
-# Documented variable of Ray that allows clusters of several machines on Windows and
-# macOS.
+# Environment variable of Ray that allows clusters of several machines on Windows and
+# macOS. With the value 0, Ray listens on the loopback address only.
 _CLUSTER_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-# Settings of a Ray of our own. An environment variable `RAY_<name>` takes precedence.
-# By default, Ray lowers the priority of its workers by 15. They would then hardly run
-# beside other busy processes.
+# System settings of a Ray that is started here. An environment variable `RAY_<name>`
+# takes precedence. By default, Ray runs its workers with niceness 15: beside other busy
+# processes, they would hardly run.
 _SYSTEM_CONFIG = {"worker_niceness": 0}
-# Parent of the temporary folder. Paths of sockets must be short, so it is /tmp, as for
-# Ray itself.
+# Parent of Ray's temporary folder: /tmp if it exists, as in Ray itself, because paths
+# of Unix sockets must be short.
 _PARENT = "/tmp" if os.path.isdir("/tmp") else None
 
 
-# Ray is imported at its first use, so the type checker does not know its types.
+# Types of Ray. They are `Any` because Ray is imported at its first use only.
 RayModule: TypeAlias = Any
 RayActor: TypeAlias = Any
 RayReference: TypeAlias = Any
 
 
 def find_ray() -> RayModule:
-    """Imports Ray; raises ImportError with a remedy if it is not installed."""
+    """Returns the module `ray`, or raises ImportError if it is not installed."""
     return find_extra("ray")
 
 
 def find_extra(name: str) -> Any:
-    """Imports a module of the extra `ray`, or raises ImportError with a remedy."""
+    """Returns a module of an optional dependency, or raises ImportError.
+
+    The optional dependencies are those of the extra `jaxwgc[ray]`.
+    """
     check_installed(name)
     return importlib.import_module(name)
 
 
 def check_installed(name: str) -> None:
-    """Raises ImportError if a module of the extra `ray` is not installed."""
+    """Raises ImportError if an optional dependency, e.g. `ray`, is not installed."""
     package = name.partition(".")[0]
     if importlib.util.find_spec(package) is None:
-        raise ImportError(f"{package} is missing: in a checkout, pip install '.[ray]'")
+        raise ImportError(
+            f"{package} is not installed: run pip install '.[ray]' in a checkout of "
+            "jaxwgc"
+        )
 
 
 def check_connected() -> None:
-    """Raises RuntimeError if Ray has ended."""
+    """Raises RuntimeError if this process is no longer connected to Ray."""
     if not find_ray().is_initialized():
-        raise RuntimeError("Ray was shut down while the RayCluster was open")
+        raise RuntimeError(
+            "Ray was shut down while the RayCluster was open: call ray.shutdown only "
+            "after its `with` block"
+        )
 
 
 class _Connection:
-    """The connection of this process to Ray, and the number of its users."""
+    """Connection of this process to Ray, which all open clusters share."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -79,19 +89,22 @@ class _Connection:
 
     @contextlib.contextmanager
     def session(self, address: str | None) -> Iterator[str | None]:
-        """Connects to Ray while a block runs.
+        """Connects this process to Ray while a `with` block runs.
 
-        A process has one connection, so blocks that overlap share it, and the last to
-        end ends it. One that is not ours is used, and left as it is.
+        A process has one connection to Ray. Blocks that overlap share the connection,
+        and the last block closes it. A connection that the user has opened by
+        `ray.init` is used, and stays open.
 
         Yields:
-          Folder of a Ray of our own, which only this user can read; None for another.
+          Temporary folder of a Ray that was started here, which only this user can
+          read; None for a Ray that was running before.
         """
         with self._lock:
             ray = _imported_for_loopback() if address is None else find_ray()
             if not (self._num_users and ray.is_initialized()):
                 self._address = address
-                # The user may have called `ray.shutdown` while clusters are open.
+                # If the user has called `ray.shutdown` while clusters were open, the
+                # rest of the old connection is closed here.
                 self._stack.close()
                 self._folder = None
                 if not ray.is_initialized():
@@ -119,15 +132,16 @@ session = _Connection().session
 def _connect(
     ray: RayModule, address: str | None, stack: contextlib.ExitStack
 ) -> str | None:
-    """Joins or starts Ray; returns the log folder of a Ray that is started."""
+    """Joins a running Ray, or starts Ray and returns its temporary folder."""
     folder = None
     thread = None
     # `log_to_driver` shows the output of workers in the coordinator's process.
     settings: dict[str, Any] = {"log_to_driver": True, "configure_logging": False}
     if address is None:
         log.info("starting Ray on this machine")
-        # `ray.init()` of another program does not find a Ray in its own folder. The
-        # folder of a killed process stays, because its owner is unknown.
+        # In a folder of its own, this Ray is not found by `ray.init()` of other
+        # programs. If this process is killed, the folder stays: later processes cannot
+        # tell whether it is in use.
         temporary = tempfile.TemporaryDirectory(
             prefix=f"jaxwgc-{os.getpid()}-", dir=_PARENT, ignore_cleanup_errors=True
         )
@@ -142,8 +156,8 @@ def _connect(
             if f"RAY_{name}" not in os.environ
         }
         if not is_main_thread():
-            # On Linux, Ray's processes end with the thread that starts them. This
-            # thread lasts until Ray is shut down.
+            # On Linux, Ray's processes end with the thread that starts them. The thread
+            # of this executor therefore lasts until Ray is shut down.
             thread = stack.enter_context(ThreadPoolExecutor(1))
     else:
         if address == "auto":
@@ -154,8 +168,8 @@ def _connect(
     stack.callback(ray.shutdown)
     handler = signal.getsignal(signal.SIGTERM)
     with warnings.catch_warnings():
-        # Forks here are safe, because an exec follows at once. The warning is therefore
-        # suppressed.
+        # JAX warns about every `os.fork`. The forks here are safe, because each is
+        # followed by an exec at once.
         warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
         if thread is None:
             ray.init(**settings)
@@ -167,10 +181,10 @@ def _connect(
 
 
 def _imported_for_loopback() -> RayModule:
-    """Imports Ray so that it listens on this machine only.
+    """Returns the module `ray`, imported so that Ray listens on this machine only.
 
-    On Linux it listens on the address in the network instead, unless an environment
-    variable says otherwise when it is imported.
+    On Linux, Ray otherwise listens on the machine's address in the network. The
+    environment variable that changes this is read when Ray is imported.
 
     Raises:
       RuntimeError: If Ray was imported before without this variable.
@@ -184,19 +198,19 @@ def _imported_for_loopback() -> RayModule:
         return ray
     raise RuntimeError(
         f"RayCluster starts Ray on {_LOOPBACK} only, but Ray was imported before and "
-        f"would listen on {host}: create the first RayCluster before `import ray`, set "
-        f"{_CLUSTER_VARIABLE}=0 in the environment, or call ray.init yourself"
+        f"would listen on {host}: set {_CLUSTER_VARIABLE}=0 in the environment before "
+        "`import ray`, or call ray.init before the first round"
     )
 
 
 def address_of_ray_start() -> str:
-    """Finds the address of a running Ray.
+    """Returns the address of Ray from RAY_ADDRESS or from the last `ray start`.
 
     With `"auto"`, Ray itself would also join the Ray of another program, which ends
     with that program and may not be reachable from here.
 
     Raises:
-      ConnectionError: If there is no such address.
+      ConnectionError: If there is neither.
     """
     address = os.environ.get("RAY_ADDRESS", "auto")
     if address not in ("", "auto"):
@@ -208,7 +222,7 @@ def address_of_ray_start() -> str:
     file = Path(folder or "/tmp", "ray", "ray_current_cluster")
     if not file.exists():
         raise ConnectionError(
-            "address='auto' needs RAY_ADDRESS, or a Ray that `ray start` has started "
+            "address='auto' needs the environment variable RAY_ADDRESS, or `ray start` "
             f"on this machine; got no RAY_ADDRESS and no file {file}. Run `ray start "
             "--head` before, or pass the address as 'host:port'"
         )
@@ -216,13 +230,19 @@ def address_of_ray_start() -> str:
 
 
 def check_address(address: str) -> None:
-    """Raises ConnectionError if no Ray responds at an address."""
+    """Raises an error if an address is malformed, or if no Ray responds at it.
+
+    Raises:
+      ValueError: If the address is not of the form host:port.
+      ConnectionError: If the health check of Ray fails or takes too long.
+    """
     if not re.fullmatch(r"[^/]+:\d+", address):
         raise ValueError(
-            f"address must be host:port of Ray itself, or 'auto'; got {address!r}"
+            "address must be 'auto', or 'host:port' without a prefix such as ray://; "
+            f"got {address!r}"
         )
-    # Another process runs the check, because it can be ended. Ray itself would try to
-    # connect for minutes.
+    # The check runs in a subprocess, because a subprocess can be ended. In this
+    # process, Ray would try to connect for minutes.
     command = [
         sys.executable,
         "-m",
@@ -242,13 +262,14 @@ def check_address(address: str) -> None:
     except subprocess.TimeoutExpired as error:
         raise ConnectionError(
             f"no Ray cluster responds at address {address!r} within "
-            f"{_SECONDS_TO_CONNECT} seconds"
+            f"{_SECONDS_TO_CONNECT} seconds: check the address, and that no firewall "
+            "blocks it"
         ) from error
     except subprocess.CalledProcessError as error:
         raise ConnectionError(
-            f"Ray at address {address!r} must accept this program; got "
+            f"Ray's health check of address {address!r} failed: "
             f"{line_of(error.stderr)!r}. If Ray requires a token, copy "
-            "~/.ray/auth_token from its head to this machine, and set "
+            "~/.ray/auth_token from its head node to this machine, and set "
             "RAY_AUTH_MODE=token in the environment before the program starts"
         ) from error
 
@@ -256,8 +277,8 @@ def check_address(address: str) -> None:
 def actor_options_of(
     address: str | None, options: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Adds defaults to the options of Ray's actors."""
-    # A Ray of our own has no other users, so workers claim no CPU.
+    """Returns options of Ray's actors: defaults, and given options in their place."""
+    # A Ray that is started here has no other users, so its workers claim no CPU.
     claims: dict[str, Any] = {"num_cpus": 0}
     if address is not None:
         claims = {"num_cpus": 1, "scheduling_strategy": "SPREAD"}
@@ -269,7 +290,7 @@ def actor_options_of(
 
 
 def claimed_resources(options: Mapping[str, Any]) -> dict[str, float]:
-    """Returns the resources that actors claim."""
+    """Returns the amount of each resource that an actor claims, without zeros."""
     claims = {
         "CPU": options["num_cpus"],
         "GPU": options.get("num_gpus"),
@@ -280,7 +301,7 @@ def claimed_resources(options: Mapping[str, Any]) -> dict[str, float]:
 
 
 def check_resources(num_actors: int, options: Mapping[str, Any]) -> None:
-    """Raises ValueError if Ray lacks the claimed resources."""
+    """Raises ValueError if the cluster lacks the resources for all actors."""
     claims = claimed_resources(options)
     if not claims:
         return
@@ -289,10 +310,10 @@ def check_resources(num_actors: int, options: Mapping[str, Any]) -> None:
         if node["Alive"]:
             resources = node["Resources"]
             ratios = [resources.get(name, 0) / claims[name] for name in claims]
-            # The addend allows for rounding, e.g. of three times a third.
+            # The addend allows for rounding errors, e.g. in 0.3 / 0.1.
             room += int(min(ratios) + 1e-6)
     if room < num_actors:
         raise ValueError(
-            f"the cluster must have room for {num_actors} actors that claim {claims} "
-            f"each; got room for {room}"
+            f"Ray must have room for {num_actors} actors that claim {claims} each; got "
+            f"room for {room}. Add machines, or claim less in actor_options"
         )

@@ -1,4 +1,4 @@
-"""The task of the workers: what is computed, and with which data."""
+"""Task of the workers: what they compute, and from which data."""
 
 import pickle
 from collections.abc import Callable
@@ -17,19 +17,20 @@ from jaxwgc.gradients._contributions import (
     takes,
 )
 
-# Settings of JAX that workers take over from the coordinator.
+# Names of JAX settings that workers take over from the coordinator.
 COMPILATION_CACHE = "jax_compilation_cache_dir"
 SHARED_SETTINGS = ("jax_enable_x64", "jax_default_prng_impl", COMPILATION_CACHE)
 
-# Leaves of params, key as it travels, and step of a round.
+# What workers are sent in each round: leaves of params, key in the format in which it
+# is sent, and number of the step.
 Order: TypeAlias = tuple[list[np.ndarray], SentKey, int]
 
 
 class Task(NamedTuple):
-    """The task that all workers are sent once.
+    """Functions and settings of a computation, sent to every worker once.
 
     Attributes:
-      term: `term(params, part, key)`, what a part contributes.
+      term: `term(params, part, key)`, the `Term` that a part contributes.
       load: `load(part_index)`, or None if the parts are sent.
       batch: `batch(key, part)`, or `batch(key, part, step)`, or None if whole parts are
         used.
@@ -38,7 +39,7 @@ class Task(NamedTuple):
       corrupt: `corrupt(worker, step, message)`, sent in place of a message; or None.
       message_dtype: Name of the dtype to which messages are rounded, or None.
       params: Pytree, leaves are `jax.ShapeDtypeStruct`.
-      key: Key of the first round as it travels.
+      key: Key of the first round, in the format in which it is sent.
       settings: Settings of JAX, by name.
       report_size: On request, number of parts after which a worker reports at once.
       has_queries: Whether the coordinator may request projections of messages.
@@ -64,7 +65,7 @@ class Task(NamedTuple):
 
 
 class Assignment(NamedTuple):
-    """Parts of one worker, and its rows of the code.
+    """Parts of one worker, and its block of the encoding matrix.
 
     Attributes:
       worker: Index of the worker.
@@ -82,7 +83,7 @@ class Assignment(NamedTuple):
 
 
 def read_order(order: Order | bytes) -> Order:
-    """Reads params, key and step of a round."""
+    """Returns leaves of params, key and step of a round, unpickled if necessary."""
     if isinstance(order, bytes):
         return pickle.loads(order)
     return order
@@ -91,7 +92,7 @@ def read_order(order: Order | bytes) -> Order:
 def draw_batch(
     batch: Callable[..., Any], key: jax.Array, part: Any, step: jax.Array
 ) -> Any:
-    """Draws the batch of a part in a step."""
+    """Draws the batch of a part in a step, by the user's function `batch`."""
     if takes("step", batch):
         return batch(key, part, step=step)
     return batch(key, part)
@@ -100,9 +101,10 @@ def draw_batch(
 def term_of_part(
     task: Task, params: Any, part: Any, key: jax.Array, index: Any, step: Any
 ) -> Term:
-    """Computes what a part contributes in a step.
+    """Computes the `Term` of a part in a step: value, loss and auxiliary outputs.
 
-    Its keys depend on step and part only, so that all holders of the part agree.
+    All workers that hold the part get equal terms, because random numbers depend only
+    on the key of the cluster, the step and the part.
 
     Args:
       task: Task of the workers.
@@ -120,9 +122,9 @@ def term_of_part(
 
 
 def try_term(task: Task, params: Any, part: Any, key: jax.Array) -> None:
-    """Traces a term, to raise its errors before workers start.
+    """Traces the term of a part, so that its errors are raised before workers start.
 
-    The part has a leading axis of one.
+    The leaves of `part` have a leading axis of length one.
     """
 
     def term(params, part, key):

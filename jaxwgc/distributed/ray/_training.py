@@ -1,4 +1,4 @@
-"""Training around rounds: optimizer steps and interrupts."""
+"""Training loop: rounds, optimizer steps, callbacks and checkpoints."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,9 +38,9 @@ def train(
     checkpoint_fallback: bool = False,
     limit: ResponseLimit,
 ) -> TrainingState:
-    """Runs steps of training, and returns the state.
+    """Trains until `num_steps` steps are done or a callback stops; returns the state.
 
-    `compute(params, step, key)` gives a `Round`, and the optimizer begins with
+    `compute(params, step, key)` returns a `Round`, and the optimizer begins with
     `jaxwgc.decode_aggregate`. Training starts at `state`, unless there is a checkpoint.
     `limit` is saved in checkpoints.
     """
@@ -53,7 +53,8 @@ def train(
     ):
         state = checkpoints.state
         callbacks = begin(callbacks, checkpoints.run, state.step)
-        # Number of steps of this call. Steps before a checkpoint do not count.
+        # Number of steps in this call. Steps before the restored checkpoint do not
+        # count.
         num_done = 0
         try:
             while state.step < num_steps:
@@ -66,20 +67,20 @@ def train(
                     state.optimizer_state,
                     round.messages,
                     round.received,
-                    # Mask and weights are arguments, so that the program is not
-                    # compiled again for another mask. The code is a constant of
-                    # `_update_of`.
+                    # Mask and weights are arguments, so that `update` is compiled once
+                    # for all masks.
                     None if round.decoding is None else round.decoding.mask,
                     None if round.decoding is None else round.decoding.weights,
-                    # Late messages, None unless they are stored.
+                    # Mask of workers with late messages; None unless they are stored.
                     round.late,
                     np.float32(round.elapsed),
                 )
                 loss = float(round.losses.sum())
                 if not is_finite:
                     raise FloatingPointError(
-                        f"step {state.step} gives params that are not finite, from "
-                        f"those of a loss of {loss:.6g}; training ends before it"
+                        f"step {state.step} gives params that are not finite; the loss "
+                        f"before the step is {loss:.6g}. Training ends with the params "
+                        "before the step: try a smaller step size"
                     )
                 # Ctrl-C may come at any time, so one assignment replaces the whole
                 # state.
@@ -93,7 +94,7 @@ def train(
                     log.info("step %d is done: loss %.6g", state.step - 1, loss)
                 num_done += 1
                 progress = Progress(
-                    # A callback may write into dicts and lists of its own copy.
+                    # Callbacks get a copy, because they may change its dicts and lists.
                     state=jax.tree.map(lambda leaf: leaf, state),
                     round=round,
                     loss=loss,
@@ -103,11 +104,13 @@ def train(
                     break
                 if state.step % checkpoint_every == 0:
                     checkpoints.save(state)
-                # The next round reuses the memory of these messages.
+                # Without references, the memory of these messages is free for the next
+                # round.
                 del round, progress
         except KeyboardInterrupt:
             checkpoints.save(state)
-            # The frames in which Ctrl-C came say nothing to the user.
+            # The first traceback is suppressed, because the place where Ctrl-C came
+            # does not help the user.
             raise KeyboardInterrupt(
                 f"training ended after step {state.step}; {checkpoints.where}"
             ) from None
@@ -119,24 +122,25 @@ def train(
 def _call_all(callbacks: Sequence[Callback], progress: Progress) -> bool:
     """Calls all callbacks; returns whether training should end."""
     results = [call(callback, progress) for callback in callbacks]
-    # The comparison of an array with "stop" would give an array.
+    # The type is checked first, because a comparison of an array with "stop" may return
+    # an array.
     return any(isinstance(result, str) and result == "stop" for result in results)
 
 
 def _update_of(
     optimizer: optax.GradientTransformationExtraArgs, code: GradientCode
 ) -> Callable[..., Any]:
-    """Returns a function for one step of the optimizer.
+    """Returns a compiled function for one step of the optimizer.
 
-    It returns params, optimizer state, whether params are finite, and whether the round
-    could not be decoded.
+    This function returns params, optimizer state, whether params are finite, and
+    whether the round could not be decoded.
     """
 
     @jax.jit
     def update(params, before, messages, received, mask, weights, late, elapsed):
         if weights is not None:
-            # The code is a constant of the program, because a NumPy code would lose
-            # precision as an argument.
+            # The code is a constant of the compiled function. As an argument, the
+            # float64 matrix of a NumPy code could be rounded to float32.
             received = Decoding(code=code, mask=mask, weights=weights)
         updates, after = optimizer.update(
             messages, before, params, received=received, late=late, elapsed=elapsed

@@ -26,7 +26,7 @@ from jaxwgc.distributed.ray._worker import PROJECTION_DIM, Worker, project
 
 
 class WorkersOfRound:
-    """Workers that a verifier can query in a round.
+    """Access to the workers of a round: queries, names and parameters.
 
     Args:
       actors: Ray actors of the workers.
@@ -38,13 +38,13 @@ class WorkersOfRound:
         self._fleet = fleet
 
     def order(self) -> Order | bytes:
-        """Returns params, key and step of the round."""
+        """Returns leaves of params, key and step of the round, possibly pickled."""
         order = self._actors.order
-        # Large params are in Ray's object store. Small ones are pickled bytes.
+        # Large params are in Ray's object store. Small params are pickled bytes.
         return order if isinstance(order, bytes) else find_ray().get(order)
 
     def can_be_queried(self) -> np.ndarray:
-        """Returns which workers run and are not suspected."""
+        """Returns a mask of the workers that are running and not suspected."""
         return self._fleet.are("idle", "computing") & ~self._fleet.are_suspected
 
     def name(self, worker: int) -> str:
@@ -56,7 +56,8 @@ class WorkersOfRound:
 
         Args:
           workers: int (num_queried,), indices of the workers.
-          *arguments: Arguments of `Worker.project` after the order.
+          *arguments: Arguments of `Worker.project`, or of `PartWorker.project`, after
+            `order`.
 
         Raises:
           NoResponse: If a worker is lost.
@@ -65,12 +66,13 @@ class WorkersOfRound:
 
 
 class PartCopies:
-    """Further copies of a part: from other workers, and computed here.
+    """Source of further copies of parts: other workers, and this process.
 
     Args:
       code: Gradient code.
       task: Task of the workers.
-      parts: Parts as they travel, or None if the task loads or reads them.
+      parts: Parts in the format in which they are sent, or None if the task loads or
+        reads parts.
       workers: Workers that can be queried.
     """
 
@@ -85,10 +87,10 @@ class PartCopies:
         self._worker: Worker | None = None
 
     def recompute(self, key: SentKey, part: int, row: np.ndarray) -> np.ndarray:
-        """Returns the projection of the message of one part, computed here.
+        """Computes the projection of one part's message in this process.
 
         Args:
-          key: Key of the projection, as it travels.
+          key: Key of the projection, in the format in which it is sent.
           part: Index of the part.
           row: Row of the code for this part, (1, num_segments).
         """
@@ -106,7 +108,7 @@ class PartCopies:
         return self._worker.project(order, held, key)
 
     def _data_of(self, part: int, step: int) -> DataSource:
-        """Returns the data of one part."""
+        """Returns the `DataSource` of one part in a step."""
         if self._task.batches is not None:
             return HostBatches(self._task.batches, [part], step, is_stacked=True)
         if self._task.load is not None:
@@ -132,12 +134,12 @@ class Verifier(abc.ABC):
 
     @abc.abstractmethod
     def check(self, this_round: Unverified) -> Verdict:
-        """Verifies the messages of a round."""
+        """Verifies the messages of a round, and returns a `Verdict`."""
 
     def _log_if_none_agrees(
         self, workers: np.ndarray, settlement: Arbitration, part: int, when: str
     ) -> None:
-        """Logs copies of a part that all differ, with likely causes.
+        """Logs a warning with likely causes if all copies of a part differ.
 
         Args:
           workers: Indices of the workers with a copy, int (num_disputed,).
@@ -148,17 +150,17 @@ class Verifier(abc.ABC):
         if not settlement.wrong.all():
             return
         log.warning(
-            "copies of part %d on workers %s and in this process all differ %s: a "
-            "loss, contribution or batch may depend on nothing but params, part and "
-            "key (not on time, random numbers of its own or the process); between "
-            "unequal processors, Verification.noise is the expected difference",
+            "copies of part %d on workers %s and in this process all differ %s. Loss, "
+            "contribution and batch must depend only on params, part and key, not on "
+            "time, the process or other random numbers. If workers have unequal "
+            "processors, set Verification.noise to the expected difference",
             part,
             sorted(workers.tolist()),
             when,
         )
 
     def _noise_of(self, messages: np.ndarray) -> float:
-        """Returns the relative difference between correct copies."""
+        """Returns the relative difference that honest copies of a message may have."""
         rounding = rounding_noise(messages, self._copies.message_dtype)
         return max(self._noise, rounding)
 
@@ -186,7 +188,8 @@ class ParityChecks(Verifier):
         self._on_wrong = on_wrong
 
         def locate(messages, mask, number):
-            # A worker can guess the key only if it knows all messages.
+            # The key is derived from all messages: a worker that does not know the
+            # other messages cannot predict the projections.
             key = jax.random.fold_in(key_from(messages), number)
             location = locator.locate(
                 messages, mask, key, self._noise, copies.message_dtype
@@ -196,7 +199,9 @@ class ParityChecks(Verifier):
         self._locate = jax.jit(locate)
 
     def check(self, this_round: Unverified) -> Verdict:
-        """Verifies the messages of a round, and logs disputes.
+        """Locates corrupted messages of a round, and returns a `Verdict`.
+
+        With `on_wrong="arbitrate"`, disputes are settled by queries.
 
         Raises:
           RuntimeError: If messages are corrupted and `on_wrong` is `"raise"`.
@@ -228,23 +233,24 @@ class ParityChecks(Verifier):
             if disputed.any():
                 names = self._named(disputed)
                 raise RuntimeError(
-                    f"messages contradict each other {when}, and at least one of them "
-                    f"is wrong: {names}. If none is, check_step looks for terms that "
-                    "differ between copies"
+                    f"messages contradict each other {when}, and at least one is "
+                    f"wrong: {names}. If you trust these workers, use check_step to "
+                    "find terms that differ between copies"
                 )
         return verdict
 
     def _named(self, workers: np.ndarray) -> str:
-        """Returns the names of some workers, given as a mask."""
+        """Returns the names of the workers in a mask, as text."""
         indices = np.flatnonzero(workers).tolist()
         return "; ".join(self._workers.name(worker) for worker in indices)
 
     def _arbitrate(
         self, this_round: Unverified, disputed: np.ndarray, key: jax.Array
     ) -> Verdict:
-        """Settles disputes by comparing sums over fewer and fewer parts.
+        """Settles disputes by queries for sums over fewer and fewer parts.
 
-        The messages of a group are multiples of one message.
+        Honest messages of a group are multiples of one message. The returned `Verdict`
+        rejects the round if a dispute cannot be settled.
         """
         assert self._locator.copies is not None
         labels, signs = self._locator.copies
@@ -289,7 +295,7 @@ class ParityChecks(Verifier):
         *,
         when: str,
     ) -> Arbitration:
-        """Settles the dispute between some workers.
+        """Finds the corrupted workers in one disputed group, by queries.
 
         Args:
           group: Indices of the workers, int (n,).
@@ -323,7 +329,7 @@ class ParityChecks(Verifier):
 
 
 class Audits(Verifier):
-    """Verifies sums on request by comparing two copies of one part.
+    """Verifies random rounds on request by comparing two copies of a random part.
 
     Args:
       copies: Sources of further copies of parts.
@@ -338,19 +344,20 @@ class Audits(Verifier):
         self._random = np.random.default_rng(seed)
 
     def check(self, this_round: Unverified) -> Verdict:
-        """Verifies a round, mostly by accepting it without an audit."""
+        """Audits a round with probability `audit`; accepts all other rounds."""
         wrong = np.zeros(self._code.num_workers, bool)
         if self._random.random() < self._audit:
-            # If a worker does not respond, the audit is left to a later round.
+            # If a queried worker does not respond, the round is accepted without an
+            # audit.
             with contextlib.suppress(NoResponse):
                 wrong = self._corrupted(this_round)
         return Verdict(right=~wrong, wrong=wrong, rejected=False)
 
     def _corrupted(self, this_round: Unverified) -> np.ndarray:
-        """Finds corrupted workers by two copies of one part.
+        """Audits a random part, and returns a mask of the corrupted workers.
 
-        The gradient of a random part by the worker that has sent it in its sum is
-        compared with the gradient by another worker.
+        Two copies of the part's gradient are compared: from a worker that sent the part
+        in its sum, and from another worker that holds the part.
         """
         wrong = np.zeros(self._code.num_workers, bool)
         pair = self._random_pair(this_round)
@@ -371,9 +378,10 @@ class Audits(Verifier):
         return wrong
 
     def _random_pair(self, this_round: Unverified) -> tuple[np.ndarray, int] | None:
-        """Draws a part, and two workers that hold it.
+        """Draws a part and two workers that hold the part; returns workers and part.
 
-        None if no part was sent, or no other holder can be queried.
+        The first worker has sent the part in its sum. Returns None if no part was sent,
+        or if no other worker that holds the part can be queried.
         """
         assert this_round.requests is not None
         code = self._code
@@ -400,7 +408,7 @@ def verifier_of(
     copies: PartCopies,
     key: jax.Array,
 ) -> Verifier | None:
-    """Returns the verifier of the options, or None.
+    """Returns the verifier that the options require, or None without verification.
 
     Args:
       options: Options of a cluster.
@@ -416,8 +424,8 @@ def verifier_of(
             on_wrong=str(options.on_wrong),
         )
     if options.audit:
-        # The key makes audits reproducible. Workers know it: audits find faulty
-        # workers, not workers that evade audits.
+        # The seed is derived from the key, so that audits are reproducible. Workers
+        # know the key: audits find faulty workers, but not workers that evade audits.
         seed = int(jax.random.bits(key))
         return Audits(copies, noise=options.noise, audit=options.audit, seed=seed)
     return None

@@ -1,4 +1,4 @@
-"""The process of a worker: its data, terms and messages."""
+"""Process of a worker: prepares data, and computes terms and messages."""
 
 import abc
 import ctypes
@@ -42,7 +42,7 @@ from jaxwgc.distributed.ray._task import (
 )
 from jaxwgc.gradients._contributions import Term
 
-# Number of random projections of a message that are compared in a dispute.
+# Length of the random projections of messages that are compared in a dispute.
 PROJECTION_DIM = 64
 # PR_SET_PDEATHSIG of Linux's `prctl`: the signal that this process gets when its parent
 # ends.
@@ -77,7 +77,7 @@ class WorkerBase(abc.ABC):
             self._assign(assignment)
 
     def __repr__(self) -> str:
-        """Returns the prefix of the worker's lines in Ray's output."""
+        """Returns the worker's name, which Ray prints before lines of its output."""
         return self._name
 
     def _assign(self, assignment: Assignment) -> None:
@@ -88,16 +88,16 @@ class WorkerBase(abc.ABC):
         self._first_step = assignment.step
 
     def warm_up(self) -> int:
-        """Imports modules before there is an assignment."""
+        """Sets up a spare process before it gets an assignment; returns its PID."""
         self._set_up_process()
         if os.environ.get("JAX_PLATFORMS") == "cpu":
             jnp.zeros(1).block_until_ready()
         return os.getpid()
 
     def start(self, assignment: Assignment | None = None) -> Ready:
-        """Loads the parts or first batches, and compiles.
+        """Loads the parts or first batches, compiles, and returns a `Ready` event.
 
-        Errors here come from data or loss.
+        Errors here come from the user's data or loss.
 
         Args:
           assignment: `Assignment` of a spare process that becomes a worker.
@@ -117,22 +117,23 @@ class WorkerBase(abc.ABC):
         )
 
     def _set_up_process(self) -> None:
-        """Applies the settings of the task, and ends with Ray's process."""
+        """Sets JAX options of the task, and lets this process end with its parent."""
         if sys.platform == "linux":
-            # Linux then ends this process when Ray's own process ends, even if this
-            # process is frozen.
+            # Linux then kills this process when its parent, a process of Ray, ends:
+            # even if this process is frozen.
             ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
         reference = self._task_reference
         if reference is not None:
-            # The task is unpickled here, so that an error in a module of the user is
-            # reported like others. In a spare process, two threads may do this at once.
+            # The task is unpickled here and not by Ray, so that errors in modules of
+            # the user are reported like other errors. `reference` is read once, because
+            # two threads of a spare process may run this at the same time.
             [self.task] = find_ray().get(reference)
             self._task_reference = None
         for name, value in self.task.settings.items():
             jax.config.update(name, value)
 
     def _prepare_all(self) -> None:
-        """Loads all parts or first batches, and compiles."""
+        """Loads all parts or first batches, and compiles functions for this data."""
         held = self.held.tolist()
         if self.task.batches is not None:
             batches = HostBatches(
@@ -145,18 +146,19 @@ class WorkerBase(abc.ABC):
             self.prepare(find_ray().get(self._part_references))
 
     def prepare(self, parts: list[Any]) -> None:
-        """Stores the parts, and compiles."""
+        """Stores the parts in memory, and compiles functions for them."""
         origin = f"part {self.held[0]}"
         stored = StoredParts(parts, is_stacked=self._is_stacked, origin=origin)
         self.prepare_data(stored)
 
     def prepare_data(self, data: DataSource) -> None:
-        """Compiles for the data."""
+        """Sets the source of data, and compiles all functions for its shapes."""
         self.data = data
         self._structure = jax.tree.structure(self.task.params)
         wire_like = self._compile()
         if self.task.has_queries:
-            # Compiling the projection here keeps the first query as fast as others.
+            # The projection is compiled here, so that the first query is as fast as
+            # later queries.
             message = np.zeros(wire_like.shape, wire_like.dtype)
             self._projection(message, sent(jax.random.key(0)))
 
@@ -165,13 +167,16 @@ class WorkerBase(abc.ABC):
         """Compiles all functions; returns the shape and dtype of a sent message."""
 
     def _projection(self, wire: np.ndarray, key: SentKey) -> np.ndarray:
-        """Computes the projection of a message as it is sent."""
+        """Computes the projection of a message that is given in its sent format.
+
+        The projection has `PROJECTION_DIM` entries.
+        """
         message = self._numbers(wire)
         projections = project(read(key), message, PROJECTION_DIM)
         return np.asarray(projections[0])
 
     def _numbers(self, wire: np.ndarray) -> np.ndarray:
-        """Returns the numbers of a message as it is sent."""
+        """Converts a message from the format in which it is sent to numbers."""
         single = np.complex64 if np.iscomplexobj(self.rows) else np.float32
         dtype = np.promote_types(wire.dtype, single)
         message = np.empty(wire.shape[:2], dtype)
@@ -179,10 +184,10 @@ class WorkerBase(abc.ABC):
         return message
 
     def _corrupted(self, step: int, wire: np.ndarray) -> np.ndarray:
-        """Corrupts a message if an experiment requires it."""
+        """Applies `Faults.corrupt` to a message if set; returns the message to send."""
         if self.task.corrupt is None:
             return wire
-        # The user's function may change its argument.
+        # The function gets a copy, because it may change its argument.
         message = self._numbers(wire)
         corrupted = self.task.corrupt(self.worker, step, message[0])
         corrupted = np.asarray(corrupted, message.dtype)[None]
@@ -196,16 +201,16 @@ class WorkerBase(abc.ABC):
         key: SentKey,
         step: jax.Array,
     ) -> Term:
-        """Computes what a part contributes."""
+        """Computes the `Term` of a part: value, loss and auxiliary outputs."""
         params = jax.tree.unflatten(self._structure, leaves)
         return term_of_part(self.task, params, read(part), read(key), index, step)
 
 
 class _Results(NamedTuple):
-    """Results of the compiled program of a worker.
+    """Message, losses and auxiliary outputs, from the compiled function of a worker.
 
     Attributes:
-      message: Message as it is sent.
+      message: Message in the format in which it is sent.
       losses: (num_held,).
       aux: Pytree, leaves (num_held, ...).
       are_finite: bool (num_held,), parts whose terms are finite.
@@ -218,12 +223,12 @@ class _Results(NamedTuple):
 
 
 class Worker(WorkerBase):
-    """Computes the message of one worker from its parts."""
+    """Worker that computes one message from all of its parts."""
 
     _is_stacked = True
 
     def compute(self, order: Order | bytes) -> WorkerMessage:
-        """Computes the message of a round."""
+        """Computes the worker's message of a round, with losses of its parts."""
         begin = time.monotonic()
         leaves, key, step = read_order(order)
         if self.task.delay is not None:
@@ -249,7 +254,7 @@ class Worker(WorkerBase):
     def project(
         self, order: Order | bytes, parts: np.ndarray, key: SentKey
     ) -> np.ndarray:
-        """Computes the projection of a message of some parts.
+        """Computes the projection of the message that contains only given parts.
 
         Args:
           order: Leaves of params, key and step of the round, possibly pickled.
@@ -272,14 +277,22 @@ class Worker(WorkerBase):
         key: SentKey,
         step: int,
     ) -> _Results:
-        """Computes the message with given rows of the code."""
+        """Calls the compiled function; returns the message and values as NumPy arrays.
+
+        Args:
+          leaves: Leaves of params.
+          data: Data of all parts of the worker.
+          rows: Block of the encoding matrix, as in `Assignment.rows`.
+          key: Key of the round, in the format in which it is sent.
+          step: Number of the step.
+        """
         held = self.held.astype(np.uint32)
         with naming_parts(self.held):
             results = self._compiled(leaves, data, rows, held, key, np.uint32(step))
             return jax.tree.map(np.asarray, results)
 
     def _compile(self) -> jax.ShapeDtypeStruct:
-        """Compiles the message of the parts."""
+        """Compiles `_results`; returns the shape and dtype of a sent message."""
         step = self._first_step
         data = self.data.of_step(step, 0)
         with naming_parts(self.held):
@@ -295,7 +308,7 @@ class Worker(WorkerBase):
         return lowered.out_info.message
 
     def _results(self, leaves, parts, rows, held, key, step) -> _Results:
-        """Computes the message, losses and aux of all parts."""
+        """Computes the message of all parts, with losses and auxiliary outputs."""
 
         def of_part(part, index, columns):
             term = self._term(leaves, part, index, key, step)
@@ -314,7 +327,7 @@ class Worker(WorkerBase):
         first_part = jax.tree.map(lambda leaf: leaf[0], parts)
         like, _ = jax.eval_shape(of_part, first_part, held[0], columns[0])
         zero = jnp.zeros(like.shape, like.dtype)
-        # Parts are computed one by one, so that memory holds one term of the sum.
+        # Parts are computed one by one, so that memory holds one term at a time.
         message, values = jax.lax.scan(add, zero, (parts, held, columns))
         losses, aux, are_finite = values
         wire = pack(message, self.task.message_dtype)
