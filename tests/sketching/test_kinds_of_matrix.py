@@ -469,7 +469,7 @@ def test_blocks_that_change_between_passes(name, make, small_chunks):
         # One or two looks at the first block, and one or two passes.
         for num_same in {"leverage": (2,), "rank k": (3, 4)}.get(name, (2, 3)):
             passes = [blocks_of(matrix)] * num_same + [blocks_of(other)] * 9
-            with pytest.raises(ValueError, match="blocks must be the same in all pas"):
+            with pytest.raises(ValueError, match="must (be the same in|have as many)"):
                 function(iter(passes), len(matrix))
     # Rounding is no difference.
     near = matrix * dtype(1 + 1e-6)
@@ -493,24 +493,24 @@ def test_wrong_blocks_are_rejected():
         (iter([square]), TypeError, "can be read again, or a function .* got list_it"),
         ((x for x in [square]), TypeError, "can be read again.*; got generator"),
         (3, TypeError, "must be an iterable .*, or a function .*; got int"),
-        (lambda: 3, TypeError, r"blocks\(\) must be an iterable of arrays; got int"),
-        (lambda: square, TypeError, r"blocks\(\) must be .* got ndarray"),
-        (lambda: bcoo(square), TypeError, r"blocks\(\) must be .* got BCOO"),
+        (lambda: 3, TypeError, r"blocks\(\) must return an iterable .* got int"),
+        (lambda: square, TypeError, r"blocks\(\) must return .* got ndarray"),
+        (lambda: bcoo(square), TypeError, r"blocks\(\) must return .* got BCOO"),
         ([], ValueError, "blocks must have at least one row"),
         (lambda: [square[:0]], ValueError, "blocks must have at least one row"),
         ([square[0]], ValueError, r"every block must have shape \(b, p\)"),
         (["rows.npy"], ValueError, r"every block must have shape \(b, p\).*; got \("),
         ([(square, square)], ValueError, r"every block must .*; got \(2, 3, 3\)"),
         ([square[:, :0]], ValueError, "at least one column"),
-        ([square, np.eye(2)], ValueError, "the same columns, .*; got 3, then 2 colu"),
-        ([square, COO[0](square)], ValueError, "or none be sparse; .* \\(csr_array"),
+        ([square, np.eye(2)], ValueError, "many columns, .*; got 3 columns, then 2 in"),
+        ([square, COO[0](square)], ValueError, "dense or all sparse; .* a csr_array"),
         ([square * 1j], TypeError, "every block must be real"),
         ([np.array([["a"]])], TypeError, "every block must be"),
     ]:
         with pytest.raises(error, match=rule):
             sketching.leverage_scores(Blocks(blocks))
     parts = MATRIX.astype(np.float32), MATRIX.astype(np.float32) * np.float32(1e25)
-    with pytest.raises(ValueError, match="blocks must not overflow; .* from 300 on"):
+    with pytest.raises(ValueError, match="not contain rows far larger .* from 300 on"):
         FUNCTIONS["rank k"](Blocks([scipy.sparse.csr_array(part) for part in parts]))
     with pytest.raises(TypeError, match="rcond must be concrete, since Blocks are re"):
         jax.jit(lambda x: of("leverage_scores", rcond=x)(Blocks([MATRIX])))(0.1)

@@ -238,7 +238,7 @@ def test_warns_if_precision_costs_rank(name):
         solve(name, KEY, matrix, target)
     hidden = conditioned(10.0, (NUM_ROWS, NUM_COLUMNS)).astype(np.float32)
     hidden[7] *= 1e8
-    with pytest.warns(UserWarning, match="rows of very different norm: beside entrie"):
+    with pytest.warns(UserWarning, match="rows of very different norm: most rows"):
         solve(name, KEY, hidden, target)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -391,9 +391,9 @@ def test_zeros():
 def test_refusals():
     matrix = path_of(TALL, None)(0).astype(np.float32)
     for make in (as_matrix, as_function):
-        with pytest.raises(TypeError, match="operator must be real; got complex64"):
+        with pytest.raises(TypeError, match="a real float dtype; got complex64"):
             SOLVER.init(make(jnp.asarray(matrix + 0j)), {})
-    with pytest.raises(TypeError, match="operator must be real; got complex64"):
+    with pytest.raises(TypeError, match="a real float dtype; got complex64"):
         sketching.preconditioned(KEY, as_function(matrix + 0j), np.ones(200))
     with pytest.raises(ValueError, match="sketch_size must be at least min.* = 4"):
         SketchPreconditioned(KEY, 3).init(as_matrix(jnp.asarray(matrix)), {})

@@ -110,8 +110,8 @@ def test_shape_of_an_operator_has_a_zero():
         ((padded, (20, 4)), r"rmatvec must be a fun.* got \(20, 4\).*by name: L"),
         (((20, 4), padded), r"matvec must be a fun.* got \(20, 4\).*by name: L"),
         ((None, None, (20, 4)), "matvec must be a function .*; got None"),
-        ((padded, None, 20), r"shape must be the tuple \(N, p\); got 20.*by name"),
-        ((padded, None, [20, 4]), r"shape must be the tuple .* got \[20, 4\]"),
+        ((padded, None, 20), r"shape must be a tuple \(N, p\) .*; got 20\. .*by name"),
+        ((padded, None, [20, 4]), r"shape must be a tuple .* got \[20, 4\]"),
         ((padded, None, (20, 4.0)), r"shape\[1\] must be a Python int.* got 4.0"),
         ((padded, 1, (20, 4)), "rmatvec must be a function"),
         ((padded, None, (20, 4), complex), "dtype must be float32 or .* got complex"),
@@ -218,7 +218,7 @@ TAKE_NO_BLOCKS = (
     [case for case in OF_MATRICES if case[0] not in TAKE_OPERATORS],
 )
 def test_functions_that_take_no_operator(function, argument):
-    message = "since rows are read|real numbers; got LinearOperator of object"
+    message = "function reads its rows|real numbers; got LinearOperator of object"
     check_refusal(function, {argument: operator()}, TypeError, message)
 
 

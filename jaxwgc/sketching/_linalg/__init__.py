@@ -1,1 +1,1 @@
-"""Linear algebra that scores, samplers, embeddings and solvers share."""
+"""Linear algebra shared by leverage scores, samplers, embeddings and solvers."""

@@ -1,4 +1,4 @@
-"""Matrices in blocks of rows, which are read on the host."""
+"""Matrices whose rows are read on the host, block by block."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
@@ -33,9 +33,10 @@ T = TypeVar("T")
 
 @jax.tree_util.register_static
 class BlockMatrix(RowMatrix):
-    """The matrix of `Blocks`, which reads all blocks once per product or sum.
+    """A matrix given as `Blocks`. Each product or sum reads all blocks once.
 
-    Sums over chunks are in float64, with or without x64. Loops run in Python.
+    Blocks are read in chunks of rows. Sums over chunks are in float64, even if x64 is
+    not enabled. Loops run in Python.
     """
 
     is_streamed = True
@@ -81,7 +82,11 @@ class BlockMatrix(RowMatrix):
         return jax.tree.map(lambda total: jnp.asarray(total, self.dtype), sums)
 
     def gram_products(self, basis, scale):
-        """Computes `RowMatrix.gram_products`, by SciPy for sparse blocks."""
+        """Computes `RowMatrix.gram_products`. Sparse blocks are multiplied by SciPy.
+
+        Raises:
+          ValueError: If a product overflows.
+        """
         sums: Any = None
         for chunk in self._chunks:
             if is_sparse(chunk.rows):
@@ -92,9 +97,9 @@ class BlockMatrix(RowMatrix):
                 )
             if not np.isfinite(np.asarray(image)).all():
                 raise ValueError(
-                    f"blocks must not overflow; got rows from {chunk.start} on that "
-                    "are far larger than the first ones. Scale these rows, or put them "
-                    "into the first block"
+                    "blocks must not contain rows far larger than the first rows; got "
+                    f"overflow in products of the rows from {chunk.start} on. Scale "
+                    "these rows, or put them into the first block"
                 )
             sums = _added(sums, image)
         return jnp.asarray(sums, self.dtype)
@@ -113,11 +118,11 @@ class BlockMatrix(RowMatrix):
         return np.concatenate(norms)
 
     def column_maxima(self):
-        """Returns, for every column, the largest absolute value in the first chunk."""
+        """Returns the largest absolute value in the first chunk, for every column."""
         return jnp.full(self.shape[1], self._chunks.largest)
 
     def triangle(self):
-        # The target is a view of one zero, since N zeros may not fit in memory.
+        # The target is a view of a single zero: one zero per row may not fit in memory.
         zeros = np.broadcast_to(np.zeros((), self.dtype), self.shape[:1])
         triangle, _, _ = self.triangle_and_products(zeros)
         return triangle
@@ -125,11 +130,14 @@ class BlockMatrix(RowMatrix):
     def triangle_and_products(
         self, target: Array | np.ndarray
     ) -> tuple[Array, Array, Array]:
-        """Computes the triangular factor and products with targets in one pass."""
+        """Computes R of X = QR, Xᵀy and ‖y‖² in one pass, for targets y.
+
+        X is this matrix. The factor R is triangular.
+        """
         num_columns = self.shape[1]
         sums: Any = None
-        # The factors of the chunks so far, stacked. If there are more than 2p rows, a
-        # QR factorisation reduces them to p rows.
+        # Stacked factors R of the chunks read so far. To bound memory, a QR
+        # factorisation reduces a stack of more than 2p rows to p rows.
         factors = np.zeros((0, num_columns))
         for _, rows, slices in self._dense_chunks((target,)):
             [target_rows] = slices
@@ -145,7 +153,10 @@ class BlockMatrix(RowMatrix):
     def _dense_chunks(
         self, along: Iterable[Array | np.ndarray]
     ) -> Iterator[tuple[int, np.ndarray, list[np.ndarray]]]:
-        """Yields the start and dense rows of each chunk, and these rows of arrays."""
+        """Yields (start, dense rows, the same rows of each array) for each chunk.
+
+        `start` is the index of the first row of the chunk.
+        """
         for start, rows, size in self._chunks:
             slices = []
             for array in along:
@@ -160,7 +171,7 @@ def _rmv_of_block(block: Array, vector: Array) -> Array:
 
 
 def _added(sums: Any, parts: Any) -> Any:
-    """Adds a pytree to sums in float64; `sums` is None before the first chunk."""
+    """Adds the pytree `parts` to `sums` in float64; `sums=None` stands for zeros."""
     parts = jax.tree.map(lambda part: np.asarray(part, float), parts)
     return parts if sums is None else jax.tree.map(np.add, sums, parts)
 
@@ -177,17 +188,16 @@ def _chunk_sum(
 
 @jax.jit
 def _chunk_products(rows: Array, target: Array) -> tuple[Array, tuple[Array, Array]]:
-    """Computes a square factor of some rows, and their products with targets.
+    """Computes R with RᵀR = XᵀX, Xᵀy and ‖y‖² for rows X and targets y of a chunk.
 
-    Returns R with RᵀR = XᵀX, and Xᵀy and ‖y‖², for the rows X of a chunk. R is
-    square but not triangular. It is computed by Gram matrices, which are far faster
-    than QR and as accurate.
+    Returns (R, (Xᵀy, ‖y‖²)). R is square but not triangular. It is computed from Gram
+    matrices, which are far faster than QR and as accurate.
     """
     matrix = Dense(rows)
     factors = factors_of(matrix, None, 0.0)
     vectors = factors.vectors / factors.scale[:, None]
     factor = factors.singular_values[:, None] * vectors.T
-    # For a column of zeros, the computed factor is only rounding error.
+    # For a zero column of X, the same column of R holds rounding errors. Set them to 0.
     factor = jnp.where(jnp.any(rows != 0, axis=0), factor, 0)
     gradient = matrix.sum_rows(_rmv_of_block, along=(target,))
     return factor, (gradient, jnp.sum(target**2, axis=0))
@@ -209,7 +219,10 @@ def _chunk_sketch(
 
 
 def _sparse_gram_products(rows: Any, scale: np.ndarray, basis: Array) -> np.ndarray:
-    """Computes `gram_products_of_block` by SciPy, in time linear in the entries."""
+    """Computes `gram_products_of_block` for sparse rows, by SciPy in several threads.
+
+    Time is linear in the number of entries.
+    """
     scaled_basis = np.asarray(basis) * scale
 
     def products_of_part(start: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Matrices in blocks of rows, read once per pass."""
+"""Matrices given as blocks of rows (`Blocks`), and their reader (`Chunks`)."""
 
 import copy
 import os
@@ -11,19 +11,21 @@ from jaxwgc._common import conversions
 from jaxwgc._common.arrays import is_sparse, next_power_of_two
 from jaxwgc.sketching import _arguments
 
-# Bytes per chunk of dense rows: large against the overhead of a compiled call, small
-# against the memory of a computer.
+# Bytes per chunk of dense rows (32 MiB). The time for a chunk is long against the
+# overhead of a compiled call, and a chunk takes little of a computer's memory.
 _CHUNK_BYTES = 2**25
-# Largest relative difference between fingerprints of equal chunks in two passes.
+# Largest relative difference between a chunk's fingerprints in two passes. A larger
+# difference means that the chunk has changed.
 _SAME = 1e-5
-# Rows per sparse product: longer sums would lose digits in float32.
+# Rows per sparse product: sums over more rows would lose digits in float32.
 SPARSE_ROWS = 8192
-# Threads for sparse products, since each SciPy product uses one thread.
+# Number of threads for sparse products. SciPy computes each product in one thread, so
+# several products run at a time.
 NUM_THREADS = min(os.cpu_count() or 1, 8)
 
 
 class Blocks:
-    """A matrix in blocks of rows, which need not fit in memory.
+    """A matrix given as blocks of rows, so that it need not fit in memory.
 
     Scores and least squares accept it as a matrix. They read the blocks once per pass
     and compute on the host, without `jax.jit` and derivatives.
@@ -63,7 +65,7 @@ class Blocks:
         if not (callable(blocks) or is_iterable):
             raise TypeError(
                 "blocks must be an iterable that can be read again, or a function that "
-                f"returns one; got {type(blocks).__name__}"
+                f"returns a new iterable; got {type(blocks).__name__}"
             )
         self._blocks = blocks
         self.num_rows = num_rows
@@ -73,7 +75,8 @@ class Blocks:
         blocks: Any = self._blocks() if callable(self._blocks) else self._blocks
         if _is_matrix(blocks) or not isinstance(blocks, Iterable):
             raise TypeError(
-                f"blocks() must be an iterable of arrays; got {type(blocks).__name__}"
+                "blocks() must return an iterable of arrays, e.g. a list; got "
+                f"{type(blocks).__name__}"
             )
         for block in blocks:
             rows = _arguments.host_rows("every block", block)
@@ -100,7 +103,7 @@ class Chunk(NamedTuple):
 
 
 class Chunks:
-    """The rows of `Blocks`, in chunks that are equal in every pass.
+    """The rows of `Blocks` in chunks; raises ValueError if a later pass has other rows.
 
     Attributes:
       shape: (N, p).
@@ -110,9 +113,9 @@ class Chunks:
 
     def __init__(self, blocks: Blocks):
         self._blocks = blocks
-        # Factors of the rows, (N,), or None.
+        # The factor by which each row is multiplied, (N,), or None for unscaled rows.
         self._row_factors: np.ndarray | None = None
-        # Fingerprints of the chunks in the first pass.
+        # Fingerprints of the chunks in the last complete pass, to detect other rows.
         self._prints: list[float] = []
         first = next(self._read(), None)
         if first is None:
@@ -130,8 +133,8 @@ class Chunks:
         """Yields the chunks of one pass.
 
         Raises:
-          ValueError: If the rows are not finite, or differ from those of the first
-            pass.
+          ValueError: If a row is not finite, or if the rows or their number differ
+            from an earlier pass or from `num_rows`.
         """
         start = 0
         prints: list[float] = []
@@ -144,16 +147,16 @@ class Chunks:
                 expected = self._prints[min(len(prints), last)]
                 if abs(fingerprint - expected) > _SAME * scale:
                     raise ValueError(
-                        "blocks must be the same in all passes; got others from row "
-                        f"{start} on"
+                        "blocks must be the same in all passes; got different values "
+                        f"in the chunk of rows from {start} on"
                     )
             prints.append(fingerprint)
             yield Chunk(start, self._scaled(rows, start, size), size)
             start += size
         if start != self.shape[0]:
             raise ValueError(
-                f"blocks must be the same in all passes; got {start} rows instead of "
-                f"{self.shape[0]}"
+                "blocks must have as many rows in each pass as num_rows or the first "
+                f"pass says; got {start} rows instead of {self.shape[0]}"
             )
         self._prints = prints
 
@@ -165,7 +168,7 @@ class Chunks:
         return chunks
 
     def _scaled(self, rows: Any, start: int, size: int) -> Any:
-        """Multiplies rows by their factors, except rows of padding."""
+        """Returns the chunk's rows times their factors; padding rows stay zero."""
         if self._row_factors is None:
             return rows
         factors = np.zeros((rows.shape[0], 1), self.dtype)
@@ -173,16 +176,17 @@ class Chunks:
         return rows.multiply(factors).tocsr() if is_sparse(rows) else rows * factors
 
     def _read(self) -> Iterator[tuple[Any, int]]:
-        """Yields chunks, each with its number of rows without padding.
+        """Yields the rows of each chunk, with padding, and their number without it.
 
-        Dense chunks have one size, except for the last, so that functions of a chunk
-        are compiled once. A dense chunk may be overwritten when the next one is read.
+        All dense chunks but the last have one size, so that functions of a chunk are
+        compiled once. A dense chunk may be overwritten when the next one is read.
         Sparse blocks are split into chunks without a copy.
         """
         buffer: np.ndarray | None = None
         num_filled = 0
         for block in self._alike_blocks():
-            # The check that a block is real also gives the dtype of the computation.
+            # `float_array` gives the dtype to compute in, and raises an error for a
+            # complex block. An empty array avoids a copy of the block.
             empty = np.zeros(0, block.dtype)
             dtype = conversions.float_array("every block", empty).dtype
             if is_sparse(block):
@@ -193,7 +197,8 @@ class Chunks:
                     yield chunk, chunk.shape[0]
                 continue
             if buffer is None:
-                # Chunks have at least 16p rows: many against a p × p matrix.
+                # Chunks have at least 16p rows, so that a p × p matrix is small against
+                # them.
                 num_columns = block.shape[1]
                 size = _CHUNK_BYTES // (num_columns * dtype.itemsize)
                 buffer = np.empty((max(size, 16 * num_columns), num_columns), dtype)
@@ -212,14 +217,14 @@ class Chunks:
                     yield buffer, num_filled
                     num_filled = 0
         if buffer is not None and num_filled:
-            # The last chunk is padded to a power of two, so that functions are compiled
-            # for few sizes. A small matrix gets little padding.
+            # The last chunk is padded to a power of two, and at least 256 rows, so that
+            # functions are compiled for few sizes.
             size = min(len(buffer), max(256, next_power_of_two(num_filled)))
             buffer[num_filled:size] = 0
             yield buffer[:size], num_filled
 
     def _alike_blocks(self) -> Iterator[Any]:
-        """Yields blocks after a check that they have equal columns and sparsity."""
+        """Yields blocks; raises ValueError if they differ in columns or sparsity."""
         num_columns: int | None = None
         are_sparse = False
         for block in self._blocks:
@@ -228,15 +233,15 @@ class Chunks:
                 are_sparse = is_sparse(block)
             if block.shape[1] != num_columns or is_sparse(block) != are_sparse:
                 raise ValueError(
-                    "blocks must have the same columns, and all or none be sparse; got "
-                    f"{num_columns}, then {block.shape[1]} columns "
-                    f"({type(block).__name__})"
+                    "blocks must have equally many columns, and be all dense or all "
+                    f"sparse; got {num_columns} columns, then {block.shape[1]} in a "
+                    f"{type(block).__name__}"
                 )
             yield block
 
 
 def some_rows(matrix: Any, start: int, stop: int) -> Any:
-    """Returns rows of a CSR matrix without a copy."""
+    """Returns rows from `start` to `stop` of a CSR matrix, without copying entries."""
     starts = matrix.indptr[start : stop + 1]
     first = starts[0]
     last = starts[-1]
@@ -256,11 +261,11 @@ def _check_finite(rows: Any, start: int) -> None:
 
 
 def _fingerprint(rows: Any) -> tuple[float, float]:
-    """Computes a sum that identifies rows, to detect blocks that change.
+    """Computes a fingerprint of rows, to detect changes, and the norm of its terms.
 
-    It is a weighted sum of the eighth roots of sums over each row.
-    A change of the size of a row changes its root, unlike its sign. With the sums
-    themselves, a row of entries near 1e8 would hide the other rows.
+    The fingerprint is a weighted sum with one term per row: the eighth root of a
+    weighted sum of the row, with its sign. Unlike a sign alone, a root changes with the
+    size of the row. Without roots, a row of entries near 1e8 would hide the other rows.
     """
     num_rows, num_columns = rows.shape
     row_weights = np.cos(np.arange(num_rows)).astype(rows.dtype)

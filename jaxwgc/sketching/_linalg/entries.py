@@ -1,4 +1,4 @@
-"""Entries of sparse matrices: sums in buckets, and samples of rows."""
+"""Functions of the entries of sparse matrices: sums in buckets, and row samples."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Entries(NamedTuple):
-    """Entries of a sparse matrix: their rows, columns and values."""
+    """Entries of a sparse matrix: row indices, column indices and values."""
 
     row: Array
     column: Array
@@ -19,7 +19,7 @@ class Entries(NamedTuple):
 
 def entries_of_bcoo(matrix: "BCOO") -> Entries:
     """Returns the entries of a BCOO, padding included."""
-    # Indices become unsigned, so that negative ones are out of bounds, too.
+    # Negative indices become large unsigned ones, and so count as out of bounds.
     row, column = matrix.indices.T.astype(jnp.uint32)
     return Entries(row, column, matrix.data)
 
@@ -27,10 +27,11 @@ def entries_of_bcoo(matrix: "BCOO") -> Entries:
 def bucket_entries(
     entries: Entries, buckets: Array, factors: Array, shape: tuple[int, int]
 ) -> Array:
-    """Multiplies entries by the factors of their rows, and adds them to buckets.
+    """Sums, for each bucket, the rows assigned to the bucket, each times its factor.
 
-    Each row of `buckets` and `factors`, (k, N), adds all entries once. Entries are
-    dropped if they or their buckets are out of bounds.
+    The result, (num_buckets, p), has shape `shape`. `buckets` and `factors`, (k, N),
+    assign each row to k buckets. Entries are dropped if they or their buckets are out
+    of bounds.
     """
     row, column, data = entries
     total = jnp.zeros(shape, data.dtype)
@@ -42,7 +43,9 @@ def bucket_entries(
 
 
 def slots_of_rows(indices: Array, scale: Array, num_rows: int) -> Array:
-    """Returns the position of every row in a sample.
+    """Returns the position of each row in a sample, or num_slots if it is not drawn.
+
+    Positions in the sample are called slots.
 
     Args:
       indices: The row of each slot, (num_slots,).
@@ -50,7 +53,7 @@ def slots_of_rows(indices: Array, scale: Array, num_rows: int) -> Array:
       num_rows: N.
     """
     num_slots = indices.shape[0]
-    # Unused slots belong to no row.
+    # Unused slots get the row num_rows, which is out of bounds and dropped.
     used_indices = jnp.where(scale != 0, indices, num_rows)
     slots = jnp.arange(num_slots, dtype=jnp.int32)
     none = jnp.full(num_rows, num_slots, jnp.int32)
@@ -58,7 +61,7 @@ def slots_of_rows(indices: Array, scale: Array, num_rows: int) -> Array:
 
 
 def sampled_bcoo(matrix: "BCOO", indices: Array, scale: Array) -> "BCOO":
-    """Returns the sampled rows of a sparse matrix, times their scales.
+    """Returns the sampled rows of a sparse matrix, each times its factor.
 
     The number of stored entries does not depend on the rows that were drawn. Entries
     that are not drawn become padding, out of bounds.
@@ -75,7 +78,8 @@ def sampled_bcoo(matrix: "BCOO", indices: Array, scale: Array) -> "BCOO":
     row, column, data = entries_of_bcoo(matrix)
     slot_of_row = slots_of_rows(indices, scale, num_rows)
     slot = slot_of_row.at[row].get(mode="fill", fill_value=num_slots)
-    # Entries of drawn rows come first, and padding follows.
+    # The number of stored entries must be static for `jax.jit`. Entries of drawn rows
+    # come first, and padding follows.
     num_entries = matrix.nse
     if matrix.unique_indices:
         num_entries = min(num_entries, num_slots * num_columns)
@@ -86,7 +90,8 @@ def sampled_bcoo(matrix: "BCOO", indices: Array, scale: Array) -> "BCOO":
     data = data.at[kept].get(mode="fill", fill_value=0)
     factors = scale.astype(data.dtype)
     data = data * factors.at[slot].get(mode="fill", fill_value=0)
-    # If probabilities are invalid, the scale is NaN. All entries are then NaN.
+    # Invalid probabilities make `scale` NaN. Entries then become NaN, with indices in
+    # bounds, so that none of them is dropped as padding.
     is_valid = jnp.all(jnp.isfinite(scale))
     place = jnp.arange(num_entries, dtype=slot.dtype)
     slot = jnp.where(is_valid, slot, place % num_slots)

@@ -1,4 +1,4 @@
-"""Conversion of arguments to matrices, and compilation of functions of matrices."""
+"""Conversion of arguments to a `Matrix`, and compilation of functions of a matrix."""
 
 import functools
 import warnings
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from jax.experimental.sparse import JAXSparse
     from scipy.sparse import sparray, spmatrix
 
-# Matrices with access to rows. The types of sparse matrices are imported only for type
-# checks, since their modules import slowly. lineax is optional.
+# Types of arguments that are matrices with access to rows. They are a string, since
+# modules of sparse matrices import slowly, and lineax is optional.
 MatrixLike: TypeAlias = (
     "ArrayLike | Blocks | JAXSparse | sparray | spmatrix | lineax.MatrixLinearOperator"
 )
-# Matrices without access to rows, given by their products with vectors.
+# Types of arguments that only multiply vectors, without access to rows.
 OperatorLike: TypeAlias = "LinearOperator | lineax.AbstractLinearOperator"
 
 M = TypeVar("M", bound=Matrix)
@@ -48,14 +48,17 @@ T = TypeVar("T")
 def matrix_and_cutoff(
     matrix: "MatrixLike | OperatorLike", rcond: ArrayLike | None
 ) -> tuple[RowMatrix, Array]:
-    """Checks and converts a matrix, and the cutoff of its numerical rank."""
+    """Returns a converted matrix and the cutoff of its numerical rank, after checks.
+
+    If `rcond` is None, the cutoff is `rank_cutoff`.
+    """
     checked = matrix_of(matrix)
     default = rank_cutoff(checked.shape, checked.dtype)
     return _arguments.with_cutoff(checked, rcond, default)
 
 
 def matrix_of(value: "MatrixLike | OperatorLike") -> RowMatrix:
-    """Checks and converts a matrix with access to rows.
+    """Converts an argument to a `RowMatrix`; raises TypeError for an operator.
 
     Raises:
       TypeError: If `value` is an operator or no matrix.
@@ -64,11 +67,10 @@ def matrix_of(value: "MatrixLike | OperatorLike") -> RowMatrix:
     value = from_lineax(value)
     if isinstance(value, LinearOperator):
         raise TypeError(
-            "matrix must be an array, a sparse matrix or Blocks, since rows are read "
-            f"one by one; got a {kind}, which gives products only. Use "
-            "approximate_leverage_scores, preconditioned or sketch_and_solve, which "
-            "take operators, or form its array: by products with jnp.eye(p), or by "
-            "as_matrix() of an operator of lineax"
+            "matrix must be an array, a sparse matrix or Blocks, since this function "
+            f"reads its rows; got a {kind}, which only multiplies vectors. Use "
+            "approximate_leverage_scores, preconditioned or sketch_and_solve, or pass "
+            "the operator as an array, e.g. its products with the columns of jnp.eye(p)"
         )
     if isinstance(value, Blocks):
         return BlockMatrix(Chunks(value))
@@ -78,7 +80,7 @@ def matrix_of(value: "MatrixLike | OperatorLike") -> RowMatrix:
         return sparse_of_bcoo(sparse)
     array = _arguments.finite_array("matrix", value)
     validation.check_shape("matrix", array, "(N, p)", ("any", "any"))
-    # The sharding of a traced array is known only on a mesh with explicit axes.
+    # A traced array has a known sharding only on a mesh with explicit axes.
     is_traced = array_validation.is_traced(array)
     sharding = jax.typeof(array).sharding if is_traced else array.sharding
     if not isinstance(sharding, NamedSharding):
@@ -90,8 +92,8 @@ def matrix_of(value: "MatrixLike | OperatorLike") -> RowMatrix:
         return Dense(array)
     if array.shape[0] < array.shape[1]:
         raise ValueError(
-            "matrix must have at least as many rows as columns if rows are sharded; "
-            f"got {array.shape}; replicate it with jax.device_put"
+            "matrix must have at least as many rows as columns if its rows are "
+            f"sharded; got shape {array.shape}. Replicate it with jax.device_put"
         )
     return Sharded(array, sharding.mesh, spec[0])
 
@@ -99,10 +101,10 @@ def matrix_of(value: "MatrixLike | OperatorLike") -> RowMatrix:
 def system_of(
     key: Array, matrix: "MatrixLike | OperatorLike", target: ArrayLike
 ) -> tuple[Matrix, Array]:
-    """Checks the matrix and targets of least squares, and converts both to one dtype.
+    """Returns the checked matrix and targets of least squares, in a common dtype.
 
     Args:
-      key: PRNG key of the test of an operator.
+      key: PRNG key of the test whether functions of an operator are adjoint.
       matrix: X.
       target: y.
     """
@@ -112,14 +114,14 @@ def system_of(
     operator, is_adjoint = checked_operator(key, matrix)
     target = _arguments.right_hand_side(target, operator.shape)
     target = target.astype(operator.dtype)
-    # An error that cannot be raised under jax.jit becomes a NaN in the result.
+    # Under `jax.jit`, a failed test cannot raise an error. It makes the result NaN.
     return operator, jnp.where(is_adjoint, target, jnp.nan)
 
 
 def row_system_of(
     matrix: "MatrixLike | OperatorLike", target: ArrayLike
 ) -> tuple[RowMatrix, Array]:
-    """Checks a matrix with access to rows, and targets; rejects operators."""
+    """Like `system_of`, but rejects operators, which have no access to rows."""
     rows = matrix_of(matrix)
     target = _arguments.right_hand_side(target, rows.shape)
     if isinstance(rows, BlockMatrix):
@@ -167,14 +169,14 @@ def warn_of_precision(original: Any, matrix: Matrix, rank: Array | np.ndarray) -
     usual = np.median(sizes[sizes > 0]) if sizes.any() else 0
     if usual < rank_cutoff(shape, dtype) * sizes.max():
         warnings.warn(
-            f"{message}, and rows of very different norm: beside entries of "
-            f"{sizes.max():.2g}, those of most rows are rounding; scale the rows",
+            f"{message}, and rows of very different norm: most rows are smaller than "
+            f"the rounding errors of entries of {sizes.max():.2g}; scale the rows",
             stacklevel=3,
         )
 
 
 def _rank_in_float64(matrix: np.ndarray) -> int:
-    """Computes the numerical rank in float64, of columns scaled to norm 1."""
+    """Computes the numerical rank in float64, after columns are scaled to norm 1."""
     norms = np.linalg.norm(matrix, axis=0)
     rtol = rank_cutoff(matrix.shape, np.dtype(float))
     scaled = matrix / np.where(norms > 0, norms, 1)
@@ -187,10 +189,10 @@ def compiled(
     [Callable[Concatenate[M, P], T]],
     Callable[Concatenate[M, P], T],
 ]:
-    """Returns a decorator like `jax.jit` for functions of a matrix.
+    """Returns a decorator that compiles functions of any matrix but `BlockMatrix`.
 
-    Functions of a `BlockMatrix` run op by op, since each of its methods reads blocks on
-    the host.
+    Functions of a `BlockMatrix` run op by op, since its methods read blocks on the
+    host. `static_argnames` are those of `jax.jit`.
     """
 
     def decorate(

@@ -1,4 +1,4 @@
-"""Matrices given by functions that multiply vectors, and operators of lineax."""
+"""Matrices given by functions that multiply vectors, and conversion from lineax."""
 
 import dataclasses
 import sys
@@ -24,25 +24,26 @@ if TYPE_CHECKING:
 
     from jaxwgc.sketching._embeddings._embedding import Embedding
 
-# Functions of a `LinearOperator`, and their descriptions in error messages.
+# Names of the functions of a `LinearOperator`, with descriptions for error messages.
 _FUNCTIONS = {
     "matvec": "a function of v (p,) that returns Xv (N,)",
     "rmatvec": "a function of u (N,) that returns Xᵀu (p,), or None",
     "sketch": "a function of an Embedding S that returns SX (m, p), or None",
 }
-# End of the constructor's error messages: other libraries order arguments differently.
+# Last sentence of the constructor's error messages. Users may pass arguments in the
+# order of SciPy, where the shape is first.
 _BY_NAME = "Pass arguments by name: LinearOperator(matvec, shape=(N, p))"
-# Number of pairs of random vectors that test whether two functions are adjoint.
+# Number of pairs of random vectors that test whether matvec and rmatvec are adjoint.
 _NUM_PROBES = 4
-# Number of products Xv in memory at a time: large enough to share the random numbers of
-# a sketch, small enough for X with many rows.
+# Number of products Xv that are computed at a time. They share the random numbers of a
+# sketch, and need memory for as many columns of X.
 _PRODUCTS_AT_ONCE = 16
 
 
 @dataclass_transform(frozen_default=True)
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearOperator:
-    """A matrix given by a function that multiplies a vector by it.
+    """A matrix given by a function that returns its product with a vector.
 
     `preconditioned`, `sketch_and_solve` and `approximate_leverage_scores` accept it as
     a matrix. They also accept operators of lineax: a `MatrixLinearOperator` counts as
@@ -105,13 +106,14 @@ class LinearOperator:
         if not isinstance(self.shape, tuple) or len(self.shape) != 2:
             shown = validation.in_short(self.shape)
             raise TypeError(
-                f"operator.shape must be the tuple (N, p); got {shown}. {_BY_NAME}"
+                "operator.shape must be a tuple (N, p) of positive ints; got "
+                f"{shown}. {_BY_NAME}"
             )
         for axis, size in enumerate(self.shape):
             validation.check_int(f"operator.shape[{axis}]", size)
         if min(self.shape) < 1:
             raise ValueError(
-                "operator.shape must be (N, p), of positive ints; got "
+                "operator.shape must be a tuple (N, p) of positive ints; got "
                 f"{self.shape}. {_BY_NAME}"
             )
         _dtype_of(self)
@@ -121,7 +123,10 @@ register(LinearOperator)
 
 
 def _dtype_of(operator: LinearOperator) -> np.dtype:
-    """Checks and returns the dtype of an operator, or the default float dtype."""
+    """Returns an operator's dtype; raises TypeError unless it is float32 or float64.
+
+    None stands for the default float dtype.
+    """
     named = float if operator.dtype is None else operator.dtype
     try:
         dtype = jnp.result_type(named)
@@ -138,7 +143,7 @@ def _dtype_of(operator: LinearOperator) -> np.dtype:
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Operator(Matrix):
-    """The matrix of a `LinearOperator` whose functions have been checked."""
+    """A `LinearOperator` as a `Matrix`, after its functions have been checked."""
 
     description = "a LinearOperator"
 
@@ -176,9 +181,10 @@ class Operator(Matrix):
         return self._map_columns(lambda column: column).T
 
     def row_norms(self, basis: Array, scale: Array) -> Array:
-        """Computes squared row norms of the scaled matrix times another one.
+        """Computes squared row norms of X diag(scale) `basis`, for this matrix X.
 
-        It takes l products, and keeps the results of a few of them at a time.
+        One product Xv is needed for each column of `basis`. Only a
+        few products are in memory at a time.
         """
         vectors = (scale[:, None] * basis).T
         num_left = -len(vectors) % _PRODUCTS_AT_ONCE
@@ -192,7 +198,10 @@ class Operator(Matrix):
         return norms
 
     def _map_columns(self, function: Callable[[Array], Array]) -> Array:
-        """Applies a function to a few columns at a time, and stacks the results."""
+        """Applies a function to each column of the matrix, and stacks the results.
+
+        The results are rows of the stack. A few columns are in memory at a time.
+        """
         num_columns = self.shape[1]
         units = jnp.eye(num_columns, dtype=self.dtype)
         batch_size = min(_PRODUCTS_AT_ONCE, num_columns)
@@ -206,7 +215,12 @@ def _of_columns(function: Callable[[Array], Array], vector: Array) -> Array:
 
 
 def checked_operator(key: Array, operator: LinearOperator) -> tuple[Operator, Array]:
-    """Converts an operator after a check that its functions fit and are adjoint."""
+    """Returns an `Operator` with checked functions, and whether they are adjoint.
+
+    Raises:
+      ValueError: If a function returns another shape or dtype than required, or if the
+        functions are not adjoint. The second test raises no error under `jax.jit`.
+    """
     num_rows, num_columns = operator.shape
     dtype = _dtype_of(operator)
     matvec = _checked_function(
@@ -229,8 +243,8 @@ def checked_operator(key: Array, operator: LinearOperator) -> tuple[Operator, Ar
     if not array_validation.is_traced(is_adjoint) and not is_adjoint:
         raise ValueError(
             "operator.matvec and operator.rmatvec must be finite and adjoint; got "
-            "different uᵀ(Xv) and (Xᵀu)ᵀv for random u and v, and a norm of X of about "
-            f"{norm:.2g}"
+            "uᵀ(Xv) unequal to (Xᵀu)ᵀv for random vectors u and v, and an estimated "
+            f"norm of X of {norm:.2g}. Omit rmatvec if JAX can transpose matvec"
         )
     return matrix, is_adjoint
 
@@ -243,14 +257,17 @@ def _checked_function(
     image_length: int,
     dtype: np.dtype,
 ) -> Callable[[Array], Array]:
-    """Checks the shape and dtype of a function's result, and hoists traced arrays."""
+    """Returns a function as a pytree; raises ValueError if its result does not fit.
+
+    The result must have shape (image_length,) and `dtype`. See `_hoisted`.
+    """
     vector = np.zeros(length, dtype)
     image = jax.eval_shape(function, vector)
     shape = getattr(image, "shape", None)
     if shape != (image_length,) or getattr(image, "dtype", None) != dtype:
         raise ValueError(
-            f"operator.{name} must return {dtype} of shape ({image_length},) for a "
-            f"vector of shape ({length},); got {image}"
+            f"operator.{name} must return an array of shape ({image_length},) and "
+            f"dtype {dtype} for a vector of shape ({length},); got {image}"
         )
     return _hoisted(function, vector)
 
@@ -258,7 +275,7 @@ def _checked_function(
 def _hoisted(
     function: Callable[[Array], Array], vector: np.ndarray
 ) -> Callable[[Array], Array]:
-    """Makes a function a pytree, with the traced arrays of its closure as leaves.
+    """Converts a function to a pytree whose leaves are traced arrays in its closure.
 
     `jax.jit` can then be called with the function as an argument. Unlike
     `jax.closure_convert`, this also covers arrays of integers.
@@ -276,7 +293,7 @@ def _hoisted(
 
 @jax.jit
 def probed(key: Array, matrix: Operator) -> tuple[Array, Array]:
-    """Estimates the norm of an operator; tests whether its functions are adjoint."""
+    """Estimates the Frobenius norm, and tests whether the functions are adjoint."""
     num_rows, num_columns = matrix.shape
     dtype = matrix.dtype
 
@@ -293,8 +310,8 @@ def probed(key: Array, matrix: Operator) -> tuple[Array, Array]:
 
     norms, differences = lax.map(probe, jax.random.split(key, _NUM_PROBES))
     norm = jnp.mean(norms)
-    # The bound is a share of the norm, far above rounding errors. An adjoint with a
-    # larger error is rejected.
+    # Functions count as adjoint if differences are at most 4 √eps times the norm, which
+    # is far above rounding errors.
     bound = 4 * float(jnp.finfo(dtype).eps) ** 0.5 * norm
     return norm, jnp.all(differences <= bound) & jnp.isfinite(norm)
 
@@ -314,12 +331,12 @@ def from_lineax(value: Any) -> Any:
 
 
 def operator_from_lineax(operator: "lineax.AbstractLinearOperator") -> LinearOperator:
-    """Converts an operator of lineax on pytrees to one on flat vectors.
+    """Converts a lineax operator on pytrees to a `LinearOperator` on flat vectors.
 
     Raises:
-      TypeError: If a leaf of a structure is complex.
+      TypeError: If the dtype of the operator is not a real float dtype.
     """
-    # lineax depends on equinox.
+    # equinox is optional, but a user of lineax has it: lineax depends on equinox.
     import equinox
 
     dtype = check_real(operator)
@@ -338,18 +355,18 @@ def _is_array(leaf: object) -> bool:
 
 
 def check_real(operator: "lineax.AbstractLinearOperator") -> np.dtype:
-    """Returns the dtype of an operator; raises TypeError if it is complex."""
+    """Returns a lineax operator's dtype; raises TypeError if it is not a real float."""
     leaves = jax.tree.leaves((operator.in_structure(), operator.out_structure()))
     dtype = jnp.result_type(*leaves)
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"operator must be real; got {dtype}")
+        raise TypeError(f"operator must have a real float dtype; got {dtype}")
     return dtype
 
 
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class _SplitOperator:
-    """An operator of lineax split into arrays and other leaves, so that it is a pytree.
+    """A lineax operator as a pytree: arrays are its leaves, all other parts are static.
 
     Attributes:
       arrays: The operator, with None for a leaf that is not an array.
@@ -361,14 +378,14 @@ class _SplitOperator:
 
 
 def _mv(split: _SplitOperator, vector: Array) -> Array:
-    """Multiplies a vector by the operator."""
+    """Multiplies a flat vector by a lineax operator."""
     import equinox
 
     return _product(equinox.combine(split.arrays, split.others), vector)
 
 
 def _rmv(split: _SplitOperator, vector: Array) -> Array:
-    """Multiplies a vector by the transposed operator."""
+    """Multiplies a flat vector by the transpose of a lineax operator."""
     import equinox
 
     operator = equinox.combine(split.arrays, split.others)

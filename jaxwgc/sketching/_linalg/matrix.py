@@ -1,4 +1,4 @@
-"""Abstract base classes of the kinds of matrices."""
+"""Abstract base classes of all kinds of matrices, and dense matrices."""
 
 import abc
 import dataclasses
@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 
 class LineProducts(NamedTuple):
-    """Products of a matrix with the residual at a point and with a direction.
+    """Products of a matrix with a residual and with a search direction.
 
-    The residual is r = y - Xθ, and d is the direction.
+    X is the matrix, r = y - Xθ is the residual at θ, and d is the search direction.
 
     Attributes:
       gradient: Xᵀr, (p,) or (p, c).
@@ -44,18 +44,18 @@ class LineProducts(NamedTuple):
 
 
 class Matrix(abc.ABC):
-    """A real matrix of any kind.
+    """Abstract base class of all kinds of real matrices.
 
     The matrix X has shape (N, p). Each kind of matrix is a subclass and a pytree:
     `Dense`, `Sparse`, `Sharded`, `BlockMatrix` and `Operator`. Arrays with N rows
     are global arrays for every kind.
     """
 
-    # Whether X is read from outside of JAX, such as from a disk, once per product.
-    # Functions of such a matrix run on the host and have no derivatives.
+    # Whether each product reads X anew from outside of JAX, such as from a disk.
+    # Functions of a streamed matrix run on the host and have no derivatives.
     is_streamed = False
 
-    # How error messages call this kind of matrix.
+    # The name of this kind of matrix in error messages.
     description: ClassVar[str]
 
     @property
@@ -78,12 +78,12 @@ class Matrix(abc.ABC):
 
     @abc.abstractmethod
     def sketch(self, embedding: "Embedding", *arrays: Array) -> list[Array]:
-        """Multiplies the matrix, and arrays of as many rows, by an embedding."""
+        """Returns the products of an embedding with the matrix and with each array."""
 
     def line_products(
         self, target: Array, solution: Array, direction: Array
     ) -> LineProducts:
-        """Computes products with the residual at a point and with a direction."""
+        """Computes `LineProducts` for the residual at `solution` and a direction."""
         residual = target - self.mv(solution)
         moved = self.mv(direction)
         return LineProducts(
@@ -95,13 +95,13 @@ class Matrix(abc.ABC):
 
 
 class RowMatrix(Matrix):
-    """A matrix with access to its rows, in blocks."""
+    """Abstract base class of matrices whose rows can be read, in blocks."""
 
     @abc.abstractmethod
     def sum_rows(
         self, function: Callable[..., T], *args: Any, along: tuple[Array, ...] = ()
     ) -> T:
-        """Sums a function of blocks of rows over all blocks.
+        """Sums `function(block, *slices, *args)` over all blocks of rows.
 
         Args:
           function: Returns a pytree of arrays. It is a function at the top level of a
@@ -113,14 +113,14 @@ class RowMatrix(Matrix):
 
     @abc.abstractmethod
     def row_norms(self, basis: Array, scale: Array) -> Array | np.ndarray:
-        """Computes squared row norms of the scaled matrix times another one.
+        """Computes squared row norms of X diag(scale) `basis`, for this matrix X.
 
-        For a streamed matrix, they are a NumPy array.
+        For a streamed matrix, the norms are a NumPy array.
         """
 
     @abc.abstractmethod
     def row_scaled(self, factors: Array) -> "RowMatrix":
-        """Returns the matrix with each row multiplied by a factor."""
+        """Returns the matrix with each row multiplied by its factor."""
 
     @abc.abstractmethod
     def column_maxima(self) -> Array:
@@ -130,9 +130,9 @@ class RowMatrix(Matrix):
         """
 
     def gram_products(self, basis: Array, scale: Array) -> Array:
-        """Computes products of the Gram matrix of scaled columns with given columns.
+        """Computes ZᵀZQ, stacked on (ZQ)ᵀZQ, for the scaled matrix Z and `basis` Q.
 
-        Returns ZᵀZQ stacked on (ZQ)ᵀZQ for Z = X diag(scale), (p + l, l).
+        Z is X diag(scale). If Q has shape (p, l), the result has shape (p + l, l).
         """
         return self.sum_rows(gram_products_of_block, scale, basis)
 
@@ -152,13 +152,16 @@ class RowMatrix(Matrix):
 
     @property
     def is_wide(self) -> bool:
-        """Returns whether a matrix that is not streamed has more columns than rows."""
+        """Returns whether there are more columns than rows; False if streamed."""
         num_rows, num_columns = self.shape
         return num_rows < num_columns and not self.is_streamed
 
 
 def gram_of_block(block: Array, scale: Array, basis: Array | None = None) -> Array:
-    """Computes the contribution of one block of rows to the Gram matrix."""
+    """Computes the Gram matrix of (block * scale) @ basis, for one block of rows.
+
+    The sum over all blocks is the Gram matrix of X diag(scale) `basis`.
+    """
     rows = block * scale
     return gram(rows if basis is None else product(rows, basis))
 
@@ -173,7 +176,7 @@ def gram_products_of_block(block: Array, scale: Array, basis: Array) -> Array:
 def _line_products_of_block(
     block: Array, target: Array, solution: Array, direction: Array
 ) -> LineProducts:
-    # Two products with vectors are faster on CPUs than one with a matrix of both.
+    # On CPUs, two products with vectors are faster than one product with two columns.
     residual = target - product(block, solution)
     moved = product(block, direction)
     return LineProducts(
@@ -187,7 +190,7 @@ def _line_products_of_block(
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dense(RowMatrix):
-    """A matrix that is an array on one device."""
+    """A matrix that is stored as an array on one device."""
 
     description = "an array on one device"
 
@@ -208,7 +211,7 @@ class Dense(RowMatrix):
         return Dense(self.array.T)
 
     def scaled(self, scale: Array) -> "Dense":
-        """Returns the matrix with scaled columns."""
+        """Returns the matrix with each column multiplied by its scale."""
         return Dense(self.array * scale)
 
     def row_scaled(self, factors):
@@ -240,7 +243,7 @@ class Dense(RowMatrix):
         return lax.fori_loop(0, num_blocks, add, function(*last_slices, *args))
 
     def map_rows(self, function: Callable[[Array], Array]) -> Array:
-        """Computes one number per row, by a function of blocks of rows."""
+        """Returns one number per row, which `function` computes for blocks of rows."""
         num_rows = len(self.array)
         size = block_size(*self.array.shape)
         num_blocks = -(-num_rows // size)
@@ -248,7 +251,7 @@ class Dense(RowMatrix):
             return function(self.array)
 
         def fill(i: Array, values: Array) -> Array:
-            # The last block starts early enough to be full, and repeats some rows.
+            # The last block starts early enough to be full. It may repeat some rows.
             start = jnp.minimum(i * size, num_rows - size)
             block = function(lax.dynamic_slice_in_dim(self.array, start, size))
             return lax.dynamic_update_slice_in_dim(values, block, start, 0)

@@ -1,4 +1,4 @@
-"""Stopping rules of iterations: convergence, stagnation, or a largest number."""
+"""Stopping rules of iterations: convergence, stagnation, or an iteration limit."""
 
 import functools
 from typing import NamedTuple, Self, TypeVar
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Monitor(NamedTuple):
-    """Progress of the iterations for each target.
+    """Iteration count, convergence and recorded values of a solver, for each target.
 
     Attributes:
       iteration: The number of iterations, int32, () or (c,).
@@ -77,14 +77,17 @@ class Monitor(NamedTuple):
 
     @property
     def has_ended(self) -> Array:
-        """Returns whether further iterations cannot help."""
+        """Returns, for each target, whether iterations have converged or stagnated."""
         return self.has_converged | self.has_stagnated
 
     def is_running(self, max_iterations: Array | int) -> Array:
-        """Returns whether to iterate further."""
+        """Returns, for each target, whether another iteration is needed and allowed."""
         return ~self.has_ended & (self.iteration < max_iterations)
 
 
 def select(is_chosen: Array, chosen: T, other: T) -> T:
-    """Selects the new or the old state, for each target."""
+    """Returns `chosen` for targets with `is_chosen`, and `other` for all others.
+
+    Both are pytrees whose leaves end with the axis of targets, if there is one.
+    """
     return jax.tree.map(functools.partial(jnp.where, is_chosen), chosen, other)

@@ -1,4 +1,4 @@
-"""Scores, the diagonals of projections, and their derivatives."""
+"""Leverage scores, which are diagonals of projectors, and their derivatives."""
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,17 @@ from jaxwgc._common.arrays import product
 from jaxwgc.sketching._linalg.factors import Factors
 from jaxwgc.sketching._linalg.matrix import RowMatrix, gram_of_block
 
-# Scores are the diagonal of a projector. If the rank is constant, the projector is
-# smooth, even if singular values coincide. Singular vectors are not smooth. So values
-# come from decompositions without derivatives, and derivatives from the equations that
-# the values solve. Derivatives are along matrices of equal rank.
+# Leverage scores are the diagonal of a projector. The projector is a smooth function of
+# matrices of equal rank, but singular vectors are not if singular values coincide. So
+# decompositions give values without derivatives. Derivatives come from implicit
+# differentiation, for changes that keep the rank.
 
 
 @jax.custom_jvp
 def orthonormaliser_of_gram(inverse: Array, row_basis: Array, gram: Array) -> Array:
-    """Returns a root of the pseudoinverse of a Gram matrix, with a derivative.
+    """Returns `inverse`, a root of the pseudoinverse of `gram`, with a derivative.
 
-    Returns L = `inverse`, for which L Lᵀ = `gram`⁺. `gram` is XᵀX, so that X L has
+    `inverse` is L with L Lᵀ = `gram`⁺. `gram` is XᵀX, so that X L has
     orthonormal columns. The derivative is with respect to `gram`, up to a rotation
     of L, on which scores do not depend. `row_basis` is an orthonormal basis of the
     row space of X, which contains L. Truncated columns are zero.
@@ -40,10 +40,10 @@ def _orthonormaliser_of_gram_jvp(primals, tangents):
 
 
 def _off_rows(row_basis: Array, row_projector: Array) -> Array:
-    """Computes the projection on the null space of a matrix.
+    """Computes the projector onto the null space of a matrix.
 
-    Its value comes from the orthonormal `row_basis`, since X times the projector must
-    be accurately zero. Its derivative comes from `row_projector`, X⁺X, which may be
+    The value comes from the orthonormal `row_basis`, since X times the projector must
+    be accurately zero. The derivative comes from `row_projector`, X⁺X, which may be
     less accurate.
     """
     rank = jnp.sum(jnp.any(row_basis != 0, axis=0))
@@ -56,10 +56,10 @@ def _off_rows(row_basis: Array, row_projector: Array) -> Array:
 def orthonormaliser(
     matrix: RowMatrix, factors: Factors, ridge: Array | None = None
 ) -> Array:
-    """Returns the factor that makes scaled columns orthonormal, with its derivative.
+    """Computes a differentiable L for which X diag(scale) L has orthonormal columns.
 
-    The columns of X diag(scale) L are orthonormal. The derivative takes one further
-    pass over X. A streamed matrix has none.
+    With a ridge, the rows √ridge I belong to X. The derivative takes one further pass
+    over X. For a streamed matrix, L has no derivative.
 
     Args:
       matrix: X.
@@ -75,10 +75,10 @@ def orthonormaliser(
 
 
 def as_scores(norms: Array | np.ndarray, finite: Array) -> Array | np.ndarray:
-    """Clips squared row norms that rounding raised above 1, and keeps derivatives.
+    """Converts squared row norms to scores: at most 1, and NaN unless `finite`.
 
-    The NumPy norms of a streamed matrix stay in NumPy. Scores of a matrix that is not
-    finite are NaN.
+    Only rounding raises a norm above 1. Clipping keeps derivatives. The NumPy norms of
+    a streamed matrix stay in NumPy.
     """
     if isinstance(norms, np.ndarray):
         return np.clip(norms, 0, 1)
@@ -97,5 +97,5 @@ def _without_derivative_jvp(primals, tangents):
 
 
 def at_most_one(scores: Array) -> Array:
-    """Clips scores that rounding raised above 1, and keeps their derivatives."""
+    """Clips scores at 1, to remove rounding errors, and keeps their derivatives."""
     return scores - lax.stop_gradient(jnp.maximum(scores - 1, 0))

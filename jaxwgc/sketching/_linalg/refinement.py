@@ -1,4 +1,4 @@
-"""Least squares by conjugate gradients, preconditioned by factors.
+"""Least squares by conjugate gradients, preconditioned by `Factors`.
 
 Each iteration is one pass over X. It takes a step, recomputes the residual at the end,
 and decides what follows: a `Status`.
@@ -27,12 +27,12 @@ from jaxwgc.sketching._linalg.matrix import LineProducts, Matrix
 from jaxwgc.sketching._linalg.monitor import Monitor, select
 from jaxwgc.sketching._linalg.rows import safe, scaled
 
-# Share of the tolerance of the backward error that damped steps have to reach.
+# Damped steps converge if the backward error is at most this fraction of the tolerance.
 _DAMPED_SHARE = 1 / 64
 
 
 class Problem(NamedTuple):
-    """Least squares with a ridge as additional rows.
+    """A least-squares problem, in which a ridge counts as rows of the matrix.
 
     The matrix is X stacked on `root_ridge` I.
 
@@ -58,10 +58,10 @@ class Problem(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Scaled parameters and residual, for each target.
+    """Scaled parameters, gradient and squared residual norm, for each target.
 
-    They are x = θ / scale and r = b - Ax. A is X diag(scale) stacked on √ridge
-    diag(scale), and b is y padded with zeros.
+    Scaled parameters are x = θ / scale, and the residual is r = b - Ax. A is
+    X diag(scale) stacked on √ridge diag(scale), and b is y padded with zeros.
 
     Attributes:
       x: (p,) or (p, c).
@@ -75,7 +75,7 @@ class Point(NamedTuple):
 
 
 class State(NamedTuple):
-    """State of the iterations, for each target.
+    """State of the conjugate gradient iterations, for each target.
 
     Attributes:
       point: The current x, and its recomputed residual.
@@ -105,7 +105,7 @@ class State(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Result of a step of conjugate gradients.
+    """Result of one step of conjugate gradients, before its `Status` is decided.
 
     Attributes:
       point: The point, with its recomputed residual.
@@ -113,7 +113,7 @@ class Step(NamedTuple):
       updated: The state of conjugate gradients, whose s is updated.
       alpha: The length of the step.
       decrease: See `State`.
-      error: The backward error of the point, infinite if its residual is lost.
+      error: The backward error of the point, infinite if its ‖r‖² is inaccurate.
       updated_error: The backward error according to the updated s.
       is_solved: See `State`.
       required_damping: ω² of the damped steps that the point needs, or 0.
@@ -131,22 +131,22 @@ class Step(NamedTuple):
 
 
 class Status(enum.IntEnum):
-    """What happens after a step: continue, restart or stop, for each target."""
+    """Decision after a step, for each target: continue, restart or end."""
 
-    # Next step, with the updated gradient.
+    # Continue with the updated gradient.
     GO_ON = 0
     # Restart from the recomputed gradient.
     RESTART = 1
-    # Restart by damped steps.
+    # Restart with damped steps.
     DAMP = 2
     # End, since the point is accurate.
     DONE = 3
-    # End at the point before this damped step, which was no improvement.
+    # Undo this damped step, since it was no improvement, and end.
     UNDO = 4
 
 
 class Refinement(NamedTuple):
-    """Least squares by conjugate gradients in the scaled columns of a matrix.
+    """Solver of a least-squares problem by preconditioned conjugate gradients.
 
     The matrix is A = X diag(scale) stacked on `root_ridge` diag(scale). Conjugate
     gradients run on AP, where P is the inverse of the factors. Every step
@@ -169,10 +169,11 @@ class Refinement(NamedTuple):
     is_sketched: bool = True
 
     def solve(self, max_iterations: int) -> State:
-        """Runs conjugate gradients from zero until the solution is backward stable.
+        """Runs conjugate gradients from zero, and returns the last state.
 
-        If rounding of Xᵀr dominates θ, damped steps follow. If no θ is backward stable,
-        the point of the result has the x of the smallest backward error.
+        Iterations end when the solution is backward stable. If rounding of Xᵀr
+        dominates θ, damped steps follow. If no θ is backward stable, the point of the
+        result has the x of the smallest backward error.
         """
 
         def is_open(state: State) -> Array:
@@ -190,7 +191,7 @@ class Refinement(NamedTuple):
         return state._replace(point=state.point._replace(x=x))
 
     def _start(self, max_iterations: int) -> State:
-        """Computes the state of the iterations at zero."""
+        """Computes the state before the first step, in which parameters are zero."""
         if self.target_products is None:
             target = self.problem.target
             gradient = self.problem.matrix.rmv(target)
@@ -219,13 +220,13 @@ class Refinement(NamedTuple):
         )
 
     def _advanced(self, row_space: Array, max_iterations: int, state: State) -> State:
-        """Takes a step of conjugate gradients, and decides what follows."""
+        """Returns the state after one step, which may restart or end the iterations."""
         factors = self.factors
         damping = state.damping
         weights = _damping_weights(factors, damping)
         direction = factors.direction(weights * state.cg.p, row_space)
-        # The length of the step is not yet known. So the residual is computed for the
-        # length of the last step, and then updated by the difference of the lengths.
+        # The length of the step is known only after this pass over X. So the pass uses
+        # the length of the last step, and `moved_point` corrects the difference.
         trial = state.point.x + state.alpha * direction
         products = self._line_products(trial, direction)
         curvature = products.curvature + damping * jnp.sum(direction**2, axis=0)
@@ -241,9 +242,9 @@ class Refinement(NamedTuple):
         error = jnp.where(is_lost, jnp.inf, _backward_error(factors, point, s))
         is_solved = error <= self.problem.tolerance
         if self.required_gradient is None:
-            # The decrease of the last step also counts, since the last step may be the
-            # longest one. The factor 2 leaves room for the rounding error of Xθ, which
-            # `is_lowest` adds.
+            # Estimates how much further steps can lower ‖r‖²: by ‖s‖², or by as much as
+            # the last step if that is more. The factor 2 leaves room for the rounding
+            # error of Xθ, which `is_lowest` adds.
             removable = 2 * jnp.maximum(jnp.sum(s**2, axis=0), decrease)
             is_solved &= self._is_near_minimum(point.squared, removable, state)
             required_damping = _required_damping(factors, point)
@@ -260,7 +261,7 @@ class Refinement(NamedTuple):
             is_solved=is_solved,
             required_damping=required_damping,
         )
-        # Systems whose iterations have ended keep their state.
+        # Targets whose iterations have ended keep their state.
         is_running = state.monitor.is_running(max_iterations)
         return _after(
             state,
@@ -272,7 +273,7 @@ class Refinement(NamedTuple):
         )
 
     def _line_products(self, x: Array, direction: Array) -> LineProducts:
-        """Computes products of the scaled matrix with the residual and a direction."""
+        """Computes `LineProducts` of the scaled matrix and its ridge rows, at `x`."""
         scale = self.factors.scale
         solution = scaled(scale, x)
         direction = scaled(scale, direction)
@@ -291,10 +292,10 @@ class Refinement(NamedTuple):
         )
 
     def is_lowest(self, state: State) -> Array:
-        """Tests whether the residual is near its minimum, by a product with the matrix.
+        """Tests whether the residual norm is near its minimum, up to rounding errors.
 
-        The singular values of a sketch may differ much from those of X. So X is applied
-        to the direction of the gradient.
+        The singular values of a sketch may differ much from those of X. So for factors
+        of a sketch, X is multiplied by the direction of the gradient.
         """
         factors = self.factors
         point = state.point
@@ -313,16 +314,16 @@ class Refinement(NamedTuple):
         increase = -2 * jnp.sum(truncated * point.gradient, axis=0)
         removable = decrease + (4 * eps * size) ** 2 + jnp.maximum(increase, 0)
         is_lowest = self._is_near_minimum(point.squared, removable, state)
-        # If the gradient is only rounding error, the first test may pass for a residual
-        # longer than y. The second test rejects it.
+        # If the gradient is only rounding error, `is_lowest` may be true for a residual
+        # that is longer than y. The second condition rejects this residual.
         growth = 1 + 2 * eps**0.5
         return is_lowest & (point.squared <= growth * state.monitor.history[0] ** 2)
 
     def _is_near_minimum(self, squared: Array, removable: Array, state: State) -> Array:
-        """Tests whether the residual exceeds its minimum by rounding alone.
+        """Tests whether the residual norm is close to its minimum, relative to ‖y‖.
 
-        If X is at the limits of the precision, this test is stricter than that of the
-        backward error.
+        If X is almost singular in its precision, this test is stricter than the test of
+        the backward error.
 
         Args:
           squared: ‖r‖².
@@ -347,26 +348,25 @@ def _after(
     *,
     is_sketched: bool,
 ) -> State:
-    """Decides whether to continue, restart or stop, for each target."""
+    """Returns the state after a step, according to the `Status` of each target."""
     is_damped = state.damping > 0
     tolerance = jnp.where(is_damped, _DAMPED_SHARE, 1) * tolerance
     # The factor 1/4 is a margin, since the updated s is an estimate.
     is_replaced = step.updated_error <= tolerance / 4
     if is_sketched:
-        # The rounding error of the updated s is relative to s at the last
-        # replacement. Rounding also makes directions less conjugate. So conjugate
-        # gradients restart when ‖s‖ has fallen to √eps of its norm at the last
-        # replacement, and half of its digits are lost. See van der Vorst and Ye,
-        # "Residual replacement strategies for Krylov subspace iterative methods",
-        # SIAM J. Sci. Comput. 22 (2000).
+        # The rounding error of the updated s is proportional to ‖s‖ at the last
+        # replacement of s. So half of the digits are lost when ‖s‖ has fallen to √eps
+        # times that norm. Conjugate gradients then restart from the recomputed s. See
+        # van der Vorst and Ye, "Residual replacement strategies for Krylov subspace
+        # iterative methods", SIAM J. Sci. Comput. 22 (2000).
         eps = jnp.finfo(tolerance.dtype).eps
         is_replaced |= step.updated.gamma <= eps * state.replaced_gamma
     else:
-        # With factors of X, one step reduces ‖s‖ that far. So every step is followed by
-        # a restart, as in iterative refinement.
+        # With factors of X instead of a sketch, a single step reduces ‖s‖ to √eps times
+        # its norm. So each step is followed by a restart, as in iterative refinement.
         is_replaced = jnp.ones_like(is_replaced)
-    # Unless the gradient is zero, a second step follows the first. A direct solution is
-    # then as accurate as a refined one.
+    # A second step follows the first, unless the gradient is zero. So a direct solution
+    # is refined at least once.
     is_late = (state.monitor.iteration > 0) | jnp.all(step.s == 0, axis=0)
     may_end = is_replaced & is_late & step.is_solved
     status = jnp.where(is_replaced, Status.RESTART, Status.GO_ON)
@@ -375,7 +375,8 @@ def _after(
     status = jnp.where(starts_damping, Status.DAMP, status)
     is_improved = step.is_solved & (step.error < state.least_error)
     status = jnp.where(is_damped & ~is_improved, Status.UNDO, status)
-    # Without a barrier, XLA would compile these decisions once per array of the state.
+    # Without this barrier, XLA would compile the decisions above once per array of the
+    # state.
     status = lax.optimization_barrier(status)
     starts_damping = status == Status.DAMP
     damping = jnp.where(starts_damping, step.required_damping, state.damping)
@@ -411,9 +412,9 @@ def moved_point(
     step: Array,
     required_gradient: Array | None,
 ) -> tuple[Point, Array]:
-    """Returns the point after a step, and whether its residual has lost its digits.
+    """Returns the point after a step, and whether its ‖r‖² is inaccurate.
 
-    The digits are lost if ‖r‖² is the small difference of large numbers.
+    ‖r‖² is inaccurate if it is the small difference of large numbers.
 
     Args:
       x: The x of the products.
@@ -454,9 +455,9 @@ def _backward_error(factors: Factors, point: Point, s: Array) -> Array:
 
 @jax.jit
 def _required_damping(factors: Factors, point: Point) -> Array:
-    """Computes the damping of further steps from a solved point, or 0 for none.
+    """Computes the damping that further steps from a point need, or 0 for none.
 
-    It is ω² of `_damping_weights`.
+    The damping is ω² of `_damping_weights`.
     """
     values = factors.singular_values
     smallest = jnp.min(jnp.where(values > 0, values, jnp.inf))

@@ -1,12 +1,12 @@
-"""Arithmetic on arrays with many rows: Gram matrices, QR and scales of columns."""
+"""Operations on arrays with many rows: Gram matrices, QR and column scales."""
 
 import jax.numpy as jnp
 from jax import Array
 
 from jaxwgc._common.arrays import inverse_power_of_two, product
 
-# Entries per block, about 4 MiB in float64, so that a block and its product stay in a
-# cache. Sums over rows are taken in two levels, which keeps their rounding small.
+# Entries per block: 4 MiB in float64, so that a block and its product stay in a cache.
+# Sums within blocks and then over blocks have smaller rounding errors than long sums.
 _BLOCK_ENTRIES = 2**19
 # Smallest and largest number of rows per block.
 _MIN_ROWS = 256
@@ -22,7 +22,7 @@ def block_size(num_rows: int, num_columns: int) -> int:
 
 
 def gram(rows: Array) -> Array:
-    """Computes the Gram matrix of the columns, with a quarter less work by symmetry."""
+    """Computes the Gram matrix rowsᵀ rows. Symmetry saves a quarter of the work."""
     half = rows.shape[1] // 2
     if half < 32:
         return product(rows.T, rows)
@@ -56,7 +56,7 @@ def triangle(matrix: Array) -> Array:
 
 
 def transposed_product(rows: Array, vectors: Array) -> Array:
-    """Multiplies vectors by the transpose of rows.
+    """Multiplies vectors by the transpose of the array `rows`.
 
     For one vector, the sum over rows is a reduction, which XLA takes in a tree. Its
     rounding is a fifth of that of a matrix product, which adds rows in order. On CPUs,
@@ -68,7 +68,7 @@ def transposed_product(rows: Array, vectors: Array) -> Array:
 
 
 def scaled(factors: Array, vectors: Array) -> Array:
-    """Multiplies vectors by a factor for each row."""
+    """Multiplies each row of `vectors` by its factor."""
     return (factors * vectors.T).T
 
 
@@ -78,7 +78,7 @@ def padded_with_zeros(array: Array, num_rows: int) -> Array:
 
 
 def safe(value: Array) -> Array:
-    """Returns positive values unchanged and 1 for all others, to divide by."""
+    """Replaces values that are not positive by 1, so that all can be divisors."""
     return jnp.where(value > 0, value, 1)
 
 
@@ -95,8 +95,8 @@ def column_scale(maxima: Array, root_ridge: Array | None = None) -> Array:
     if root_ridge is not None:
         maxima = jnp.maximum(maxima, root_ridge)
     scales = inverse_power_of_two(maxima)
-    # A column of zeros gets the scale of the smallest other column, which is the
-    # largest scale. `Factors.row_space` divides rounding errors by the scale.
+    # A column of zeros gets the largest scale of all other columns, since
+    # `Factors.row_space` divides rounding errors by scales.
     is_nonzero = maxima > 0
     largest = jnp.max(scales, initial=0, where=is_nonzero)
     return jnp.where(is_nonzero, scales, safe(largest))

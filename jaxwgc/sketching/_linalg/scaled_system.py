@@ -16,7 +16,7 @@ from jaxwgc.sketching._linalg.sparse import Sparse
 
 
 class ColumnScaling(NamedTuple):
-    """Column scales, which replace `Factors` for matrices that are too wide.
+    """Column scales for a matrix too wide for `Factors`, and its norm after scaling.
 
     Attributes:
       scale: (p,), powers of two that scale the norms of columns to about 1.
@@ -29,7 +29,7 @@ class ColumnScaling(NamedTuple):
 
 
 class Iterate(NamedTuple):
-    """Scaled parameters and state of the iterations, for each target.
+    """State of the conjugate gradient iterations, for each target.
 
     The scaled parameters are x = θ / scale.
 
@@ -49,7 +49,7 @@ class Iterate(NamedTuple):
 
 
 class ScaledSystem(NamedTuple):
-    """Least squares by conjugate gradients, with scaled columns and a ridge.
+    """Solver of least squares by conjugate gradients on scaled columns and ridge rows.
 
     The matrix is A = X diag(scale) stacked on `root_ridge` diag(scale).
     """
@@ -60,7 +60,7 @@ class ScaledSystem(NamedTuple):
     root_ridge: Array | None = None
 
     def times(self, vector: Array) -> Array:
-        """Multiplies vectors by the scaled matrix with its ridge."""
+        """Multiplies vectors by A, the scaled matrix stacked on ridge rows."""
         vector = scaled(self.scaling.scale, vector)
         image = self.matrix.mv(vector)
         if self.root_ridge is None:
@@ -68,7 +68,7 @@ class ScaledSystem(NamedTuple):
         return jnp.concatenate([image, self.root_ridge * vector])
 
     def transposed_times(self, vector: Array) -> Array:
-        """Multiplies vectors by the transpose of the scaled matrix with its ridge."""
+        """Multiplies vectors by Aᵀ, the transpose of the matrix in `times`."""
         num_rows = self.matrix.shape[0]
         image = self.matrix.rmv(vector[:num_rows])
         if self.root_ridge is not None:
@@ -76,7 +76,7 @@ class ScaledSystem(NamedTuple):
         return scaled(self.scaling.scale, image)
 
     def padded(self, target: Array) -> Array:
-        """Pads targets with zeros for the rows of a ridge."""
+        """Appends a zero to targets for each ridge row, if there is a ridge."""
         if self.root_ridge is None:
             return target
         return padded_with_zeros(target, self.matrix.shape[1])
@@ -84,11 +84,12 @@ class ScaledSystem(NamedTuple):
     def solve(
         self, target: Array, max_iterations: int, is_transposed: bool = False
     ) -> Iterate:
-        """Computes the minimum-norm solution for the matrix, or for its transpose.
+        """Solves least squares for A or its transpose, and returns the last `Iterate`.
 
-        Iterations start at zero. The updated residual is as accurate as that of LSQR.
-        If it passes the test, the next iteration recomputes the residual, and continues
-        if the recomputed one does not pass. See `_error_by_both` for this test.
+        Iterations start at zero, so that the solution has minimum norm. The updated
+        residual is as accurate as in LSQR. If it passes the test of the backward error,
+        the next iteration recomputes the residual. Iterations continue if the
+        recomputed residual does not pass. See `_error_by_both` for its test.
         """
         if is_transposed:
             times = self.transposed_times
@@ -107,7 +108,7 @@ class ScaledSystem(NamedTuple):
         )
 
         def is_running(state: Iterate) -> Array:
-            # The residual of the last iteration is recomputed as well.
+            # A residual that passed in the last allowed iteration is still recomputed.
             is_unchecked = state.is_check & ~state.monitor.has_ended
             return state.monitor.is_running(max_iterations) | is_unchecked
 
@@ -150,7 +151,7 @@ class ScaledSystem(NamedTuple):
         return jnp.minimum(by_gradient, by_residual) / safe(self.scaling.norm)
 
     def _error_by_both(self, state: Iterate, recomputed: Array) -> Array:
-        """Bounds the backward error by the updated and by the recomputed residual.
+        """Computes a backward error bound from the updated and recomputed residuals.
 
         If the residual r is small against y, the rounding error of y - Aθ can exceed
         the bound for Aᵀr. Let u be the updated residual, and d = r - u. A change of A

@@ -1,4 +1,4 @@
-"""Arrays with rows on several devices."""
+"""Matrices whose rows are sharded over several devices."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,9 +20,10 @@ _EVERYWHERE = PartitionSpec()
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sharded(RowMatrix):
-    """A matrix that is an array with rows on several devices.
+    """A matrix that is stored as an array whose rows are sharded over devices.
 
-    Each method runs on the rows of each device. Sums over rows then add over devices.
+    Each method runs on the rows of each device. Sums over rows are then added over the
+    devices.
 
     Attributes:
       array: X.
@@ -86,15 +87,15 @@ class Sharded(RowMatrix):
         *,
         has_rows: bool = False,
     ) -> T:
-        """Runs a function on the rows of each device.
+        """Runs a function on each device's rows; adds up or concatenates the results.
 
         Args:
           function: A function without arrays in its closure, which JAX rejects on a
             mesh with explicit axes.
           along: Arrays with N rows. `slices` are the rows of the device.
           args: Pytrees of arrays that all devices share.
-          has_rows: Whether the result has N rows. Otherwise, results of the devices add
-            up.
+          has_rows: Whether the result has N rows. Otherwise, results of the devices are
+            added up.
         """
         by_rows = PartitionSpec(self.axes)
 
@@ -107,8 +108,8 @@ class Sharded(RowMatrix):
             mesh=self.mesh,
             in_specs=(by_rows, by_rows, _EVERYWHERE),
             out_specs=by_rows if has_rows else _EVERYWHERE,
-            # `check_vma=True` would reject loops that start from values that are equal
-            # on all devices, such as zeros, and end with values that differ.
+            # `check_vma=True` would reject loops whose values start equal on all
+            # devices, such as zeros, and differ later.
             check_vma=False,
         )
         along = jax.device_put(along, NamedSharding(self.mesh, by_rows))

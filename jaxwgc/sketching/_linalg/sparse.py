@@ -1,4 +1,4 @@
-"""Sparse matrices."""
+"""Sparse matrices that are stored as entries sorted by row."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sparse(RowMatrix):
-    """A sparse matrix, stored as entries that are sorted by rows.
+    """A sparse matrix that is stored as entries sorted by row.
 
     Products with vectors take time proportional to the entries. On CPUs, segment sums
     are three times as fast as products with BCOO. Blocks of rows are densified one at a
@@ -47,7 +47,10 @@ class Sparse(RowMatrix):
     def of_entries(
         cls, entries: Entries, shape: tuple[int, int], is_sorted: bool = False
     ) -> "Sparse":
-        """Returns the matrix with the given entries, in any order, padding included."""
+        """Constructs a matrix from entries. Entries out of bounds become zeros.
+
+        Entries may have any order, unless `is_sorted` says that they are sorted by row.
+        """
         num_rows, num_columns = shape
         row, column, data = entries
         is_inside = (row < num_rows) & (column < num_columns)
@@ -59,8 +62,8 @@ class Sparse(RowMatrix):
         num_blocks = -(-num_rows // size)
         firsts = size * jnp.arange(num_blocks + 1, dtype=jnp.uint32)
         starts = jnp.searchsorted(row, firsts)
-        # Entries are read in windows of one size, about the average number of entries
-        # per block.
+        # Entries are read in windows of a static size, as `jax.jit` requires. The size
+        # is about the average number of entries per block.
         window = max(256, -(-data.shape[0] // num_blocks))
         entries = Entries(
             row=jnp.pad(row, (0, window), constant_values=np.uint32(2**32 - 1)),
@@ -79,7 +82,7 @@ class Sparse(RowMatrix):
 
     @property
     def num_entries(self) -> int:
-        """Returns the number of entries, without padding."""
+        """Returns the number of stored entries, without the padding for windows."""
         return self.entries.data.size - self.window
 
     @property
@@ -91,12 +94,12 @@ class Sparse(RowMatrix):
         return self.of_entries(entries, (num_columns, num_rows))
 
     def scaled(self, scale: Array) -> "Sparse":
-        """Returns the matrix with scaled columns."""
+        """Returns the matrix with each column multiplied by its scale."""
         return dataclasses.replace(self, entries=self._scaled_entries(scale))
 
     def row_scaled(self, factors):
         row, column, data = self.entries
-        # Rows of the padding are out of bounds, and their entries are zero.
+        # Rows of padding are out of bounds, and so get the factor 0.
         data = data * factors.at[row].get(mode="fill", fill_value=0)
         return dataclasses.replace(self, entries=Entries(row, column, data))
 
@@ -114,7 +117,7 @@ class Sparse(RowMatrix):
         small = embedding.apply_to_entries(self.entries, self.sizes)
         return [small, *(embedding @ array for array in arrays)]
 
-    # Products with the entries are faster than products with densified blocks.
+    # Products with the sparse entries are faster than products with densified blocks.
     line_products = Matrix.line_products
 
     def sum_rows(self, function, *args, along=()):
@@ -149,7 +152,7 @@ class Sparse(RowMatrix):
         return zeros.at[self.entries.column].max(values)
 
     def column_squares(self, scale: Array) -> Array:
-        """Returns the squared norms of scaled columns."""
+        """Computes the squared norm of each column after scaling."""
         _, column, data = self._scaled_entries(scale)
         return jax.ops.segment_sum(data**2, column, self.sizes[1])
 
@@ -158,7 +161,7 @@ class Sparse(RowMatrix):
         return Entries(row, column, data * scale[column])
 
     def _block(self, i: ArrayLike) -> Array:
-        """Returns a block of rows as an array, with rows of zeros as padding."""
+        """Returns block `i` of the rows as a dense array, padded with rows of zeros."""
         size = block_size(*self.sizes)
         first = jnp.asarray(i * size, jnp.uint32)
         end = self.starts[i + 1]
@@ -169,7 +172,7 @@ class Sparse(RowMatrix):
                 lambda part: lax.dynamic_slice_in_dim(part, start, self.window),
                 self.entries,
             )
-            # Entries of later blocks are dropped.
+            # Entries of later blocks get a row out of bounds, and so are dropped.
             row = jnp.where(row < first + size, row - first, size)
             block = block.at[row, column].add(data, mode="drop")
             return start + self.window, block
@@ -182,7 +185,7 @@ class Sparse(RowMatrix):
 
 @jax.jit
 def sparse_of_bcoo(matrix: "BCOO") -> Sparse:
-    """Converts a BCOO, without its padding."""
+    """Converts a BCOO to a `Sparse`. Padding entries become zeros."""
     num_rows, num_columns = matrix.shape
     shape = (num_rows, num_columns)
     return Sparse.of_entries(entries_of_bcoo(matrix), shape, matrix.indices_sorted)
