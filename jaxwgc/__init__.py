@@ -164,6 +164,6 @@ _MODULES = {
     "weighted": "coding",
 }
 
-# Type checkers report unknown names, since they do not see `__getattr__`.
+# Hidden from type checkers: they would accept every name if they saw `__getattr__`.
 if not TYPE_CHECKING:
     __getattr__, __dir__ = lazy.attributes(__name__, _MODULES)

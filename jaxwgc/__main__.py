@@ -29,12 +29,13 @@ _KINDS_OF_FILES = (
     ".csv, .tsv, .txt, .log (Megatron), .jsonl, .ndjson, .json (a trace of PyTorch's "
     "profiler), .parquet, .npy or .npz"
 )
-# Seconds between two looks at the sizes of growing files.
+# Seconds between checks whether files have grown (--live): short for a reader, long
+# against the check.
 _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class _Result(NamedTuple):
-    """Text and data that a command prints.
+    """Result of a command, as text, as data for JSON, and as a figure.
 
     Attributes:
       fields: Result as a dict for JSON.
@@ -96,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _add_arguments_of_report(report: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `report`."""
+    """Adds the arguments of the command `report` to its parser."""
     content = report.add_mutually_exclusive_group()
     content.add_argument(
         "--waits",
@@ -134,7 +135,7 @@ def _add_arguments_of_report(report: argparse.ArgumentParser) -> None:
 
 
 def _add_arguments_of_plan(plan: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `plan`."""
+    """Adds the arguments of the command `plan` to its parser."""
     plan.add_argument("file", nargs="?", help=f"times: {_KINDS_OF_FILES}")
     _add_arguments_of_columns(plan, drawn="the plan")
     plan.add_argument(
@@ -175,7 +176,7 @@ def _add_arguments_of_plan(plan: argparse.ArgumentParser) -> None:
 
 
 def _add_arguments_of_columns(parser: argparse.ArgumentParser, drawn: str) -> None:
-    """Adds the arguments on columns and output."""
+    """Adds the arguments that both commands have: columns of files, and output."""
     columns = parser.add_argument_group(
         "columns", "If the names of columns do not tell what they hold."
     )
@@ -201,7 +202,7 @@ def _add_arguments_of_columns(parser: argparse.ArgumentParser, drawn: str) -> No
 
 
 def _file_options(options: argparse.Namespace, *, waits: bool = False) -> FileOptions:
-    """Returns the options for reading a file of times."""
+    """Converts parsed arguments to the options for reading a file of times."""
     return FileOptions(
         step=options.step,
         worker=options.worker,
@@ -216,17 +217,17 @@ def _file_options(options: argparse.Namespace, *, waits: bool = False) -> FileOp
 
 
 def _print_notes(source: str, trace: WorkerTimes) -> None:
-    """Prints notes about what was skipped."""
+    """Prints notes about skipped rows and columns to stderr."""
     for note in trace.notes:
         print(f"{source}: {note}", file=sys.stderr)
 
 
 def _report(options: argparse.Namespace) -> _Result:
-    """Makes a report."""
+    """Runs the command `report`: reads files of times, and makes the report."""
     if options.memory and not options.plan:
-        raise ValueError("--memory is an option of the plan: add --plan")
+        raise ValueError("--memory needs --plan; got --memory alone")
     if options.waits and options.plot:
-        raise ValueError("--plot is for times, and --waits are not drawn")
+        raise ValueError("--plot draws times, not waits; leave out --plot or --waits")
     trace = read_workers(options.files, _file_options(options, waits=options.waits))
     num_files = len(options.files)
     source = options.files[0] if num_files == 1 else f"{num_files} files"
@@ -254,7 +255,7 @@ def _report(options: argparse.Namespace) -> _Result:
 def _follow(options: argparse.Namespace) -> None:
     """Shows the report of growing files until the user interrupts it."""
     if options.json or options.plot:
-        raise ValueError("--live shows text: leave out --json and --plot")
+        raise ValueError("--live shows only text; leave out --json and --plot")
     try:
         from rich.live import Live
         from rich.text import Text
@@ -276,7 +277,8 @@ def _follow(options: argparse.Namespace) -> None:
 def _text_so_far(options: argparse.Namespace) -> str:
     """Returns the report of growing files, or why there is none yet."""
     try:
-        # Notes are part of what is shown.
+        # Notes are shown above the report: printed to stderr, they would disturb the
+        # live display.
         with contextlib.redirect_stderr(io.StringIO()) as notes:
             text = _report(options).text
         return f"{notes.getvalue()}{text}"
@@ -307,7 +309,7 @@ def _advice(
 
 
 def _plan(options: argparse.Namespace) -> _Result:
-    """Makes a plan."""
+    """Runs the command `plan`: reads files of times, and makes the plan."""
     import jax
 
     measured = _measured(options)
@@ -350,10 +352,10 @@ class _Measured(NamedTuple):
 
 
 def _measured(options: argparse.Namespace) -> list[_Measured]:
-    """Reads the times at each load."""
+    """Reads the times at each load, from one file or from the files of `--at`."""
     if (options.file is None) == (options.at is None):
         raise ValueError(
-            "give one file of times, or one for each load: --at LOAD FILE --at LOAD "
+            "give one file of times, or a file per load by --at LOAD FILE --at LOAD "
             "FILE; got both or neither"
         )
     file_options = _file_options(options)
@@ -365,10 +367,10 @@ def _measured(options: argparse.Namespace) -> list[_Measured]:
                 source = f"{options.file} at load {load:g}"
             measured.append(_Measured(load=load, source=source, trace=trace))
         if measured[-1].load == 0:
-            raise ValueError(f"{options.file} must have a load above 0; got 0 alone")
+            raise ValueError(f"{options.file} must have a load above 0; got only 0")
         return measured
     loads = np.array([_as_load(load) for load, _ in options.at])
-    # A comparison with NaN is false.
+    # `not` before the comparisons also rejects NaN, for which all of them are false.
     if not (loads[0] >= 0 and loads[-1] > 0 and np.all(np.diff(loads) > 0)):
         raise ValueError(
             "--at must have increasing loads of at least 0, the last above 0; got "
@@ -395,31 +397,33 @@ def _check_is_before_barrier(
     )
     if report.after_barrier:
         raise ValueError(
-            "a plan needs the time of each worker before it waits for others; the "
-            f"times of each step in {source} are equal, as after a barrier. If they "
-            "are not, add --before-collective"
+            "a plan needs the time of each worker before it waits for others; in "
+            f"{source}, all workers have equal times in a step, as after a barrier. If "
+            "the times end before the wait, add --before-collective"
         )
 
 
 def _as_load(text: str) -> float:
-    """Converts the load of `--at` to a number."""
+    """Converts the argument LOAD of `--at` to a number."""
     try:
         return float(text)
     except ValueError:
         raise ValueError(
-            f"--at must have a load, e.g. 2 for twice the work, and a file; got {text}"
+            "--at must have a load and a file, e.g. --at 2 twice.csv for twice the "
+            f"work; got the load {text}"
         ) from None
 
 
 def _stacked(measured: list[_Measured]) -> np.ndarray:
-    """Joins the times of all loads, for equally many rounds."""
+    """Stacks the times of all loads, cut to the smallest number of rounds."""
     first = measured[0]
     num_rounds = min(len(trace.times) for _, _, trace in measured)
     tables = []
     for _, source, trace in measured:
         if trace.times.ndim != 2:
             raise ValueError(
-                f"{source} must have times (steps, workers); got {trace.times.shape}"
+                f"{source} must have times of shape (steps, workers); got "
+                f"{trace.times.shape}"
             )
         if sorted(trace.workers) != sorted(first.trace.workers):
             raise ValueError(
@@ -434,7 +438,7 @@ def _stacked(measured: list[_Measured]) -> np.ndarray:
 
 
 def keep_programs() -> None:
-    """Stores compiled programs in the user's cache folder.
+    """Makes JAX store compiled programs in the user's cache folder.
 
     There is a folder per kind of processor, since home folders may be shared. Variables
     of JAX that the user has set stay.
@@ -446,7 +450,7 @@ def keep_programs() -> None:
 
 
 def _kind_of_processor() -> str:
-    """Returns an identifier of the processor's instructions."""
+    """Returns a hash that identifies the instruction set of the processor."""
     words = [platform.machine(), platform.processor()]
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -98,7 +98,7 @@ class CorruptionModel(abc.ABC):
 
     @abc.abstractmethod
     def corrupted(self, key: jax.Array, messages: jax.Array) -> jax.Array:
-        """Returns the corrupted versions of all messages.
+        """Returns corrupted versions of all messages, also of unselected workers.
 
         Args:
           key: PRNG key.
@@ -108,7 +108,7 @@ class CorruptionModel(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class additive_noise(CorruptionModel):
-    """Gaussian noise, relative to the root mean square of each message.
+    """Corruption by Gaussian noise, relative to each message's root mean square.
 
     Args:
       who: Straggler model that selects the corrupted workers.
@@ -134,7 +134,7 @@ class additive_noise(CorruptionModel):
     rules = {"scale": {"minimum": 0}, "share": {"positive": True, "maximum": 1}}
 
     def corrupted(self, key, messages):
-        """Returns the corrupted versions of all messages."""
+        """Returns all messages with added noise."""
         noise_key, place_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, messages.shape, messages.dtype)
         if self.share < 1:
@@ -148,7 +148,7 @@ class additive_noise(CorruptionModel):
 
 @dataclasses.dataclass(frozen=True)
 class sign_flip(CorruptionModel):
-    """The negative of each message.
+    """Corruption that flips the sign of each message.
 
     Args:
       who: Straggler model that selects the corrupted workers.
@@ -161,13 +161,13 @@ class sign_flip(CorruptionModel):
     """
 
     def corrupted(self, key, messages):
-        """Returns the corrupted versions of all messages."""
+        """Returns the negatives of all messages."""
         return -messages
 
 
 @dataclasses.dataclass(frozen=True)
 class scaling(CorruptionModel):
-    """The product of each message and a constant factor.
+    """Corruption that multiplies each message by a constant factor.
 
     Args:
       who: Straggler model that selects the corrupted workers.
@@ -184,13 +184,13 @@ class scaling(CorruptionModel):
     rules = {"factor": {}}
 
     def corrupted(self, key, messages):
-        """Returns the corrupted versions of all messages."""
+        """Returns all messages, multiplied by the factor."""
         return messages * self.factor
 
 
 @dataclasses.dataclass(frozen=True)
 class bit_flip(CorruptionModel):
-    """One flipped bit in one entry of each message, as from faulty memory.
+    """Corruption that flips one bit in one entry of each message, like faulty memory.
 
     Args:
       who: Straggler model that selects the corrupted workers.
@@ -217,9 +217,9 @@ class bit_flip(CorruptionModel):
             array_validation.check_dtypes("bit", self.bit, "integers")
 
     def corrupted(self, key, messages):
-        """Returns the corrupted versions of all messages."""
+        """Returns all messages with a flipped bit in one entry each."""
         place_key, bit_key = jax.random.split(key)
-        # A complex entry is a pair of floats.
+        # Complex entries become pairs of floats, whose bits can be flipped.
         entries = messages.view(messages.real.dtype)
         num_bits = jnp.finfo(entries.dtype).bits
         shape = entries.shape[:1]
@@ -245,7 +245,7 @@ class bit_flip(CorruptionModel):
 
 @dataclasses.dataclass(frozen=True)
 class same_vector(CorruptionModel):
-    """One random vector added to each message: a shared fault, or collusion.
+    """Corruption that adds one random vector to all messages: a fault, or collusion.
 
     Args:
       who: Straggler model that selects the corrupted workers.
@@ -264,17 +264,18 @@ class same_vector(CorruptionModel):
     rules = {"scale": {"minimum": 0}}
 
     def corrupted(self, key, messages):
-        """Returns the corrupted versions of all messages."""
+        """Returns all messages with the same added vector."""
         vector = jax.random.normal(key, messages.shape[1:], messages.dtype)
         return messages + self.scale * _size_of(messages) * vector
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class codeword_part(CorruptionModel):
-    """Part of a codeword added to each message, the worst attack of colluding workers.
+    """Corruption by colluding workers that add parts of one codeword: the worst attack.
 
-    The sum is valid for other gradients. If all workers add their part, no parity check
-    fails. Corrupted workers can be told from the others only by their number.
+    The corrupted messages are valid messages for other gradients. If all workers add
+    their part, no parity check fails. Corrupted workers can be told from the others
+    only by their number.
 
     Args:
       who: Straggler model that selects the corrupted workers.
@@ -297,7 +298,7 @@ class codeword_part(CorruptionModel):
         GradientCode.check(self.code)
 
     def corrupted(self, key, messages):
-        """Returns the corrupted versions of all messages."""
+        """Returns all messages with the added codeword, one part per worker."""
         word_key, vector_key = jax.random.split(key)
         matrix = jnp.asarray(self.code.encoding_matrix, messages.dtype)
         coefficients = jax.random.normal(word_key, matrix.shape[1:])
@@ -309,7 +310,7 @@ class codeword_part(CorruptionModel):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class quantization(CorruptionModel):
-    """Unbiased stochastic rounding of messages to few bits, as by `coding.quantize`.
+    """Corruption by unbiased stochastic rounding to few bits, with `coding.quantize`.
 
     `stragglers.bernoulli(1.0)` as `who` selects all workers. With
     `correct_errors=True`, these messages count as corrupted unless `noise` covers the
@@ -334,7 +335,7 @@ class quantization(CorruptionModel):
         array_validation.check_dtypes("bits", self.bits, "integers")
 
     def corrupted(self, key, messages):
-        """Returns all messages, rounded."""
+        """Returns all messages, rounded to the given number of bits."""
         return quantize(key, messages, self.bits)
 
 

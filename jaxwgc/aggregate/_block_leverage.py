@@ -1,4 +1,4 @@
-"""Aggregation of a new sample of parts at every step, by leverage scores."""
+"""Gradients of parts that are sampled anew at every step, by leverage scores."""
 
 import functools
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from jaxwgc.stragglers import StragglerModel
 
 
 class BlockLeverageState(NamedTuple):
-    """State of `block_leverage_aggregate`."""
+    """Last sample of `block_leverage_aggregate`, and its `coded_aggregate` state."""
 
     key: jax.Array
     indices: jax.Array
@@ -134,7 +134,7 @@ def block_leverage_aggregate(
         decoded, coded = inner.update(sampled, state.coded, params, **extra)
         return decoded, BlockLeverageState(next_key, indices, weights, coded)
 
-    # The function is one compiled program, even outside of jit.
+    # The function is one compiled program, even if the caller does not use jit.
     @functools.partial(jax.jit, inline=True)
     def sample(
         updates: Any, key: jax.Array
@@ -164,11 +164,11 @@ def sampled_value_and_grad(
     *,
     num_draws: int | None = None,
 ) -> Callable:
-    """Computes the decoded gradient of a new sample of parts at every step.
+    """Returns a function that decodes value and gradient of a new sample of parts.
 
-    It needs one backward pass over the k sampled parts: a step costs k / K of a full
-    one. The parts are weighted so that value and gradient are unbiased estimates of
-    the sum over all K parts.
+    Each call needs one backward pass over the k sampled parts: a step costs k / K of a
+    full step. The parts are weighted so that value and gradient are unbiased estimates
+    of the sum over all K parts.
 
     Args:
       loss: `loss(params, part) -> scalar`, summed over the rows of the part.
@@ -235,7 +235,7 @@ def sampled_value_and_grad(
 
 
 class _PartSampler:
-    """Draws parts, and weights that make the sum over them unbiased.
+    """Sampler of parts, with weights that make the sum over a sample unbiased.
 
     Args:
       code: Gradient code over the slots of a sample.
@@ -280,13 +280,13 @@ class _PartSampler:
                 )
 
     def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Draws parts, and the weights that make their sum unbiased."""
+        """Returns the indices of drawn parts, and weights for an unbiased sum."""
         if self._num_draws is None:
             sample = sample_partitions(
                 key, self._probabilities, num_distinct=self._num_slots + 1
             )
-            # Fewer parts are drawn if traced probabilities are invalid, or if too few
-            # of them are positive.
+            # A count of 0 means that fewer parts were drawn: traced probabilities are
+            # invalid, or too few of them are positive.
             valid = jnp.all(sample.counts > 0)
             sample = drop_last_distinct(sample)
         else:
@@ -295,5 +295,5 @@ class _PartSampler:
             )
             valid = sample.num_draws > 0
         weights = sample.counts * rescaling_factors(sample) ** 2
-        # Invalid draws give NaN. A zero gradient would look like convergence.
+        # Weights of invalid draws are NaN: a zero gradient would look like convergence.
         return sample.indices, jnp.where(valid, weights, jnp.nan)

@@ -1,4 +1,4 @@
-"""Aggregation of partial gradients as by a coded cluster, simulated."""
+"""Simulates a coded cluster that aggregates partial gradients."""
 
 import functools
 import operator
@@ -145,7 +145,8 @@ def coded_aggregate(
     if method == "partials" and (corrupt is not None or correct_errors):
         argument = "corrupt=" if corrupt is not None else "correct_errors=True"
         raise ValueError(
-            f"{argument} needs method='messages', which forms messages; got {method!r}"
+            f"{argument} needs method='messages', which forms messages; got "
+            f"method={method!r}"
         )
     policy = DecodingPolicy(
         code,
@@ -179,7 +180,7 @@ def coded_aggregate(
         check_updates(updates, code.num_parts, "num_parts", params, state.shapes)
         return aggregate(updates, state, arrived, elapsed)
 
-    # The function is one compiled program, even outside of jit.
+    # The function is one compiled program, even if the caller does not use jit.
     @functools.partial(jax.jit, inline=True)
     def aggregate(partial_gradients, state, arrived, elapsed):
         next_key = state.key
@@ -227,7 +228,7 @@ def coded_aggregate(
 def check_updates(
     updates: Any, size: int, axis_name: str, params: Any, shapes: Any
 ) -> None:
-    """Checks that updates are floats like params, with an axis of parts first.
+    """Raises an error unless updates are floats like params with a leading axis.
 
     If params is None, updates are compared with `shapes`, recorded by `init`, unless
     these are None, too.
@@ -240,7 +241,7 @@ def check_updates(
         if shape[:1] == (size,) and jnp.issubdtype(leaf.dtype, jnp.inexact):
             shapes_after_axis.append({str(shape[1:]): ()})
         else:
-            # A leaf instead of a shape makes the comparison of structures below fail.
+            # A leaf in place of a shape makes the comparison of structures below fail.
             shapes_after_axis.append(leaf)
     structure_of_shapes = jax.tree.structure(
         jax.tree.unflatten(structure, shapes_after_axis)
@@ -272,26 +273,26 @@ def _compare_by_path(updates: Any, size: int, axis_name: str, expected: Any) -> 
         raise ValueError(
             f"updates must be like params with a leading axis of {axis_name} = {size} "
             f"in front; got {only_updates} only in updates, and {only_params} only in "
-            "params (pass the params that the loss was differentiated by; a wrapper "
-            "with params of its own, such as optax.lookahead, goes around the whole "
-            "chain)"
+            "params. Pass the params by which the loss was differentiated. Put a "
+            "wrapper with params of its own, such as optax.lookahead, around the whole "
+            "chain"
         )
     for path, shape in shapes.items():
         if shape != shapes_of_params[path]:
             raise ValueError(
                 f"updates{path} must be like params with a leading axis of {axis_name} "
-                f"= {size} in front; got {shape} after that axis, params have "
-                f"{shapes_of_params[path]}{ORDER}"
+                f"= {size} in front; got the shape {shape} after this axis, but params "
+                f"have the shape {shapes_of_params[path]}{ORDER}"
             )
 
 
 def _is_shape(node: object) -> bool:
-    """Returns whether a node of `shapes_of` is the shape of an array."""
+    """Returns whether a node in a result of `shapes_of` is the shape of an array."""
     return isinstance(node, dict) and list(node.values()) == [()]
 
 
 def _leaf_names(name: str, shapes: dict[str, str], others: dict[str, str]) -> str:
-    """Returns the names of leaves that `others` lacks."""
+    """Returns the names of leaves that are not in `others`, as text."""
     names = [f"{name}{path}" for path in shapes if path not in others]
     if not names:
         return "no leaves"
@@ -300,11 +301,11 @@ def _leaf_names(name: str, shapes: dict[str, str], others: dict[str, str]) -> st
 
 
 def _rounded(messages: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """Rounds the numbers of messages to a dtype."""
+    """Rounds the entries of messages to a dtype, but keeps their own dtype."""
     if jnp.iscomplexobj(messages):
         return jax.lax.complex(
             _rounded(messages.real, dtype), _rounded(messages.imag, dtype)
         )
     kind = jnp.finfo(dtype)
-    # XLA may leave out a conversion to a dtype and back.
+    # XLA may remove a cast to the dtype and back, and with it the rounding.
     return jax.lax.reduce_precision(messages, kind.nexp, kind.nmant)

@@ -1,4 +1,4 @@
-"""Aggregation of messages of real workers."""
+"""Optax transformation that decodes the messages of real workers."""
 
 import functools
 
@@ -31,7 +31,7 @@ def decode_aggregate(
     noise: float = 0.0,
     key: jax.Array | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Aggregates the messages of real workers; `coded_aggregate` simulates them.
+    """Aggregates the messages of real workers; `coded_aggregate` simulates workers.
 
     Put it first in `optax.chain`. Its updates are the messages of the workers, as
     `jaxwgc.encode` returns them: row i is the result of `jaxwgc.coding.form_messages`
@@ -150,7 +150,7 @@ def decode_aggregate(
             policy.check_params(state, params)
         return aggregate(updates, state, params, arrived, elapsed)
 
-    # The function is one compiled program, even outside of jit.
+    # The function is one compiled program, even if the caller does not use jit.
     @functools.partial(jax.jit, inline=True)
     def aggregate(messages, state, params, arrived, elapsed):
         if correct_errors:

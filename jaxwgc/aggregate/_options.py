@@ -12,7 +12,7 @@ from jaxwgc.decoders._decoder import DecoderLike
 
 @dataclasses.dataclass(frozen=True)
 class DecodingOptions:
-    """Options of decoding, the argument `decoding` of aggregators and `RayCluster`.
+    """Options of decoding: the argument `decoding` of aggregators and of `RayCluster`.
 
     Args:
       decoder: Decoder instance, or decoder class supported by the code. Defaults to
@@ -74,8 +74,8 @@ class DecodingOptions:
         if self.tolerance is not None:
             return self.tolerance
         if memory:
-            # Stored messages complete every round that is not exact, also that of a
-            # decoder that is inexact on purpose.
+            # Stored messages complete every inexact round, even if the decoder is
+            # inexact on purpose. So the tolerance is that of an exact decoder.
             return DECODES
         if debias is not None:
             return APPROXIMATES

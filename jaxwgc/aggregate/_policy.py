@@ -18,21 +18,21 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding import Arrived
 from jaxwgc.coding._decode import Finished, Received
 
-# Extra arguments that describe a round.
+# Extra arguments of `update` that describe a round.
 _ROUND_ARGUMENTS = ("received", "finished", "late", "elapsed")
 # Similarity, from 0 to 1, above which an unknown name counts as misspelt. "late" with
 # one wrong letter has 0.75. Extra arguments of optax have at most 0.5.
 _MISSPELT_SIMILARITY = 0.7
-# End of errors about updates that another transformation has changed.
+# Hint at the end of errors if another transformation has probably changed the updates.
 ORDER = (
     " (an aggregator must be the first transformation in optax.chain, and the only "
     "aggregator; wrappers such as optax.MultiSteps or optax.contrib.sam go around "
-    "those after it)"
+    "the transformations after it)"
 )
 
 
 class DecodingPolicy:
-    """Processing of a round by an aggregator, from messages to update.
+    """Shared steps of aggregators, from the messages of a round to the update.
 
     Args:
       code: Gradient code.
@@ -79,17 +79,18 @@ class DecodingPolicy:
         if validation.check_bool("memory", memory):
             if correct_errors:
                 raise ValueError(
-                    "memory=True needs correct_errors=False: a late message arrives "
-                    "alone, without others to compare it with; got True for both"
+                    "memory=True needs correct_errors=False, since late messages "
+                    "cannot be compared with other messages; got True for both"
                 )
             if undecodable == "skip":
                 raise ValueError(
-                    'memory=True needs another undecodable than "skip", such as '
-                    '"decode": stored messages stand for missing ones'
+                    'memory=True needs undecodable="least_squares", since stored '
+                    'messages replace missing messages; got "skip"'
                 )
             if debias is not None:
                 raise ValueError(
-                    f"memory=True needs debias=None: no part is lost; got {debias}"
+                    "memory=True needs debias=None, since stored messages replace "
+                    f"lost parts; got debias={debias!r}"
                 )
         self.code = code
         self.decoder = code.choose_decoder(decoding.decoder)
@@ -119,8 +120,9 @@ class DecodingPolicy:
         faults: Any = (),
     ) -> CodedAggregateState:
         """Returns the state before the first round."""
-        # Params are checked here, before another transformation fails on them. Trees
-        # without leaves pass, because optax maps over states with such placeholders.
+        # Params are checked here, because errors of other transformations are less
+        # clear. Trees without leaves pass, because optax calls `init` with such
+        # placeholders to map over states.
         array_validation.check_dtypes("params", params, "real or complex floats", True)
         check_unmasked(params)
         num_workers = self.code.num_workers
@@ -159,13 +161,14 @@ class DecodingPolicy:
         num_workers = state.received.shape[0]
         if num_workers != self.code.num_workers:
             raise ValueError(
-                f"state must be of the code's {self.code.num_workers} workers; got a "
-                f"state of {num_workers} workers. Begin with a new state from init"
+                f"state must be for the {self.code.num_workers} workers of the code; "
+                f"got a state for {num_workers} workers. Begin with a new state from "
+                "init"
             )
         if self._is_simulated and isinstance(state.key, tuple):
             raise ValueError(
-                "state must be from init of coded_aggregate; got one of "
-                "decode_aggregate, without a key"
+                "state must be from init of coded_aggregate; got a state of "
+                "decode_aggregate, which has no key"
             )
         if self.locator is not None and not isinstance(state.errors, ErrorCounts):
             raise ValueError(
@@ -188,8 +191,8 @@ class DecodingPolicy:
         shapes = shapes_of(params)
         if jax.tree.structure(shapes) != jax.tree.structure(state.shapes):
             raise ValueError(
-                "params must have the shapes of those that init got, since the state "
-                f"has stored messages; got {shapes}, and init got {state.shapes}"
+                "params must have the shapes that were passed to init, since the state "
+                f"has stored messages; got {shapes}, but init got {state.shapes}"
             )
 
     def observed(
@@ -200,14 +203,14 @@ class DecodingPolicy:
         late: ArrayLike | None = None,
         **others: object,
     ) -> tuple[Arrived | None, jax.Array | float | None]:
-        """Returns the round that the arguments of an update describe.
+        """Reads from the extra arguments what arrived in the round, and its duration.
 
         Returns:
-          What has arrived, and the duration. None if the arguments describe no round,
-          so that it is simulated.
+          What has arrived, and the duration. Both are None if the arguments describe no
+          round, so that the round is simulated.
         """
         # optax.chain passes extra arguments to all transformations. Most unknown names
-        # are therefore for another transformation.
+        # are for another transformation, so only names that look misspelt are reported.
         misspelt = [name for name in sorted(others) if _is_misspelt(name)]
         if misspelt:
             warnings.warn(
@@ -220,8 +223,8 @@ class DecodingPolicy:
         if late is not None:
             if not self._memory:
                 raise ValueError(
-                    "late= is used only by an aggregator with memory=True, which "
-                    "stores late messages; this one has memory=False"
+                    "late= is used only with memory=True, which stores late messages; "
+                    "got late= and memory=False"
                 )
             mask_of_late = array_validation.as_array(
                 "late", late, "bools", num_workers=self.code.num_workers
@@ -254,7 +257,7 @@ class DecodingPolicy:
         state: CodedAggregateState,
         key: jax.Array,
     ) -> tuple[Arrived, CodedAggregateState]:
-        """Excludes corrupted messages, and counts errors in the state.
+        """Returns the messages that are not corrupted, and the state with new counts.
 
         Args:
           arrived: Messages of the round.
@@ -311,7 +314,7 @@ class DecodingPolicy:
             )
         if self._undecodable == "skip":
             gradient = jax.tree.map(lambda leaf: jnp.where(failed, 0, leaf), gradient)
-        # A negative time makes the total NaN if it is traced.
+        # A traced duration cannot raise an error: if it is negative, the total is NaN.
         elapsed = jnp.where(elapsed >= 0, elapsed, jnp.nan)
         return gradient, state._replace(
             received=decoding.received,
@@ -329,7 +332,7 @@ class DecodingPolicy:
         messages: jax.Array,
         state: CodedAggregateState,
     ) -> tuple[optax.Updates, CodedAggregateState]:
-        """Stores the messages of a round.
+        """Returns the part of the gradient from stored messages, and the new state.
 
         Returns:
           The contribution of stored messages to the gradient if the round is
@@ -361,7 +364,7 @@ class DecodingPolicy:
 
 
 def _is_misspelt(name: str) -> bool:
-    """Returns whether the name of an extra argument resembles one of a round."""
+    """Returns whether a name resembles an extra argument that describes a round."""
     similar = difflib.get_close_matches(
         name, _ROUND_ARGUMENTS, n=1, cutoff=_MISSPELT_SIMILARITY
     )
@@ -369,10 +372,10 @@ def _is_misspelt(name: str) -> bool:
 
 
 def shapes_of(tree: Any) -> Any:
-    """Returns the shapes of the arrays of a pytree, in its structure.
+    """Replaces each array of a pytree by its shape, as the key of a dict.
 
-    The state that holds it consists of dicts and tuples, which every checkpoint library
-    can save.
+    A state with these shapes consists of dicts and tuples, which every checkpoint
+    library can save.
     """
     return jax.tree.map(lambda leaf: {str(np.shape(leaf)): ()}, tree)
 
@@ -382,8 +385,8 @@ def check_unmasked(params: Any) -> None:
     nodes = jax.tree.leaves(params, is_leaf=_is_masked)
     if any(_is_masked(node) for node in nodes):
         raise ValueError(
-            "params must have no masked leaves; got optax.MaskedNode (masks go around "
-            "transformations after the aggregator)"
+            "params must have no masked leaves; got optax.MaskedNode. Put optax.masked "
+            "around transformations after the aggregator"
         )
 
 
@@ -394,8 +397,9 @@ def _is_masked(node: object) -> bool:
 def make_aggregator(
     init: optax.TransformInitFn, update: optax.TransformUpdateExtraArgsFn
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes an optax aggregator from its `init` and `update`."""
-    # The module is experimental and may move, which must not break `import jaxwgc`.
+    """Makes an optax aggregator from the functions `init` and `update`."""
+    # This experimental module may move. Its import is here, so that `import jaxwgc`
+    # does not break then.
     from optax.experimental import aggregating
 
     return aggregating.Aggregator(init, update)

@@ -1,4 +1,4 @@
-"""State of the aggregators."""
+"""States of the aggregators, and their counts of errors."""
 
 from typing import Any, NamedTuple
 
@@ -41,7 +41,7 @@ class ErrorCounts(NamedTuple):
     num_rejected: jax.Array
 
     def after(self, location: coding.ErrorLocation) -> "ErrorCounts":
-        """Returns the counts after a round."""
+        """Returns the counts after one more round with these located errors."""
         return ErrorCounts(
             wrong=location.wrong,
             num_wrong=self.num_wrong + location.wrong,
@@ -51,7 +51,7 @@ class ErrorCounts(NamedTuple):
 
 
 class CodedAggregateState(NamedTuple):
-    """State of `coded_aggregate` and of `decode_aggregate`.
+    """State of `coded_aggregate` and `decode_aggregate`: last round, counts and keys.
 
     Attributes:
       key: PRNG key for the next rounds, of the given kind; () if no rounds are

@@ -1,4 +1,4 @@
-"""Simulation of codes under stragglers: comparisons, trials and diagnoses."""
+"""Simulates codes under stragglers: comparisons, Monte Carlo trials, diagnoses."""
 
 from jaxwgc.simulation._compare import compare
 from jaxwgc.simulation._comparison import Comparison

@@ -32,16 +32,17 @@ from jaxwgc.simulation._rounds import (
 )
 from jaxwgc.stragglers import DelayModel, WaitingRule
 
-# Functions that return mean and interval of independent trials, if a quantity does not
-# have `summary_of_rounds`.
+# Functions that compute the mean of a quantity and its interval. Quantities that are
+# not listed use `summary_of_rounds`.
 _SUMMARIES = {
     "time": summary_of_times,
     "exact": summarize,
     "error": summary_of_errors,
 }
-# Index of code, delay model and waiting rule.
+# Combination of a code, a delay model and a waiting rule, as their indices.
 _Cell: TypeAlias = tuple[int, int, int]
-# Default number of trials per call of a compiled program. Their times need a few MB.
+# Default number of trials per call of a compiled program. The times of a batch need
+# only a few MB.
 _BATCH_SIZE = 4096
 
 
@@ -192,7 +193,7 @@ def compare(
                 means = clusters.mean(axis=1, dtype=np.float64)
                 if name == "time":
                     time_events[cell] = events_of(means).number
-                # A mean of infinite times has no interval.
+                # Infinite times have a NaN interval (inf - inf), without a warning.
                 with np.errstate(invalid="ignore"):
                     summary = _SUMMARIES.get(name, summary_of_rounds)(means)
                 for table, value in zip(summaries[name], summary, strict=True):
@@ -209,7 +210,7 @@ def compare(
 
 
 class _Schedule(NamedTuple):
-    """Division of trials into simulated clusters with successive rounds.
+    """Division of the trials into batches of simulated clusters.
 
     Trial i is round `i % num_rounds` of cluster `i // num_rounds`.
 
@@ -225,16 +226,16 @@ class _Schedule(NamedTuple):
 
     @property
     def num_clusters(self) -> int:
-        """Number of clusters per call of a compiled program."""
+        """Number of clusters per batch, i.e. per call of a compiled program."""
         return max(self.batch_size // self.num_rounds, 1)
 
     @property
     def num_batches(self) -> int:
-        """Number of calls of a compiled program."""
+        """Number of batches, i.e. calls of a compiled program, for all trials."""
         return -(-self.num_trials // (self.num_clusters * self.num_rounds))
 
     def batches(self) -> Iterator[tuple[np.ndarray, int]]:
-        """Yields the numbers of the trials of each call of the compiled program.
+        """Yields the trial numbers of each batch, and how many of its clusters count.
 
         The last batch is padded by clusters that do not count.
         """
@@ -246,7 +247,7 @@ class _Schedule(NamedTuple):
 
 
 class _Trials(NamedTuple):
-    """Simulated rounds of all trials, on the host.
+    """Results of the simulated rounds of all trials, as NumPy arrays.
 
     Attributes:
       time: Duration of the round, (num_trials,).
@@ -263,7 +264,7 @@ class _Trials(NamedTuple):
 
     @classmethod
     def joined(cls, batches: Sequence[Rounds], num_trials: int) -> "_Trials":
-        """Joins the rounds of all batches, without padding."""
+        """Concatenates the rounds of all batches, without the padding at the end."""
         time = np.concatenate([rounds.time for rounds in batches])
         work = np.concatenate([rounds.work for rounds in batches])
         packed = np.concatenate([rounds.masks for rounds in batches])
@@ -274,12 +275,12 @@ class _Trials(NamedTuple):
 
 
 class _Series(NamedTuple):
-    """Rounds that several codes share.
+    """Combinations of a code and a waiting rule with equal rounds, simulated once.
 
     Attributes:
       rule: Waiting rule.
-      code: Code of the messages, one of those of the cells.
-      cells: Index of code and rule of each cell.
+      code: Code of the messages, the first code of the combinations.
+      cells: Indices of code and rule of each combination.
     """
 
     rule: WaitingRule
@@ -288,14 +289,14 @@ class _Series(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """Codes with equal loads and parts, which share drawn times."""
+    """Codes with equal loads and parts, for which times are drawn only once."""
 
     loads: Loads
     series: dict[Hashable, _Series]
 
 
 def _groups_of_equal_loads(inputs: Inputs) -> list[_Group]:
-    """Returns the codes and rules that share drawn times."""
+    """Groups codes that share drawn times, and their rules that share rounds."""
     groups: dict[Hashable, _Group] = {}
     for place, code in enumerate(inputs.codes.values()):
         loads = Loads.of(code, np.float64)
@@ -315,7 +316,7 @@ def _simulated(
     schedule: _Schedule,
     shown: Progress,
 ) -> dict[_Cell, _Trials]:
-    """Simulates the rounds of all combinations.
+    """Simulates the rounds of all combinations of code, delay model and rule.
 
     Raises:
       ValueError: If times of a delay model, or ends of rounds, are NaN or negative.
@@ -351,7 +352,7 @@ def _simulated(
                         raise ValueError(
                             f"waiting[{rule_names[number]!r}] must end rounds at times "
                             f"of at least 0, or at infinity; with delays[{name!r}] and "
-                            f"codes[{code_names[code]!r}] a round ends at "
+                            f"codes[{code_names[code]!r}], a round ended at "
                             f"{joined.time[~is_valid][0]}"
                         )
                     trials[code, place, number] = joined
@@ -361,12 +362,12 @@ def _simulated(
 def _draw(
     name: str, delay: DelayModel, key: jax.Array, numbers: np.ndarray, loads: Loads
 ) -> Drawn:
-    """Draws the times of trials; errors name the delay model."""
+    """Draws the times of a batch of trials. Errors name the delay model."""
     keys, delay_keys = _keys_of(key, numbers)
     try:
         [drawn] = draw_rounds(delay, keys, [loads], delay_keys=delay_keys)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"delays[{name!r}] cannot be drawn: {error}") from error
+        raise ValueError(f"delays[{name!r}] failed to draw times: {error}") from error
     # Times are copied to the device once, for all rules.
     return drawn._replace(times=jnp.asarray(drawn.times))
 
@@ -375,15 +376,15 @@ def _check_times(name: str, times: np.ndarray) -> None:
     if not times.min() >= 0:
         invalid = times[~(times >= 0)]
         raise ValueError(
-            "delays must return times of at least 0, and infinity for a worker that "
-            f"never responds; delays[{name!r}] returned {invalid[0]}. Check its "
-            "parameters and the loads of the codes"
+            f"delays[{name!r}] must return times of at least 0 (infinity for a worker "
+            f"that never responds); got {invalid[0]}. Check the parameters of the "
+            "delay model and the loads of the codes"
         )
 
 
 @jax.jit
 def _keys_of(key: jax.Array, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Derives the keys of trials.
+    """Derives two keys for each trial: for the round, and for its delays alone.
 
     Args:
       key: PRNG key.
@@ -398,9 +399,9 @@ def _keys_of(key: jax.Array, numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
 def _quantities_of_cells(
     inputs: Inputs, trials: dict[_Cell, _Trials], tolerance: float, shown: Progress
 ) -> Iterator[tuple[_Cell, dict[str, np.ndarray]]]:
-    """Yields time, error and other quantities of each combination.
+    """Yields each combination with its trials of time, error and other quantities.
 
-    Masks that occur in several cells of a code are decoded once.
+    Masks that occur in several combinations of a code are decoded once.
     """
     for place, code in enumerate(inputs.codes.values()):
         cells = {cell: trials[cell] for cell in trials if cell[0] == place}
@@ -420,7 +421,8 @@ def _quantities_of_cells(
                 "time": trials_of_cell.time,
                 "error": error,
                 "share": decoded.share[at_trials],
-                # An error of 0 means that the residual is rounding.
+                # A residual that is only rounding has the error 0. It is exact for
+                # every tolerance.
                 "exact": (residual <= tolerance) | (error == 0),
                 "messages": num_messages[at_trials],
                 "work": trials_of_cell.work,

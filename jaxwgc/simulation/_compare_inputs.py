@@ -1,4 +1,4 @@
-"""Checks of the arguments of a comparison, and names."""
+"""Checks the arguments of `compare`, and names codes, delay models and rules."""
 
 import dataclasses
 import functools
@@ -44,7 +44,7 @@ def checked_inputs(
     late: str,
     decoder: DecoderLike | Mapping[Any, DecoderLike],
 ) -> Inputs:
-    """Checks the arguments of a comparison, and names its objects."""
+    """Checks the arguments of `compare`, and names codes, delay models and rules."""
     validation.check_choice("late", late, ("cancelled", "busy"))
     named_codes = _named(
         "codes", codes, _check_code, lambda listed: _code_labels(listed, decoder)
@@ -53,7 +53,7 @@ def checked_inputs(
     if len(set(all_num_workers.values())) > 1:
         raise ValueError(
             f"codes must have the same number of workers; got {all_num_workers}. "
-            "Compare the codes of each number of workers in a study of its own"
+            "Call compare once for each number of workers"
         )
     num_workers = next(iter(all_num_workers.values()))
     named_delays = _named(
@@ -65,7 +65,8 @@ def checked_inputs(
         _check_rule,
         lambda listed: [_rule_label(rule, num_workers) for rule in listed],
     )
-    # Functions of a code get codes with the decoder of the study.
+    # Waiting rules may be functions of a code. They get the code with the decoder that
+    # the study uses.
     named_codes = _with_default_decoders(named_codes, decoder)
     rules = {
         name: _rules_of_codes(name, rule, named_codes)
@@ -88,7 +89,7 @@ def checked_inputs(
 def _rules_of_codes(
     name: str, rule: Any, codes: dict[str, GradientCode]
 ) -> tuple[WaitingRule, ...]:
-    """Returns the waiting rule of each code, after checks."""
+    """Returns the waiting rule for each code; raises if it does not fit the code."""
     rules = []
     for code_name, code in codes.items():
         rule_name = f"waiting[{name!r}] for codes[{code_name!r}]"
@@ -102,7 +103,7 @@ def _named(
     check: Callable[[str, T], None],
     labels_of: Callable[[Sequence[T]], list[str]],
 ) -> dict[str, T]:
-    """Returns the checked objects of a dict or list by name."""
+    """Converts a dict or list to a dict with names, and checks its values."""
     names = None
     if isinstance(values, Mapping):
         names = [str(name) for name in values]
@@ -111,8 +112,8 @@ def _named(
         objects = list(values)
     else:
         raise TypeError(
-            f"{argument} must be a dict with names, or a list; got "
-            f"{validation.in_short(values)}. Put a single one into a list"
+            f"{argument} must be a dict with names as keys, or a list; got "
+            f"{validation.in_short(values)}. Put a single object into a list"
         )
     if not objects:
         raise ValueError(f"{argument} must not be empty; got {values}")
@@ -125,7 +126,7 @@ def _named(
         if names.count(name) > 1:
             raise ValueError(
                 f"{argument} must have different names; got {name!r} "
-                f"{names.count(name)} times. Pass a dict with names"
+                f"{names.count(name)} times. Pass a dict with different names"
             )
     return dict(zip(names, objects, strict=True))
 
@@ -144,17 +145,17 @@ def _check_rule(name: str, rule: Any) -> None:
     if not isinstance(rule, WaitingRule) and not callable(rule):
         raise TypeError(
             f"{name} must be a waiting rule, e.g. stragglers.fastest(6), or a function "
-            "of a code that returns one, e.g. stragglers.until_decodable; got "
-            f"{validation.in_short(rule)}"
+            "that takes a code and returns a rule, e.g. stragglers.until_decodable; "
+            f"got {validation.in_short(rule)}"
         )
 
 
 def _code_labels(
     codes: Sequence[GradientCode], decoder: DecoderLike | Mapping[Any, DecoderLike]
 ) -> list[str]:
-    """Returns short names of codes."""
-    # Labels must be the names of the codes, which a dict of decoders has as keys. So
-    # labels do not depend on the decoder.
+    """Returns distinct short names of codes, e.g. "Lagrange, 4 copies"."""
+    # These names are the keys of a dict of decoders. So they must not depend on its
+    # values.
     decoder_of_study = None if isinstance(decoder, Mapping) else decoder
     labels = []
     for code in codes:
@@ -171,7 +172,7 @@ def _code_labels(
 
 
 def _rule_label(rule: Any, num_workers: int) -> str:
-    """Returns a short name of a waiting rule."""
+    """Returns a short name of a waiting rule, or of a function that returns a rule."""
     if isinstance(rule, WaitingRule):
         return rule.describe(num_workers)[0]
     if isinstance(rule, functools.partial):
@@ -184,7 +185,7 @@ def _rule_label(rule: Any, num_workers: int) -> str:
 def _with_default_decoders(
     codes: dict[str, GradientCode], decoder: DecoderLike | Mapping[Any, DecoderLike]
 ) -> dict[str, GradientCode]:
-    """Makes the decoder of the study the default decoder of each code."""
+    """Returns the codes with the decoders of the study as default decoders."""
     if isinstance(decoder, Mapping):
         decoders = decoder
     else:
@@ -192,8 +193,7 @@ def _with_default_decoders(
     for name in decoders:
         if name not in codes:
             raise ValueError(
-                f"decoder must be a dict with names of codes {list(codes)}; got "
-                f"{name!r}"
+                f"keys of decoder must be names of codes {list(codes)}; got {name!r}"
             )
     with_defaults = {}
     for name, code in codes.items():
@@ -207,14 +207,14 @@ def _check_one_message_per_worker(codes: dict[str, GradientCode], rule: str) -> 
     for name, code in codes.items():
         if code.messages_per_worker > 1:
             raise ValueError(
-                f"waiting[{rule!r}] for codes[{name!r}] needs late='cancelled', since "
-                f"the code has {code.messages_per_worker} messages per worker; got "
-                "late='busy'"
+                f"late must be 'cancelled' with waiting[{rule!r}] for codes[{name!r}], "
+                f"since the code has {code.messages_per_worker} messages per worker; "
+                "got 'busy'"
             )
 
 
 def _has_state(name: str, delay: DelayModel, num_workers: int) -> bool:
-    """Returns whether the rounds of a delay model depend on each other."""
+    """Returns whether a delay model has a state, so that its rounds are dependent."""
     try:
         state = delay.init(num_workers)
     except (TypeError, ValueError) as error:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-# Effective number of rounds that decide a mean, below which the study has seen too few
-# of them. Student's interval assumes a normal distribution of the mean.
+# Minimum number of rare rounds, or of errors, for Student's interval of a mean. With
+# fewer, the mean is far from normally distributed.
 _FEW_EVENTS = 10
-# Number of events above which Garwood's interval is Student's, up to rounding.
+# Number of events above which Garwood's interval equals Student's up to rounding.
 _MOST_EVENTS = 1e10
 
 QUANTITIES = ("time", "error", "share", "exact", "messages", "work")
@@ -106,7 +106,7 @@ class Comparison:
     trials: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def to_dataframe(self) -> "DataFrame":
-        """Returns a pandas DataFrame with a row for each combination.
+        """Returns a pandas DataFrame with a row per code, delay model and rule.
 
         Columns are `code`, `delay` and `waiting`, and for each quantity, e.g. `error`,
         the mean `error`, the ends of its interval, `error_low` and `error_high`, and
@@ -139,7 +139,7 @@ class Comparison:
         return pandas.DataFrame(columns)
 
     def plot(self, y: str = "error", *, log: bool = False) -> "Figure":
-        """Draws a quantity with its intervals against the waiting rules.
+        """Plots the means of a quantity, with intervals, against the waiting rules.
 
         There is a panel for each delay model, and a line for each code. Names of rules
         that are different numbers become a numeric axis.
@@ -200,13 +200,13 @@ class Comparison:
 
 
 def _numbers_or_names(names: tuple[str, ...]) -> np.ndarray:
-    """Returns names as numbers if all of them are numbers."""
+    """Returns an array of numbers if all names are numbers, otherwise of the names."""
     numbers = _comparison_figures.numbers_of(names)
     return np.array(names) if numbers is None else numbers
 
 
 def _cell_of_few_events(summary: Summary, place: tuple[int, int, int]) -> str:
-    """Prints a mean with its interval, and "*" if few rounds decide it."""
+    """Returns a mean that few rounds decide as text, with its interval and "*"."""
     low = summary.low[place]
     high = summary.high[place]
     interval = "" if np.isnan(low) else f" [{low:.4g}, {high:.4g}]"
@@ -214,14 +214,14 @@ def _cell_of_few_events(summary: Summary, place: tuple[int, int, int]) -> str:
 
 
 def _cell(summary: Summary, place: tuple[int, int, int]) -> str:
-    """Prints a mean with its interval."""
+    """Returns a mean as text, with its interval, or as a limit "< ..." or "> ..."."""
     mean = float(summary.mean[place])
     low = float(summary.low[place])
     high = float(summary.high[place])
     if mean == low == 0 and high > 0:
         return f"< {high:.2g}"
     if mean == high == 1 and low < 1:
-        # A mean near 1 is shown with two digits of its distance from 1.
+        # Shows the lower end with two significant digits of its distance from 1.
         decimals = 1 - math.floor(math.log10(1 - low))
         return f"> {low:.{decimals}f}"
     half = (high - low) / 2
@@ -231,13 +231,14 @@ def _cell(summary: Summary, place: tuple[int, int, int]) -> str:
 
 
 class Events(NamedTuple):
-    """Number and size of the rare events that decide a mean.
+    """Number and size of the rare events, e.g. slow rounds, that decide a mean.
 
-    In general, events of equal size that have the variance and skewness of the trials.
+    Poisson events of this number and size have the variance and skewness of the trials.
 
     Attributes:
       number: Number of trials over their squared skewness; 0 if all trials are equal.
-      size: Negative if the events are smaller than the other trials.
+      size: Difference between an event and the other trials; negative if the events are
+        smaller.
     """
 
     number: float
@@ -245,16 +246,16 @@ class Events(NamedTuple):
 
 
 def events_of(trials: np.ndarray) -> Events:
-    """Finds the rare events that decide a mean.
+    """Estimates number and size of the rare events that decide the mean of trials.
 
-    They are NaN if some trials are infinite.
+    Both are NaN if some trials are infinite.
     """
     if not np.isfinite(trials).all():
         return Events(number=np.nan, size=np.nan)
     if trials.min() == trials.max():
         return Events(number=0.0, size=0.0)
     deviations = trials - trials.mean()
-    # Cubes of the relative deviations do not overflow.
+    # Deviations are divided by the largest one, so that their cubes do not overflow.
     unit = np.abs(deviations).max()
     second = np.sum((deviations / unit) ** 2)
     third = np.sum((deviations / unit) ** 3)
@@ -264,9 +265,10 @@ def events_of(trials: np.ndarray) -> Events:
 
 
 def summary_of_times(trials: np.ndarray) -> Summary:
-    """Computes the mean of times with its interval.
+    """Computes the mean of times and its 95% interval.
 
-    Its ends are NaN if all times are equal: a time that was not seen may have any size.
+    The ends of the interval are NaN if all times are equal: a time that was not seen
+    may have any size.
     """
     summary = summary_of_rounds(trials)
     if events_of(trials).number == 0:
@@ -275,7 +277,7 @@ def summary_of_times(trials: np.ndarray) -> Summary:
 
 
 def summary_of_rounds(trials: np.ndarray) -> Summary:
-    """Computes the mean of trials with an interval for rare events, too.
+    """Computes the mean of trials and a 95% interval that allows for rare events.
 
     The number of rare events is a Poisson variable. From k events, Garwood's interval
     of its mean has the ends χ²(2k) / 2 and χ²(2k + 2) / 2, here in units of the size of
@@ -300,7 +302,7 @@ def summary_of_rounds(trials: np.ndarray) -> Summary:
 
 
 def summary_of_errors(trials: np.ndarray) -> Summary:
-    """Computes the mean of decoding errors with an interval for rare errors.
+    """Computes the mean decoding error and a 95% interval that allows for rare errors.
 
     The mean error is the probability of an error times the mean size of errors. If few
     trials have an error, the interval reaches at least to the upper limit of this

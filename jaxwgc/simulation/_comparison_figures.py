@@ -1,4 +1,4 @@
-"""Figures of a comparison: lines with intervals, one panel per name."""
+"""Figures of a comparison: lines with intervals, one panel per delay model."""
 
 import textwrap
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ _MOST_COLUMNS = 3
 _WIDTH = 3.6
 _HEIGHT = 3.2
 _LEGEND_WIDTH = 1.5
-# Maximum number of characters of a line of a title, and of lines, that fit a panel.
+# Maximum number of characters per line of a panel's title, and maximum number of lines.
 _TITLE_WIDTH = 38
 _MOST_TITLE_LINES = 3
 
@@ -32,7 +32,7 @@ def draw(
     points: tuple[str, ...],
     is_log: bool,
 ) -> "Figure":
-    """Draws a quantity with its intervals against the waiting rules.
+    """Plots the means of a quantity, with intervals, against the waiting rules.
 
     Args:
       summary: Quantity on the y-axis, arrays (lines, panels, points).
@@ -62,12 +62,14 @@ def draw(
         for line, name in enumerate(lines):
             place = (line, panel, in_order)
             mean = summary.mean[place]
-            # Means of equal trials have no bar.
+            # Means of equal trials have no bar. Otherwise exact codes would have the
+            # longest bars, since the upper limits of their errors are not 0.
             is_drawn = summary.standard_error[place] > 0
             distances = [mean - summary.low[place], summary.high[place] - mean]
             bars = np.where(is_drawn, np.fmax(distances, 0), 0)
             if is_log:
-                # On a logarithmic axis, a line to a mean of 0 would drop vertically.
+                # Means of 0 are gaps: on a logarithmic axis, a line to 0 would drop
+                # vertically.
                 mean = np.where(mean > 0, mean, np.nan)
             axes.errorbar(
                 positions[in_order],
@@ -101,11 +103,11 @@ def _wrapped(title: str) -> str:
 
 
 def numbers_of(names: tuple[str, ...]) -> np.ndarray | None:
-    """Converts names to numbers; returns None if they are no numbers.
+    """Converts names to finite, different numbers, or returns None if they are not.
 
     The result is also None if two names are one number, as "1" and "1.0".
     """
-    # float("1_2") is 12.
+    # Python reads float("1_2") as 12, but such a name is not meant as a number.
     if any("_" in name for name in names):
         return None
     try:

@@ -15,7 +15,7 @@ from jaxwgc.decoders._decoder import DecoderLike
 from jaxwgc.simulation import _worst_pattern
 from jaxwgc.simulation._masks import decode_packed
 
-# Default number of rows. Each row is a number of stragglers.
+# Default maximum number of rows of a diagnosis, one row per number of stragglers.
 _NUM_ROWS = 8
 # Levels of the quantiles of errors.
 _LEVELS = (0.5, 0.9, 0.99)
@@ -23,7 +23,7 @@ _REASON = "patterns are enumerated on the host"
 
 
 class Diagnosis(NamedTuple):
-    """Costs and errors of a code; `print` shows a table.
+    """Costs and decoding errors of a code; `print` shows a table.
 
     Errors are `jaxwgc.Decoding.error` over the squared norm of the target: 0 for exact
     decoding, 1 for no gradient. Rows are numbers of stragglers.
@@ -164,7 +164,7 @@ def diagnose(
     array_validation.check_concrete("key", bits, _REASON)
     generator = np.random.default_rng(np.asarray(bits))
     draws = generator.random((num_patterns, code.num_workers))
-    # Workers have random ranks. Those of the lowest ranks straggle.
+    # Each pattern ranks the workers at random. The lowest ranks straggle.
     ranks = draws.argsort(axis=1).argsort(axis=1)
     rows = []
     for number in numbers:
@@ -191,13 +191,13 @@ def diagnose(
 def _row(
     code: GradientCode, patterns: np.ndarray, worst: np.ndarray, is_exhaustive: bool
 ) -> dict[str, Any]:
-    """Computes the errors for one number of stragglers.
+    """Computes a row of the diagnosis: the errors for one number of stragglers.
 
     Args:
       code: Gradient code.
       patterns: Which workers respond, bool (patterns, num_workers).
-      worst: Pattern of the search for the worst one, bool (num_workers,).
-      is_exhaustive: Whether these are all patterns.
+      worst: Pattern found by `worst_pattern`, bool (num_workers,).
+      is_exhaustive: Whether `patterns` are all patterns.
     """
     masks = np.concatenate([worst[None], patterns])
     packed = _worst_pattern.packed_messages(code, masks)
@@ -205,7 +205,7 @@ def _row(
     errors = decoded.residual**2
     errors_of_patterns = errors[1:]
     spread = 0.0 if is_exhaustive else errors_of_patterns.std(ddof=1)
-    # A random pattern may be worse than the result of a search that was not exhaustive.
+    # The search may not be exhaustive, so a random pattern may be worse than `worst`.
     hardest = errors.argmax()
     return {
         "is_exhaustive": is_exhaustive,
@@ -219,12 +219,12 @@ def _row(
 
 
 def _numbers_of_stragglers(numbers: Any, num_workers: int) -> list[int]:
-    """Returns the numbers of stragglers of the rows, after checks."""
+    """Checks the number of stragglers of each row, or chooses them if None."""
     if numbers is None:
         last = num_workers // 2
         evenly = np.linspace(0, last, min(last + 1, _NUM_ROWS))
         return np.unique(evenly.round().astype(int)).tolist()
     listed = [numbers] if np.ndim(numbers) == 0 else list(numbers)
     if not listed:
-        raise ValueError(f"num_stragglers must be at least one number; got {listed}")
+        raise ValueError(f"num_stragglers must have at least one number; got {listed}")
     return [validation.check_stragglers(number, num_workers) for number in listed]

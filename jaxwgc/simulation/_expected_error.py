@@ -1,4 +1,4 @@
-"""Mean squared error of codes with fixed decoding weights, in closed form."""
+"""Closed-form mean squared error of codes with fixed decoding weights."""
 
 import math
 from typing import NamedTuple
@@ -11,12 +11,13 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.codes._unequal import variances_of
 from jaxwgc.decoders import OneStep
 
-# Relative eigenvalues below this number are rounding errors.
+# Asymmetry or negative eigenvalues of a correlation matrix that count as rounding,
+# relative to its largest entry.
 _ROUNDING = 1e-9
 
 
 class ExpectedError(NamedTuple):
-    """Bias and error of a code with fixed decoding weights; see `expected_error`."""
+    """Bias and mean squared error of a code, the result of `expected_error`."""
 
     bias: np.ndarray
     squared_error: float
@@ -82,8 +83,9 @@ def expected_error(
     fixed = [decoder for decoder in one_step if not decoder.shared]
     if code.is_complex or not fixed:
         raise ValueError(
-            "code must be real and have a decoder OneStep(..., shared=False), such as "
-            f"codes.stochastic and codes.unequal; got {code}"
+            "code must be real and have fixed decoding weights, i.e. a decoder "
+            "OneStep(..., shared=False), e.g. codes.stochastic or codes.unequal; got "
+            f"{code}"
         )
     probabilities = array_validation.concrete_array(
         "straggler_probabilities",
@@ -101,7 +103,7 @@ def expected_error(
     inner = _correlations_of(correlation, code.num_parts)
 
     def squared_norms(rows):
-        """Computes squared norms of weighted sums of partial gradients."""
+        """Computes mean squared norms of weighted sums of gradients, one per row."""
         if inner.ndim:
             return np.einsum("ij,jl,il->i", rows, inner, rows, optimize=True)
         return (1 - inner) * np.sum(rows**2, 1) + inner * rows.sum(1) ** 2
@@ -117,11 +119,11 @@ def expected_error(
 
 
 def _correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.ndarray:
-    """Checks the correlation of partial gradients."""
+    """Converts the correlation to float64; raises ValueError if it is impossible."""
     gram = array_validation.concrete_array("correlation", correlation, "real numbers")
     gram = gram.astype(np.float64)
     if gram.ndim == 0:
-        # Smallest correlation that this many vectors can have with each other.
+        # Among num_parts vectors, at least two have this correlation or a larger one.
         smallest = -1 / (num_parts - 1) if num_parts > 1 else -math.inf
         if not smallest <= gram <= 1:
             raise ValueError(
@@ -133,11 +135,13 @@ def _correlations_of(correlation: jax.typing.ArrayLike, num_parts: int) -> np.nd
     slack = _ROUNDING * np.abs(gram).max()
     if not np.allclose(gram, gram.T, rtol=0, atol=slack):
         shown = validation.in_short(gram.tolist())
-        raise ValueError(f"correlation must be finite and symmetric; got {shown}")
+        raise ValueError(
+            f"correlation must be a finite and symmetric matrix; got {shown}"
+        )
     smallest_eigenvalue = np.linalg.eigvalsh(gram)[0]
     if smallest_eigenvalue < -slack * num_parts:
         raise ValueError(
-            "correlation must be positive semidefinite; got an eigenvalue of "
-            f"{smallest_eigenvalue}"
+            "correlation must be positive semidefinite; got a matrix with the "
+            f"eigenvalue {smallest_eigenvalue}"
         )
     return gram

@@ -1,4 +1,4 @@
-"""Learned codes, with entries optimized for a given assignment."""
+"""Optimizes the entries of encoding matrices for given stragglers."""
 
 import dataclasses
 import functools
@@ -14,8 +14,8 @@ from jaxwgc.coding import decoding
 from jaxwgc.decoders import LeastSquares
 from jaxwgc.stragglers import StragglerModel
 
-# Number of rounds that compare two codes, and number of standard errors by which the
-# new code must win.
+# Number of fresh rounds that compare the new code with the given code. Then the number
+# of standard errors by which the mean error of the new code must be smaller.
 _NUM_TEST_ROUNDS = 16_384
 _STANDARD_ERRORS = 3.0
 # Random change of the entries, relative to their root mean square. It moves the start
@@ -32,7 +32,7 @@ def learn_entries(
     batch_size: int = 256,
     learning_rate: float = 0.03,
 ) -> GradientCode:
-    """Optimizes the entries of a code for given stragglers.
+    """Optimizes the entries of a code's encoding matrix for given stragglers.
 
     Minimises the mean least-squares decoding error over rounds of a straggler model, by
     Adam with a decaying step size. Decoding weights are constants in the gradient,
@@ -109,7 +109,7 @@ def learn_entries(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
-    """Optimizes entries; returns also the change of the error."""
+    """Returns optimized entries, the change of the error, and its standard error."""
     loads = jnp.asarray(code.loads, jnp.result_type(float))
     assignment = jnp.asarray(code.assignment)
     before = jnp.asarray(code.encoding_matrix)
@@ -117,7 +117,7 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps))
 
     def draw(key, states):
-        """Draws the next round of each of the `batch_size` simulated clusters."""
+        """Draws the next round of each simulated cluster: responses and next states."""
         sample = jax.vmap(model.sample, in_axes=(0, 0, None))
         arrivals, states = sample(jax.random.split(key, batch_size), states, loads)
         return arrivals.received, states
@@ -140,7 +140,8 @@ def _learn(model, num_steps, batch_size, code, key, scale, learning_rate):
 
     def compare(states, key):
         masks, states = draw(key, states)
-        # Decoding the codes one by one needs only one program.
+        # `lax.map` decodes the codes one after the other, so that the decoder is
+        # compiled once.
         entries_of_codes = jnp.stack([relative * scale, before])
         new, old = jax.lax.map(lambda entries: errors(entries, masks), entries_of_codes)
         return states, new - old

@@ -1,4 +1,4 @@
-"""Distinct masks of the messages that arrived, and their decoding."""
+"""Decodes many masks of arrived messages, and finds the distinct masks."""
 
 from typing import Any, NamedTuple
 
@@ -13,12 +13,13 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.coding._decoding import measures_of
 from jaxwgc.simulation._program_arguments import QUICKLY_COMPILED, with_one_decoder
 
-# Number of masks in each call, so that studies of all sizes share compiled programs.
+# Fixed number of masks per call of a compiled program, so that studies of all sizes
+# share the program.
 _BATCH = 1024
 
 
 class DecodedMasks(NamedTuple):
-    """Decoding weights and errors of masks.
+    """Results of decoding masks: errors, and the weights of parts in the gradient.
 
     Attributes:
       residual: Norm of aᵀB - target over that of the target.
@@ -43,7 +44,7 @@ def decode_packed(
     batch_size: int = _BATCH,
     is_few: bool = False,
 ) -> DecodedMasks:
-    """Decodes masks by the default decoder of a code.
+    """Decodes masks of messages with the default decoder of a code.
 
     Some decoders compute weights on the host, others by a compiled program in batches.
     Codes of equal shapes with equal decoders share the program.
@@ -82,14 +83,14 @@ def decode_packed(
 def _compiled_weights(
     code: GradientCode, packed: np.ndarray, batch_size: int, is_few: bool
 ) -> np.ndarray:
-    """Computes decoding weights of masks, in one compiled program."""
+    """Computes decoding weights of masks in batches, with one compiled program."""
     code = with_one_decoder(code)
     num_masks = len(packed)
-    # The padding has masks of all messages.
+    # Pads the last batch with masks in which all messages arrived.
     padding = [(0, -num_masks % batch_size), (0, 0)]
     padded = np.pad(packed, padding, constant_values=255)
     decode = _WEIGHTS_OF_FEW if is_few else _WEIGHTS_OF_MANY
-    # Results are concrete, even if this runs while a function is traced.
+    # Leaves the trace of the caller, if any, so that the weights are concrete arrays.
     with jax.core.eval_context():
         batches = [
             decode(code, batch)
@@ -99,7 +100,7 @@ def _compiled_weights(
 
 
 def _weights(code: GradientCode, packed: jax.Array) -> jax.Array:
-    """Computes decoding weights of packed masks."""
+    """Computes decoding weights of masks given as packed bits, under `jax.jit`."""
     bits = jnp.unpackbits(packed, axis=-1, count=code.num_messages)
     decoder = code.choose_decoder()
     return decoder.checked_weights(
@@ -112,10 +113,10 @@ _WEIGHTS_OF_FEW = jax.jit(_weights, compiler_options=QUICKLY_COMPILED)
 
 
 def distinct_rows(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Finds the distinct rows of an array, and the index of each row."""
+    """Returns the distinct rows of an array, and for each row the index of its copy."""
     width = packed.shape[1]
     if width <= 8:
-        # Integers are sorted several times faster than bytes.
+        # Rows become 64-bit integers, which are sorted several times faster than bytes.
         padded = np.pad(packed, [(0, 0), (0, 8 - width)])
         keys = np.ascontiguousarray(padded).view(np.uint64)
     else:

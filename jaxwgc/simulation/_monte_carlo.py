@@ -15,7 +15,7 @@ from jaxwgc._common.progress import Progress
 from jaxwgc._common.some_rows import in_batches
 
 _DEFAULT_BATCH_SIZE = 256
-# Minimum number of nonnegative results at which intervals are clipped at 0.
+# Minimum number of trials for which intervals of nonnegative results are clipped at 0.
 _NUM_OF_ONE_SIGN = 10
 _EQUAL_TRIALS = (
     "trial ignores its key, so that all trials are equal and their intervals mean "
@@ -84,10 +84,11 @@ def monte_carlo(
     if batch_size is None:
         batch_size = _DEFAULT_BATCH_SIZE
     batch_size = validation.check_int("batch_size", batch_size, minimum=1)
-    # Few sizes, so that studies with other numbers of trials share compiled programs.
+    # Small batches are powers of two, so that studies with other numbers of trials
+    # share compiled programs.
     batch_size = min(batch_size, arrays.next_power_of_two(num_trials))
 
-    # JAX keeps the compiled program as long as `trial` exists, also under vmap.
+    # jit inside vmap: JAX caches the program as long as the function `trial` exists.
     run = jax.vmap(jax.jit(trial))
 
     def batch_of(numbers):
@@ -129,7 +130,7 @@ def _begins_equal(results: Any) -> bool:
 def _ignores_key(trial: Callable[[jax.Array], Any], key: jax.Array) -> bool:
     """Returns whether no result of a trial can depend on its key."""
     keys = jax.ShapeDtypeStruct((2, *key.shape), key.dtype)
-    # `jax.vmap` rejects this axis for a result that depends on the mapped argument.
+    # With out_axes=None, `jax.vmap` raises ValueError if a result depends on the key.
     with_one_result = jax.vmap(jax.jit(trial), out_axes=None)
     try:
         jax.eval_shape(with_one_result, keys)
@@ -242,7 +243,7 @@ def student_summary(trials: Any, confidence: float = 0.95) -> Summary:
 
 
 def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
-    """Estimates the straggler probability of each worker, with intervals.
+    """Estimates the straggler probability of each worker, with confidence intervals.
 
     Rounds may come from a trace with a waiting rule, from a straggler model, or from
     training (stacked `received` of `RayCluster.compute`). For x of N rounds without a
@@ -295,7 +296,7 @@ def straggler_probabilities(received: Any, confidence: float = 0.95) -> Summary:
 def _wilson_interval(
     xp: Any, hits: Any, num_trials: int, confidence: float
 ) -> tuple[Any, Any]:
-    """Computes Wilson's interval of a proportion.
+    """Computes the lower and upper end of Wilson's interval of a proportion.
 
     Args:
       xp: Module `numpy` or `jax.numpy`.

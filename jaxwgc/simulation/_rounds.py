@@ -1,4 +1,4 @@
-"""Drawn times of rounds, and waiting rules that end the rounds."""
+"""Draws the times of simulated rounds, and ends the rounds by waiting rules."""
 
 import dataclasses
 from collections.abc import Callable, Hashable, Sequence
@@ -30,7 +30,7 @@ Array: TypeAlias = jax.Array | np.ndarray
 
 
 class Loads(NamedTuple):
-    """Loads and parts of the workers of a code.
+    """Loads of the workers of a code, and their division into parts.
 
     Attributes:
       loads: Load of each worker, (num_workers,).
@@ -43,11 +43,11 @@ class Loads(NamedTuple):
 
     @classmethod
     def of(cls, code: GradientCode, dtype: type[np.floating]) -> "Loads":
-        """Returns the loads and parts of a code."""
+        """Returns the loads of a code's workers, and their division into parts."""
         return cls(np.asarray(code.loads, dtype), np.asarray(code.part_shares, dtype))
 
     def with_overhead(self, share: float) -> "Loads":
-        """Returns loads with a share that does not depend on the load.
+        """Returns the loads plus a fixed overhead: share + (1 - share) * loads.
 
         If times are proportional to these loads, this share of the time at load 1 is an
         overhead, which comes before the parts.
@@ -59,7 +59,7 @@ class Loads(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """True if each worker has one part."""
+        """True if loads are not divided into parts."""
         return self.shares.shape[1] == 1
 
     @property
@@ -69,12 +69,12 @@ class Loads(NamedTuple):
 
     @property
     def identity(self) -> Hashable:
-        """Value that is equal for equal loads and parts."""
+        """Key for dicts, equal for equal loads and parts."""
         return self.shares.shape, self.loads.tobytes(), self.shares.tobytes()
 
 
 class Drawn(NamedTuple):
-    """Drawn times of the rounds of several clusters.
+    """Times drawn for the rounds of several clusters, before a rule ends the rounds.
 
     Attributes:
       keys: PRNG keys of the rounds, (clusters, rounds).
@@ -89,7 +89,9 @@ class Drawn(NamedTuple):
 
 
 class Rounds(NamedTuple):
-    """Ended rounds of several clusters, one after the other.
+    """Results of rounds that a waiting rule has ended: times, work and masks.
+
+    The rounds of several clusters follow each other on the first axis.
 
     Attributes:
       time: Duration of the round, (rounds,).
@@ -112,9 +114,9 @@ def draw_rounds(
     delay_keys: jax.Array | None = None,
     is_few: bool = False,
 ) -> list[Drawn]:
-    """Draws the times of successive rounds, for several loads together.
+    """Draws the times of successive rounds for several vectors of loads.
 
-    The times of all loads are drawn with the same keys, by one program.
+    The times of all vectors are drawn with the same keys, by one program.
 
     Args:
       delay: Delay model.
@@ -151,13 +153,13 @@ def draw_rounds(
 
 
 def _padded(shares: np.ndarray, num_parts: int) -> np.ndarray:
-    """Appends parts that take no time."""
+    """Pads shares to `num_parts` columns, with parts that take no time."""
     padding = [(0, 0), (0, num_parts - shares.shape[1])]
     return np.pad(shares, padding, constant_values=1)
 
 
 def _draw(delay: Any, keys: jax.Array, all_loads: Loads) -> tuple[jax.Array, jax.Array]:
-    """Draws times for several loads.
+    """Draws finish times and times of parts for several vectors of loads.
 
     Args:
       delay: Delay model, from `as_argument`.
@@ -175,7 +177,8 @@ def _draw(delay: Any, keys: jax.Array, all_loads: Loads) -> tuple[jax.Array, jax
 
         def step(state, key):
             if isinstance(delay, DelayOfParts):
-                # Its finish times are the times of the last parts.
+                # This model draws times of parts only. A worker finishes when its last
+                # part is done.
                 part_times, next_state = delay.part_times(key, state, *loads)
                 times = part_times[:, -1]
             else:
@@ -205,24 +208,25 @@ _DRAW_FEW = jax.jit(_draw, compiler_options=LIGHTLY_OPTIMIZED)
 
 
 def _check_drawn(drawn: Any, num_workers: int) -> None:
-    """Raises TypeError unless `sample` returns times and a state."""
+    """Raises TypeError unless `sample` returned one time per worker, and a state."""
     if not isinstance(drawn, tuple | list) or len(drawn) != 2:
         raise TypeError(
-            "sample must return a pair (times, state); got one value. A model without "
-            "a state returns the state that it was given"
+            "sample must return a pair (times, state); got "
+            f"{validation.in_short(drawn)}. A model without a state returns the state "
+            "that it was given"
         )
     times, _ = drawn
     shape = getattr(times, "shape", None)
     if shape != (num_workers,) or not is_kind(times, "real numbers"):
         shown = times if shape is None else f"{times.dtype} {shape}"
         raise TypeError(
-            "sample must return times that are an array of real numbers of shape "
-            f"(num_workers,) = ({num_workers},), one per worker; got {shown}"
+            "sample must return times as an array of real numbers of shape "
+            f"(num_workers,) = ({num_workers},); got {shown}"
         )
 
 
 def code_of_ends(rule: WaitingRule, code: GradientCode) -> GradientCode | None:
-    """Returns the code that decides when rounds end.
+    """Returns the code that determines when rounds end, or None if no code does.
 
     It is the code of the rule, or a code with several messages per worker. With any
     other code, rounds are equal for equal loads, and the result is None.
@@ -241,7 +245,7 @@ def end_rounds(
     num_clusters: int | None = None,
     is_few: bool = False,
 ) -> Rounds:
-    """Applies a waiting rule to drawn times.
+    """Ends rounds by applying a waiting rule to drawn times.
 
     The host finds the ends of rounds of `until_decodable` if rounds are independent: by
     `decoding_time` if the decoder runs on the host, otherwise by a search over distinct
@@ -278,22 +282,22 @@ def end_rounds(
 
 
 class _DrawnTimes(DelayModel):
-    """Delay model that returns given times.
+    """Delay model that returns times drawn before, which are its state.
 
-    With it, `delayed` applies a waiting rule to times that were drawn before.
+    With this model, `delayed` applies a waiting rule to these times.
     """
 
     def sample(self, key, state, loads):
-        """Returns the finish times of the round."""
+        """Returns the finish times of the round, and the unchanged state."""
         return state[:, -1], state
 
     def part_times(self, key, state, loads, shares):
-        """Returns the times of parts of the round."""
+        """Returns the times of parts of the round, and the unchanged state."""
         return state, state
 
 
 def _ends(late: str, code: GradientCode | None, rule: Any, drawn: Drawn) -> Rounds:
-    """Applies a rule to drawn times.
+    """Ends rounds by applying a waiting rule to drawn times, under `jax.jit`.
 
     Args:
       late: What late workers do: `"cancelled"` or `"busy"`.
@@ -311,7 +315,7 @@ def _ends(late: str, code: GradientCode | None, rule: Any, drawn: Drawn) -> Roun
     def of_round(remaining, this_round):
         key, part_times = this_round
         state = (part_times, remaining) if is_busy else part_times
-        # The shares are those of the times, which are drawn.
+        # Only the shape of the shares is used: the times are drawn already.
         shares = jnp.ones_like(part_times)
         arrivals, state = model.sample_parts(key, state, loads, shares)
         if code is not None and code.messages_per_worker > 1:
@@ -352,7 +356,7 @@ _END_FEW = jax.jit(_ends, static_argnums=0, compiler_options=QUICKLY_COMPILED)
 def _rounds_on_host(
     rule: UntilDecodable,
 ) -> Callable[[UntilDecodable, Drawn], Rounds] | None:
-    """Returns the function that ends rounds on the host, or None."""
+    """Returns the function that ends rounds of a rule on the host, or None."""
     if rule.code.choose_decoder(rule.decoder).runs_on_host:
         return _timed_rounds
     if rule.code.messages_per_worker == 1:
@@ -361,7 +365,7 @@ def _rounds_on_host(
 
 
 def _searched_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
-    """Ends rounds of `until_decodable` on the host, by a search."""
+    """Ends rounds of `until_decodable` on the host, by a search over masks."""
     loads = np.asarray(drawn.loads)
     times = np.asarray(drawn.times).reshape(-1, len(loads))
     elapsed = _searched_ends(rule, times)
@@ -375,7 +379,7 @@ def _searched_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
 
 
 def _timed_rounds(rule: UntilDecodable, drawn: Drawn) -> Rounds:
-    """Ends rounds of `until_decodable` by a decoder that computes the time."""
+    """Ends rounds of `until_decodable` with the `decoding_time` of the decoder."""
     code = rule.code
     decoder = code.choose_decoder(rule.decoder)
     loads = np.asarray(drawn.loads)
@@ -422,11 +426,12 @@ def _searched_ends(rule: UntilDecodable, times: np.ndarray) -> np.ndarray:
     num_trials, num_workers = times.shape
     in_order = np.sort(times, axis=1)
     trials = np.arange(num_trials)
-    # `low` responses do not decode, and `high` responses decode. num_workers + 1 stands
-    # for rounds that never decode.
+    # Bounds of the bisection: `low` responses do not decode, `high` responses decode.
+    # num_workers + 1 means that the round never decodes.
     low = np.zeros(num_trials, int)
     high = np.full(num_trials, num_workers + 1)
-    # Exact codes decode from this number of responses. Most of them need all of these.
+    # Exact codes decode with this number of responses, and most of them not with fewer.
+    # So the bisection first tries this number and the one below.
     num_enough = num_workers - int(np.asarray(code.num_stragglers))
     first_guesses = [num_enough, num_enough - 1]
     while np.any(high - low > 1):
@@ -445,7 +450,7 @@ def _searched_ends(rule: UntilDecodable, times: np.ndarray) -> np.ndarray:
         undecoded = open_trials[~decodes]
         high[decoded] = middle[decoded]
         low[undecoded] = middle[undecoded]
-    # A round that does not decode lasts until all workers have responded.
+    # A round that never decodes lasts until all workers have responded.
     num_awaited = np.minimum(high, num_workers)
     return in_order[trials, num_awaited - 1]
 
@@ -467,7 +472,8 @@ def _work(elapsed: Array, joined: Array | None, times: Array, loads: Array) -> A
     xp = array_module(times)
     if joined is None:
         is_positive = times > 0
-        # The share of a lost worker is NaN in a round that never ends.
+        # In a round that never ends, the share of a lost worker is inf / inf = NaN. The
+        # last `where` below replaces this NaN by 0.
         with np.errstate(invalid="ignore"):
             share = elapsed / xp.where(is_positive, times, 1)
         share = xp.minimum(xp.where(is_positive, share, 1), 1)

@@ -1,4 +1,4 @@
-"""Waiting rules of the caller, checked against the codes that they wait for."""
+"""Checks that waiting rules fit the codes that they wait for."""
 
 from typing import Any
 
@@ -11,12 +11,13 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.stragglers import WaitingRule
 from jaxwgc.stragglers._models import check_round
 
-# Relative difference of entries of encoding matrices that is rounding in float32.
+# Relative difference between entries of encoding matrices that counts as rounding in
+# float32.
 _ROUNDING = 1e-5
 
 
 def rule_of_code(name: str, rule: Any, code: GradientCode) -> WaitingRule:
-    """Returns the waiting rule of a code, and checks that it fits.
+    """Returns the waiting rule for a code; raises if it does not fit the code.
 
     Args:
       name: Name of rule and code in error messages.
@@ -32,14 +33,14 @@ def rule_of_code(name: str, rule: Any, code: GradientCode) -> WaitingRule:
             rule = rule(code)
         except Exception as error:
             raise ValueError(
-                f"{name} must be a waiting rule or a function of a code that returns "
-                f"one; the function raised {type(error).__name__}: {error}"
+                f"{name} must be a waiting rule, or a function that takes a code and "
+                f"returns a rule; the function raised {type(error).__name__}: {error}"
             ) from error
     if not isinstance(rule, WaitingRule):
         raise TypeError(
-            f"{name} must be a waiting rule or a function of a code that returns one, "
-            "e.g. stragglers.fastest(6) or stragglers.until_decodable; got "
-            f"{validation.in_short(rule)}"
+            f"{name} must be a waiting rule, e.g. stragglers.fastest(6), or a function "
+            "that takes a code and returns a rule, e.g. stragglers.until_decodable; "
+            f"the function returned {validation.in_short(rule)}"
         )
     if rule.code is None:
         try:
@@ -57,17 +58,17 @@ def rule_of_code(name: str, rule: Any, code: GradientCode) -> WaitingRule:
     )
     if not _are_equal_up_to_weights(rule.code, code):
         raise ValueError(
-            f"{name} must wait for the messages of this code; its rule is for another "
-            f"code, {rule.code}. Pass a function of a code, e.g. "
-            "stragglers.until_decodable"
+            f"{name} must wait for the messages of this code; got a rule for another "
+            f"code, {rule.code}. Pass a function that takes a code and returns a rule, "
+            "e.g. stragglers.until_decodable"
         )
     return rule
 
 
 def _are_equal_up_to_weights(rule_code: GradientCode, code: GradientCode) -> bool:
-    """Returns whether a code is the code of a rule, possibly with other weights.
+    """Returns whether two codes are equal except for the weights of their parts.
 
-    Such codes, see `jaxwgc.weighted`, decode from equal messages.
+    A code of `jaxwgc.weighted` decodes from the messages that decode the code itself.
     """
     if rule_code is code:
         return True
@@ -80,7 +81,7 @@ def _are_equal_up_to_weights(rule_code: GradientCode, code: GradientCode) -> boo
         or not np.array_equal(rule_code.required_parts, code.required_parts)
     ):
         return False
-    # No message of the code has a part of weight 0.
+    # Parts of weight 0 have no entries in `matrix`, so they are not compared.
     rule_matrix = np.where(matrix.any(axis=0), rule_matrix, 0)
     slack = _ROUNDING * np.abs(matrix).max()
     return bool(np.allclose(rule_matrix, matrix, rtol=_ROUNDING, atol=slack))

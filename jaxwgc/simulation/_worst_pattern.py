@@ -15,17 +15,17 @@ from jaxwgc.simulation._masks import decode_packed
 from jaxwgc.simulation._program_arguments import with_one_decoder
 from jaxwgc.stragglers import StragglerModel, fixed
 
-# Errors are equal if they differ by less than this number of machine epsilons times the
+# Difference up to which errors count as equal, in machine epsilons, relative to the
 # squared norm of the target.
 _NOISE = 100
-# Number of random patterns that climb by ridge errors. Then the number of worst
-# patterns, at the start or end of a climb, from which the search by decoding errors
-# starts.
+# Number of random patterns from which the search climbs by ridge errors. Then the
+# number of patterns, the worst of all starts and ends of climbs, from which the search
+# goes on by decoding errors.
 _NUM_RANDOM = 30
 _NUM_STARTS = 5
-# Ridge, relative to the mean squared norm of the rows of B. It is small enough that
-# ridge errors follow least-squares errors. It is large enough that a lost copy of a
-# part shows beside the remaining copies.
+# Ridge parameter, relative to the mean squared row norm of the encoding matrix. It is
+# small enough that ridge errors follow least-squares errors. It is large enough that
+# the loss of one of several copies of a part increases the ridge error.
 _RIDGE = 0.01
 # Number of masks decoded per call.
 BATCH = 128
@@ -38,7 +38,7 @@ def worst_pattern(
     *,
     max_patterns: int = 50_000,
 ) -> np.ndarray:
-    """Searches for the stragglers with the largest decoding error.
+    """Searches for the set of stragglers with the largest decoding error.
 
     Patterns have exactly s stragglers. Tries all C(n, s) patterns if there are at
     most `max_patterns`. Otherwise a search starts from random patterns. It swaps
@@ -107,7 +107,7 @@ def adversarial(
     *,
     max_patterns: int = 50_000,
 ) -> StragglerModel:
-    """Straggler model that always loses the workers with the largest error.
+    """Straggler model with the worst-case set of stragglers in every round.
 
     These are s fixed workers. The pattern is found once by
     `jaxwgc.simulation.worst_pattern`: exactly if there are few patterns of s
@@ -150,7 +150,7 @@ def adversarial(
 
 
 class _Adversary:
-    """Computes the errors of sets of stragglers of one code, in batches."""
+    """Decoding errors of one code for sets of stragglers, computed in batches."""
 
     def __init__(self, code: GradientCode, decoder: Decoder):
         self.num_workers = code.num_workers
@@ -164,7 +164,7 @@ class _Adversary:
         self.tolerance = _NOISE * float(jnp.finfo(dtype).eps) * float(self._scale)
 
     def errors(self, lost: np.ndarray) -> np.ndarray:
-        """Computes the errors of sets of stragglers."""
+        """Computes the decoding error for each set; NaN becomes infinity."""
         packed = packed_messages(self._code, masks_without(lost, self.num_workers))
         residuals = decode_packed(self._code, packed, batch_size=BATCH).residual
         errors = self._scale * residuals**2
@@ -172,7 +172,7 @@ class _Adversary:
 
 
 def _search(adversary: _Adversary, num_stragglers: int) -> tuple[int, ...]:
-    """Searches from random sets of stragglers."""
+    """Searches for the worst set of stragglers, starting from random sets."""
     generator = np.random.default_rng(0)
     candidates = set()
     for _ in range(_NUM_RANDOM):
@@ -193,13 +193,14 @@ def _improve(
     lost: tuple[int, ...],
     errors: dict[tuple[int, ...], float],
 ) -> None:
-    """Swaps stragglers for other workers while this increases the error.
+    """Swaps stragglers for other workers as long as a swap increases the error.
 
     Adds the errors of all sets on the way to `errors`, and stops at a known set.
     """
     [error] = adversary.errors(np.array([lost]))
-    # The best error so far never decreases. A gain in ridge error cannot hide a
-    # decoding error that was lost to rounding, so the search ends.
+    # Swaps are compared with the best error so far, not with the current error. A swap
+    # that increases the ridge error may lower the current error by rounding. Several
+    # such swaps could go in a circle.
     record = float(error)
     while lost not in errors:
         errors[lost] = float(error)
@@ -213,9 +214,7 @@ def _improve(
 def _better_swap(
     adversary: _Adversary, lost: tuple[int, ...], record: float
 ) -> tuple[tuple[int, ...], float] | None:
-    """Returns the best set after one swap, or None.
-
-    Its decoding error comes second.
+    """Returns the best set after one swap and its error, or None if no swap is better.
 
     Swaps are tried in descending order of ridge errors, since these mostly have the
     largest errors: usually one batch suffices. To show that no swap is better, all are
@@ -243,7 +242,7 @@ def _better_swap(
 
 
 class RidgeErrors:
-    """Decoding errors of ridge regression, on the host in float64.
+    """Decoding errors of ridge regression for sets of stragglers, in NumPy float64.
 
     The error of a set of stragglers is the minimum of ‖aᵀB - target‖² + ridge ‖a‖² over
     weights a that are zero at the stragglers. It is an upper bound of the least-squares
@@ -262,7 +261,7 @@ class RidgeErrors:
         ridge = _RIDGE * np.mean(np.sum(np.abs(matrix) ** 2, axis=1))
         self.num_workers = code.num_workers
         self._rows = matrix / np.sqrt(ridge if ridge > 0 else 1)
-        # Segments of a part have separate targets. Their errors are averaged.
+        # The segments of a part have separate targets. Errors are means over segments.
         target = np.asarray(code.target, np.float64)[:, None]
         segments = np.eye(code.num_segments) / np.sqrt(code.num_segments)
         self._targets = np.kron(target, segments)
@@ -273,7 +272,7 @@ class RidgeErrors:
         return float(np.sum(self._targets * (self._inverse(lost) @ self._targets)).real)
 
     def after_swaps(self, lost: tuple[int, ...], swaps: np.ndarray) -> np.ndarray:
-        """Computes the error after each of several swaps.
+        """Computes the ridge error of the stragglers after each of the given swaps.
 
         Uses the Woodbury identity. A swap p changes B^H B by U_p S U_p^H, with U_p the
         rows of its workers, and S = -1 for the rows of the lost one, otherwise 1.
@@ -292,7 +291,7 @@ class RidgeErrors:
         return error - (reached.conj() * solutions).sum((1, 2)).real
 
     def climb(self, lost: tuple[int, ...]) -> tuple[int, ...]:
-        """Applies the best swap until no swap increases the error."""
+        """Applies the best swap repeatedly, until none increases the ridge error."""
         error = self.of(lost)
         while True:
             swaps = all_swaps(lost, self.num_workers)
@@ -304,18 +303,18 @@ class RidgeErrors:
             error = errors[best]
 
     def _inverse(self, lost: tuple[int, ...]) -> np.ndarray:
-        """Computes the regularised inverse for the workers that respond."""
+        """Computes (I + BᴴB)⁻¹, where B has the scaled rows of workers that respond."""
         kept = np.delete(self._rows, self._messages_of(np.array(lost, int)), axis=0)
         return np.linalg.inv(np.eye(kept.shape[1]) + kept.conj().T @ kept)
 
     def _messages_of(self, workers: np.ndarray) -> np.ndarray:
-        """Returns the row indices of the messages of some workers."""
+        """Returns the row indices of given workers in the encoding matrix."""
         rows = np.arange(len(self._rows)).reshape(self.num_workers, -1)[workers]
         return rows.reshape(*workers.shape[:-1], workers.shape[-1] * rows.shape[-1])
 
 
 def all_swaps(lost: tuple[int, ...], num_workers: int) -> np.ndarray:
-    """Returns all swaps of a straggler and another worker.
+    """Returns all swaps as rows (new straggler, straggler that responds instead).
 
     Swaps are ordered by straggler, then by responder.
     """
@@ -325,24 +324,24 @@ def all_swaps(lost: tuple[int, ...], num_workers: int) -> np.ndarray:
 
 
 def swapped(lost: tuple[int, ...], swap: np.ndarray) -> tuple[int, ...]:
-    """Returns the set of stragglers after a swap, sorted."""
+    """Returns the sorted set of stragglers after a swap."""
     gone, back = swap.tolist()
     return tuple(sorted({*lost, gone} - {back}))
 
 
 def every_set(num_workers: int, num_stragglers: int) -> np.ndarray:
-    """Returns all sets of stragglers."""
+    """Returns all sets of `num_stragglers` workers, one per row."""
     sets = list(itertools.combinations(range(num_workers), num_stragglers))
     return np.array(sets, int).reshape(len(sets), num_stragglers)
 
 
 def packed_messages(code: GradientCode, received: np.ndarray) -> np.ndarray:
-    """Returns masks of messages as packed bits."""
+    """Converts masks of workers to masks of their messages, as packed bits."""
     return np.packbits(received.repeat(code.messages_per_worker, axis=1), axis=1)
 
 
 def masks_without(lost: np.ndarray, num_workers: int) -> np.ndarray:
-    """Returns masks of workers for sets of stragglers."""
+    """Returns a mask of workers for each set of stragglers: False at the stragglers."""
     masks = np.ones((len(lost), num_workers), bool)
     np.put_along_axis(masks, lost, False, axis=1)
     return masks

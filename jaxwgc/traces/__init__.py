@@ -1,4 +1,4 @@
-"""Measured times of workers: arrays, frames, files, and names of columns.
+"""Measured times of workers from arrays, DataFrames and files.
 
-For other rooms and the command line; users pass arrays and DataFrames to those.
+Used by other packages and by the command line, to which users pass these times.
 """

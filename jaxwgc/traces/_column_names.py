@@ -1,18 +1,18 @@
-"""Column names of tables of step times."""
+"""Finds the columns of steps, workers and times in tables, by their names."""
 
 import fnmatch
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-# Known column names. Times may have a unit behind their name.
+# Known column names. A name of times or waits may end with a unit, e.g. "time_ms".
 _STEP_NAMES = ("step", "iteration", "iter", "global_step", "round")
 _WORKER_NAMES = ("worker", "rank", "host", "node", "device", "process")
 _TIME_NAMES = "seconds|time|duration|step_time"
 _WAIT_NAMES = "wait|waits|wait_time|waiting_time|wait_seconds"
-# Names that mean times or waits. They mean waits if no column names waits.
+# Names of columns of waiting times, if no column name contains "wait".
 _NAMES_OF_ANY_TIME = "seconds|time|duration"
-# Units per second, by the last word of a column name.
+# Number of units per second, by the last word of a column name.
 _UNITS_PER_SECOND = {
     "s": 1.0,
     "sec": 1.0,
@@ -28,7 +28,7 @@ _UNITS_PER_SECOND = {
     "nanoseconds": 1e9,
 }
 _UNITS = "|".join(_UNITS_PER_SECOND)
-# The micro sign and the Greek letter.
+# Replaces the micro sign and the Greek letter mu by "u", as in "us".
 _MICRO = str.maketrans("\u00b5\u03bc", "uu")
 # Name and number (or letter) of a worker in a column name: "host0", "rank-3", "host-a".
 _WORKER_IN_NAME = re.compile(
@@ -37,17 +37,18 @@ _WORKER_IN_NAME = re.compile(
 )
 # Maximum number of column names in an error message.
 _NUM_LISTED = 12
-# A name with a number, which may be that of a worker: "gpu0", "ip-10-0-1-17.internal".
+# Name with a number that may identify a worker: "gpu0", "ip-10-0-1-17.internal".
 _NUMBERED_NAME = re.compile(r"(?P<before>\D+)\d(.*\d)?(?P<after>([.-]\D*)?)")
-# Ends of the names of columns in exports of wandb, for the range of points of a plot.
+# Endings of the columns that an export of wandb adds to each column "run - metric", for
+# the range of the values in a point of the plot.
 _ENDS_OF_RANGE = ("__MIN", "__MAX")
 _OF_RUN = " - "
-# Column names of an export of TensorBoard, with underscores between their words.
+# Columns "Wall time", "Step" and "Value" of an export of TensorBoard, as one text.
 _TENSORBOARD = "wall_time_step_value"
 
 
 class FileOptions(NamedTuple):
-    """Options for reading a file of times; None for columns that are found by name.
+    """Options for reading a file of times. Columns that are None are found by name.
 
     Attributes:
       step: Name of the column of steps.
@@ -155,8 +156,8 @@ def form_of(
     step = options.step or _only_one("step", steps, options)
     if step is None or worker is None or seconds is None:
         raise ValueError(
-            "a table with a row per time must have a column of steps, one of workers "
-            f"and one of seconds; the columns are {listed(names)}. "
+            "a table with a row per time must have a column of steps, a column of "
+            f"workers and a column of seconds; got the columns {listed(names)}. "
             f"{_how_to_choose(names, options)}. If the columns are steps, transpose "
             "the table"
         )
@@ -171,7 +172,7 @@ def form_of(
 def form_of_one_worker(
     names: Sequence[str], worker: str, options: FileOptions
 ) -> WideForm:
-    """Finds the columns of a table of one worker by their names.
+    """Finds the columns of steps and times, by name, in a table of one worker.
 
     Raises:
       ValueError: If the column of its times is unknown or ambiguous.
@@ -194,12 +195,12 @@ def form_of_one_worker(
     if options.seconds is not None:
         times = [options.seconds]
     elif not times and len(others) == 1 and others[0].isdecimal():
-        # There are no names.
+        # The file has no column names, so that its only column is called "0".
         times = others
     if len(times) != 1:
         raise ValueError(
-            "a file of one worker must have one column of times; the columns are "
-            f"{listed(names)}. Choose one by --seconds COLUMN"
+            "a file of one worker must have one column of times; got the columns "
+            f"{listed(names)}. Choose the times by --seconds COLUMN"
         )
     (seconds,) = times
     form = wide_form(names, {seconds: worker}, _units_per_second(seconds), options.step)
@@ -207,7 +208,7 @@ def form_of_one_worker(
 
 
 def is_of_tensorboard(names: Sequence[str]) -> bool:
-    """Returns whether a table is an export of TensorBoard."""
+    """Returns whether these are the columns of an export of TensorBoard."""
     return _plain(" ".join(names)) == _TENSORBOARD
 
 
@@ -222,32 +223,32 @@ def is_worker_name(name: str) -> bool:
 
 
 def is_step_name(name: str) -> bool:
-    """Returns whether a column of this name holds steps, or has no name."""
+    """Returns whether a column name is a name of steps, or no name."""
     return _plain(name) in ("", "unnamed_0", *_STEP_NAMES)
 
 
 def listed(names: Sequence[str]) -> str:
-    """Prints column names, the first ones if there are many."""
+    """Returns column names as text: the first ones, and how many more there are."""
     text = ", ".join(repr(name) for name in names[:_NUM_LISTED])
     num_others = len(names) - _NUM_LISTED
     return f"{text} and {num_others} more" if num_others > 0 else text
 
 
 def _only_one(role: str, candidates: Sequence[str], options: FileOptions) -> str | None:
-    """Returns the only column of a kind, or None."""
+    """Returns the only candidate, or None; raises ValueError if there are several."""
     if len(candidates) > 1:
-        how = f"choose it by --{role} COLUMN"
+        how = f"Choose the column by --{role} COLUMN"
         if options.in_python:
-            how = "leave out the others: table.drop(columns=…)"
+            how = "Leave out the other columns: table.drop(columns=…)"
         raise ValueError(
-            f"the column of the {role} must be known, and may be {listed(candidates)}; "
+            f"a table must have one column for the {role}; got {listed(candidates)}. "
             f"{how}"
         )
     return candidates[0] if candidates else None
 
 
 def _how_to_choose(names: Sequence[str], options: FileOptions) -> str:
-    """Describes how to choose columns by options."""
+    """Returns the part of an error message that says how to choose columns."""
     if options.in_python:
         return (
             "For a column per worker, pass these columns with their names: "
@@ -262,9 +263,9 @@ def _how_to_choose(names: Sequence[str], options: FileOptions) -> str:
 
 
 def _fitting_pattern(names: Sequence[str]) -> str | None:
-    """Finds a pattern of the names that differ in a number.
+    """Returns a pattern for the names that differ only in a number, or None.
 
-    It is quoted for a shell, such as "'gpu*'".
+    The pattern is quoted for a shell, such as "'gpu*'".
     """
     groups: dict[tuple[str, str], int] = {}
     for name in names:
@@ -279,7 +280,7 @@ def _fitting_pattern(names: Sequence[str]) -> str | None:
 
 
 def _columns_of_runs(names: Sequence[str]) -> list[str]:
-    """Finds the columns of runs in an export of wandb."""
+    """Returns the columns "run - metric" in an export of wandb."""
     return [
         name
         for name in names
@@ -295,7 +296,7 @@ def _run_of(column: str) -> str:
 def _form_of_runs(
     names: Sequence[str], time_names: str, options: FileOptions
 ) -> WideForm:
-    """Finds the columns of an export of wandb, one for each run."""
+    """Finds the column of each run in an export of wandb."""
     columns = _columns_of_runs(names)
     runs = {name: _run_of(name) for name in columns}
     metrics = {name.rpartition(_OF_RUN)[2] for name in columns}
@@ -303,14 +304,14 @@ def _form_of_runs(
     if others or not _may_be_time(first, time_names):
         raise ValueError(
             "an export of wandb must have one metric, the time of a step; got "
-            f"{listed(sorted(metrics))}. If one of them is a time, choose it by "
+            f"{listed(sorted(metrics))}. Choose the metric that is a time, e.g. by "
             f"--workers '*{_OF_RUN}{first}'"
         )
     return wide_form(names, runs, _units_per_second(first), options.step)
 
 
 def _time_names(names: Sequence[str], waits: bool) -> str:
-    """Returns the pattern of names of times or waits."""
+    """Returns the regular expression for names of columns of times, or of waits."""
     if not waits:
         return _TIME_NAMES
     has_waits = any("wait" in _plain(name) for name in names)
@@ -318,12 +319,12 @@ def _time_names(names: Sequence[str], waits: bool) -> str:
 
 
 def _is_time(name: str, time_names: str) -> bool:
-    """Returns whether a name is a name of times."""
+    """Returns whether a column name is a name of times, with or without a unit."""
     return re.fullmatch(rf"({time_names})(_({_UNITS}))?", _plain(name)) is not None
 
 
 def _units_per_second(name: str) -> float:
-    """Finds the unit of times in the end of a name.
+    """Returns the units per second if a name ends with a unit, e.g. 1000 for "ms".
 
     A word behind a point is the end of a host name, as in "gpu0.company.us".
     """
@@ -333,11 +334,11 @@ def _units_per_second(name: str) -> float:
 
 
 def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:
-    """Selects the columns of workers by a pattern."""
+    """Finds the columns of workers whose names match a pattern."""
     matches = []
     for name in names:
-        # A column of steps, or the range of another column, is not a worker, unless its
-        # full name is given.
+        # A column of steps, or of minima or maxima in an export of wandb, is not a
+        # worker, unless the pattern is its full name.
         is_other = is_step_name(name) or name == step or _is_range(name, names)
         if name == pattern or (fnmatch.fnmatchcase(name, pattern) and not is_other):
             matches.append(name)
@@ -349,7 +350,7 @@ def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:
     units = {_units_per_second(name) for name in matches}
     if len(units) > 1:
         raise ValueError(
-            f"all times must have one unit; the columns are {listed(matches)}"
+            f"all columns of times must have one unit; got {listed(matches)}"
         )
     runs = _columns_of_runs(names)
     workers = {name: _run_of(name) if name in runs else name for name in matches}
@@ -357,20 +358,20 @@ def _matching(names: Sequence[str], pattern: str, step: str | None) -> WideForm:
 
 
 def _is_range(name: str, names: Sequence[str]) -> bool:
-    """Returns whether a column is a minimum or maximum of wandb."""
+    """Returns whether a column of wandb holds minima or maxima of another column."""
     return any(name.removesuffix(end) in names for end in _ENDS_OF_RANGE if end in name)
 
 
 def _numbered(names: Sequence[str], time_names: str, options: FileOptions) -> WideForm:
-    """Finds columns of numbered workers, e.g. "host0"."""
-    # Workers by column, for each text around the worker: a worker may have columns of
-    # other quantities, such as its loss. Numbers and letters form separate groups.
+    """Finds the columns of times of numbered workers, e.g. "host0"."""
+    # Columns and their workers, in groups with equal text around the worker: a worker
+    # may have several columns of times. Numbers and letters form separate groups.
     groups: dict[tuple[str, bool], dict[str, str]] = {}
     for name in names:
         match = _WORKER_IN_NAME.search(name)
         if match is not None:
             word, number = match.groups()
-            # In a table of workers, "worker/0" is shown as "0".
+            # "worker/0" is shortened to "0", since reports have a column "worker".
             is_plain = word.lower() == "worker"
             worker = number.lstrip(" _/.:#-") if is_plain else match[0]
             rest = f"{name[: match.start()]} {name[match.end() :]}".strip()
@@ -391,17 +392,19 @@ def _numbered(names: Sequence[str], time_names: str, options: FileOptions) -> Wi
         if len(times) == 1 and not options.in_python:
             hint += ". If this is the file of one worker, give the files of all workers"
         raise ValueError(
-            f"{problem} times of workers; the columns are {listed(names)}. {hint}"
+            f"{problem} times of workers; got the columns {listed(names)}. {hint}"
         )
     (((rest, _), workers),) = groups.items()
     different = {_plain(worker).replace("_", "") for worker in workers.values()}
     if len(different) < len(workers):
-        raise ValueError(f"each worker must have one column; got {listed(names)}")
+        raise ValueError(
+            f"each worker must have one column; got the columns {listed(names)}"
+        )
     return wide_form(names, workers, _units_per_second(rest), options.step)
 
 
 def _may_be_time(rest: str, time_names: str) -> bool:
-    """Returns whether the rest of a worker's column name may be a time.
+    """Returns whether a column name without the worker's name may mean a time.
 
     A worker may have columns of other quantities, such as its loss or its waits.
     """
@@ -422,7 +425,7 @@ def wide_form(
     units_per_second: float = 1.0,
     step: str | None = None,
 ) -> WideForm:
-    """Makes the form of a table with a column per worker."""
+    """Describes a table with given columns of workers; finds its column of steps."""
     others = [name for name in names if name not in workers]
     possible_steps = [name for name in others if is_step_name(name)]
     if step is None and len(possible_steps) == 1:
@@ -441,6 +444,6 @@ def wide_form(
 
 
 def _plain(name: str) -> str:
-    """Converts a name to lower case with underscores."""
+    """Converts a name to lower-case words joined by underscores."""
     words = re.findall(r"[a-z0-9]+", name.lower().translate(_MICRO))
     return "_".join(words)

@@ -27,7 +27,8 @@ _JSON_FILES = (".jsonl", ".ndjson")
 _PROFILES = (".json", ".json.gz")
 _PARQUET_FILES = (".parquet",)
 _NUMPY_FILES = (".npy", ".npz")
-# Endings of the names of files that can be read, and of their names before these.
+# Endings of file names that do not belong to the name of a worker. There may be several
+# endings, as in "rank0.pt.trace.json".
 ENDINGS = (
     *_TEXT_FILES,
     *_JSON_FILES,
@@ -36,11 +37,11 @@ ENDINGS = (
     *_NUMPY_FILES,
     ".pt.trace",
 )
-# Delimiters of text files. The first one that occurs in the first line is used, and
-# spaces if none occurs.
+# Delimiters of text files, in order of preference. Spaces delimit cells if the first
+# line has none of them.
 _DELIMITERS = ("\t", ";", "|", ",")
 _SPACES = r"\s+"
-# Blank lines, comments, and lines such as "sep=;", which tell Excel the delimiter.
+# Lines without data: blank lines, comments, and lines such as "sep=;" for Excel.
 _NO_DATA = re.compile(r"\s*(#.*|sep=.)?\s*", re.IGNORECASE)
 # A number with a decimal point, with or without groups of three digits.
 _NUMBER = re.compile(
@@ -51,7 +52,7 @@ _SWAPPED_MARKS = str.maketrans(".,", ",.")
 
 
 def read_trace(path: str | Path, options: FileOptions) -> WorkerTimes:
-    """Reads times of workers at one load from a file.
+    """Reads the times of workers from a file that has times at one load only.
 
     Raises:
       ImportError: If the file is no NumPy file and pandas is not installed.
@@ -62,9 +63,9 @@ def read_trace(path: str | Path, options: FileOptions) -> WorkerTimes:
     if len(traces) > 1:
         loads = ", ".join(f"{load:g}" for load in traces)
         raise ValueError(
-            f"{path} must have times at one load; its column of loads has {loads}. "
-            "Keep the rows of one load, or plan with all of them by python -m jaxwgc "
-            "plan. Rename the column if it holds no loads"
+            f"{path} must have times at one load; got the loads {loads} in a column "
+            "load. Keep the rows of one load (python -m jaxwgc plan takes all loads), "
+            "or rename the column if it holds no loads"
         )
     (trace,) = traces.values()
     return trace
@@ -73,7 +74,7 @@ def read_trace(path: str | Path, options: FileOptions) -> WorkerTimes:
 def read_traces(
     path: str | Path, options: FileOptions
 ) -> dict[float | None, WorkerTimes]:
-    """Reads times of workers at each load from a file with a column `load`.
+    """Reads the times of workers from a file, for each load in a column `load`.
 
     Returns:
       Times by load, in the order of loads; by None without a column of loads.
@@ -98,25 +99,26 @@ def read_traces(
     table = read_table(path, options)
     if _is_of_one_worker(table.frame):
         raise ValueError(
-            f"{path.name} has times of one worker: give the files of all workers, e.g. "
-            "python -m jaxwgc report rank0.csv rank1.csv"
+            f"{path.name} must have times of several workers; got times of one worker. "
+            "Give the files of all workers, e.g. python -m jaxwgc report rank0.csv "
+            "rank1.csv"
         )
     traces = {}
     for load, frame in _tables_by_load(table.frame).items():
         form = form_of(list(frame.columns), options)
         trace = times_of(frame, form, options)
-        # Columns without names are called "0", "1", ...
+        # Columns without names are called "0", "1", ...: the first may count steps.
         if all(name.isdecimal() for name in frame.columns):
             _check_is_no_step(trace.times[:, 0])
         traces[load] = trace
-    # Notes on lines are those of all loads.
+    # Notes on skipped lines concern the whole file. One trace is enough to show them.
     load, trace = next(iter(traces.items()))
     traces[load] = trace._replace(notes=(*trace.notes, *table.notes))
     return traces
 
 
 class Table(NamedTuple):
-    """A table of times from a file.
+    """Table of times from a file, and notes on the lines that were skipped.
 
     Attributes:
       frame: DataFrame with the number of each line as its index.
@@ -138,7 +140,7 @@ def read_table(path: Path, options: FileOptions) -> Table:
     known = (*_TEXT_FILES, *_JSON_FILES, *_PROFILES, *_PARQUET_FILES)
     if not name.endswith(known):
         raise ValueError(
-            f"FILE must be one of {', '.join((*known, *_NUMPY_FILES))}; got {path.name}"
+            f"FILE must end with {', '.join((*known, *_NUMPY_FILES))}; got {path.name}"
         )
     try:
         import pandas
@@ -168,13 +170,13 @@ def read_table(path: Path, options: FileOptions) -> Table:
 
 
 def _is_of_one_worker(frame: Any) -> bool:
-    """Returns whether a file has the times of one worker."""
+    """Returns whether a table has the columns of a file of one worker."""
     names = list(frame.columns)
     return is_of_tensorboard(names) or names == ["step", "seconds"]
 
 
 def _tables_by_load(frame: Any) -> dict[float | None, Any]:
-    """Divides a table by its column of loads."""
+    """Splits a table by its column of loads; without it, the only key is None."""
     names = [name for name in frame.columns if _is_load(name)]
     if len(names) != 1:
         return {None: frame}
@@ -199,7 +201,7 @@ def _is_load(name: str) -> bool:
 
 
 def _read_numpy(path: Path, name: str | None) -> np.ndarray:
-    """Reads the array of a NumPy file."""
+    """Reads an array of times from an .npy file, or by its name from an .npz file."""
     try:
         content: Any = np.load(path)
     except (EOFError, ValueError, zipfile.BadZipFile) as error:
@@ -212,7 +214,8 @@ def _read_numpy(path: Path, name: str | None) -> np.ndarray:
             (name,) = arrays
         if name not in arrays:
             raise ValueError(
-                f"--array must be one of {', '.join(arrays)} in {path}; got {name}"
+                f"--array must name an array of {path}, one of {', '.join(arrays)}; "
+                f"got {name}"
             )
         content = arrays[name]
     if content.ndim not in (2, 3) or content.size == 0:
@@ -224,7 +227,7 @@ def _read_numpy(path: Path, name: str | None) -> np.ndarray:
 
 
 def _read_json_lines(path: Path, options: FileOptions) -> Table:
-    """Reads JSON lines: a list of times or an object in each line."""
+    """Reads a file of JSON lines: each line has a list of times, or an object."""
     import pandas
 
     rows: dict[int, Any] = {}
@@ -244,7 +247,7 @@ def _read_json_lines(path: Path, options: FileOptions) -> Table:
             if is_row and (isinstance(row, dict) or len(row) == len(first)):
                 rows[number] = row
             elif rows and not line.endswith("\n"):
-                # Another process is writing the last line.
+                # The last line is not complete: another process is writing the file.
                 is_cut = True
             elif options.skip_bad_rows:
                 num_bad_lines += 1
@@ -276,13 +279,13 @@ def _check_is_one_run(path: Path, frame: Any) -> None:
     if "run" in frame.columns and frame["run"].nunique() > 1:
         runs = ", ".join(str(run) for run in frame["run"].unique())
         raise ValueError(
-            f"{path.name} must have the steps of one run; got {runs}. Keep the lines "
-            "of one of them"
+            f"{path.name} must have the steps of one run; got the runs {runs}. Keep "
+            "the lines of one run"
         )
 
 
 def _notes_on_lines(num_bad_lines: int, *, is_cut: bool) -> tuple[str, ...]:
-    """Describes lines that were skipped."""
+    """Returns sentences about lines that were skipped."""
     notes = ()
     if num_bad_lines:
         notes += (f"skipped rows that cannot be read: {num_bad_lines}",)
@@ -292,7 +295,7 @@ def _notes_on_lines(num_bad_lines: int, *, is_cut: bool) -> tuple[str, ...]:
 
 
 class _TextLayout(NamedTuple):
-    """Lines and columns of a text file.
+    """Lines with times, and column names, of a text file.
 
     Attributes:
       delimiter: Delimiter of cells, or `_SPACES`.
@@ -321,13 +324,14 @@ def _read_text(path: Path, options: FileOptions) -> Table:
         return Table(pandas.DataFrame(rows))
     layout = _text_layout(path, options.skip_bad_rows)
     names = layout.names
-    # A worker may be called "1.10".
+    # Names of workers stay text: "1.10" is not the number 1.1.
     workers = [
         place
         for place, name in enumerate(names)
         if is_worker_name(name) or name == options.worker
     ]
-    # Where commas do not separate cells, they may be decimal marks.
+    # If commas do not separate cells, they may be decimal marks. Cells are then read as
+    # text, and converted below.
     has_marks = options.decimal is not None or layout.delimiter not in (",", _SPACES)
     frame: Any = pandas.read_csv(
         io.StringIO("".join(layout.lines)),
@@ -339,7 +343,9 @@ def _read_text(path: Path, options: FileOptions) -> Table:
         dtype=str if has_marks else dict.fromkeys(workers, str),
     )
     if len(frame) != len(layout.line_numbers):
-        raise ValueError(f"{path.name} must have a row per line; a cell spans several")
+        raise ValueError(
+            f"{path.name} must have one row per line; got a cell of several lines"
+        )
     frame.index = pandas.Index(layout.line_numbers)
     if options.decimal is None and has_marks:
         counts = np.array([is_step_name(name) or _is_load(name) for name in names])
@@ -377,7 +383,7 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
                 names = _cells(line, delimiter)
                 if _is_header(names):
                     continue
-                # `numpy.savetxt` writes column names as a comment.
+                # `numpy.savetxt` writes column names as a comment above the rows.
                 commented = _cells(comment.strip("# \n"), delimiter)
                 if len(commented) == len(names) and _is_header(commented):
                     names = commented
@@ -388,7 +394,7 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
                 lines.append(line)
                 line_numbers.append(number)
             elif lines and not line.endswith("\n"):
-                # Another process is writing the last line.
+                # The last line is not complete: another process is writing the file.
                 is_cut = True
             elif skip_bad_rows:
                 num_bad_lines += 1
@@ -410,13 +416,15 @@ def _text_layout(path: Path, skip_bad_rows: bool) -> _TextLayout:
 
 
 def _encoding(path: Path) -> str:
-    """Finds the encoding of a text file."""
+    """Returns the encoding of a text file; raises ValueError if it is binary."""
     with path.open("rb") as file:
         start = file.read(4096)
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     if b"\0" in start:
-        raise ValueError(f"{path.name} must be text in UTF-8 or UTF-16; it is binary")
+        raise ValueError(
+            f"{path.name} must be text in UTF-8 or UTF-16; got a binary file"
+        )
     return "utf-8-sig"
 
 
@@ -424,7 +432,7 @@ def _delimiter(line: str) -> str:
     """Finds the delimiter of cells in the first line."""
     words = line.split()
     if len(words) > 1 and "\t" not in line and all(map(_may_be_number, words)):
-        # Commas may be decimal marks here.
+        # All words are numbers, and their commas may be decimal marks.
         return _SPACES
     return next((mark for mark in _DELIMITERS if mark in line), _SPACES)
 
@@ -438,7 +446,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _is_header(cells: list[str]) -> bool:
-    """Returns whether the first row holds names."""
+    """Returns whether the cells of the first row are column names."""
     workers = cells[1:] if cells[0] == "" else cells
     counts = [[str(first + at) for at in range(len(workers))] for first in (0, 1)]
     if len(workers) > 1 and workers in counts:
@@ -455,7 +463,7 @@ def _may_be_number(cell: str) -> bool:
 
 
 def _number(cell: str, decimal: str | None) -> float | str:
-    """Converts a cell to a number if it holds one.
+    """Converts a cell to a number, or returns a cell that is no number unchanged.
 
     Raises:
       ValueError: If it is a number with other marks of decimals and thousands.
@@ -467,8 +475,8 @@ def _number(cell: str, decimal: str | None) -> float | str:
         text = text.translate(_SWAPPED_MARKS)
     if not _NUMBER.fullmatch(text) or (decimal is None and "," in text):
         raise ValueError(
-            f"the decimal mark must be known, and {cell!r} has another mark than "
-            f"{decimal or '.'!r}. Choose by --decimal , or --decimal ."
+            f"numbers must have the decimal mark {decimal or '.'!r}; got {cell!r}. "
+            "Choose the mark by --decimal , or --decimal ."
         )
     text = text.replace(",", "")
     return int(text) if text.isdecimal() else float(text)
@@ -482,20 +490,20 @@ def _check_points_are_decimal(texts: Any) -> None:
         _GROUPED.fullmatch(cell.strip()) for cell in marked
     ):
         raise ValueError(
-            f"the decimal mark must be known; {marked[0]!r} may be a fraction or in "
-            "thousands. Choose by --decimal , or --decimal ."
+            "the decimal mark must be known, since points may separate thousands; got "
+            f"{marked[0]!r}. Choose the mark by --decimal , or --decimal ."
         )
 
 
 def _check_is_no_step(column: np.ndarray) -> None:
-    """Raises ValueError if the first column counts steps."""
+    """Raises ValueError if the first column seems to count steps."""
     if len(column) < 3 or column.dtype.kind not in "iuf":
         return
     increases = np.diff(column)
     counts = np.all(increases == increases[0]) and increases[0] > 0
     if counts or (len(column) > MIN_INCREASES and np.all(increases > 0)):
         raise ValueError(
-            "columns must have names if one of them counts steps; the first column "
-            "increases in each row. Leave this column out, or add a first row such as "
-            "step,host0,host1"
+            "the first column must not count steps if columns have no names; got a "
+            "first column that increases in each row. Leave out this column, or add a "
+            "first row such as step,host0,host1"
         )

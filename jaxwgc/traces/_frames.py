@@ -1,4 +1,4 @@
-"""Times of workers from tables, as arrays with names of workers."""
+"""Converts tables to arrays of times, with names of workers and steps."""
 
 import numbers
 import warnings
@@ -19,22 +19,24 @@ from jaxwgc.traces._column_names import (
     wide_form,
 )
 
-# Maximum number of entries (step, worker) per row of a table with one time per row.
-# Above it, the chosen columns of steps and workers are probably wrong.
+# Maximum number of pairs (step, worker) per time in a table with one time per row. If
+# there are more pairs, the columns of steps and workers are probably wrong.
 _MAX_ENTRIES_PER_ROW = 100
-# Number of consecutive increases that chance does not explain.
+# Number of consecutive increases that chance does not explain. The values then count
+# steps, or are times since a start.
 MIN_INCREASES = 8
-# Times in seconds since 1970 exceed this number. Nearly all of them increase.
+# Times are seconds since 1970 if they are above the first number, and if more than the
+# second fraction of successive times increase.
 _SECONDS_SINCE_1970 = 1e8
 _MOST_INCREASES = 0.9
-# Share of the rounds with a response that must have several responses, and the minimum
-# number of rounds in which a worker responds alone.
+# Workers hardly share rounds if less than the first fraction of the rounds have several
+# responses, and several workers respond alone in at least the second number of rounds.
 _LEAST_SHARED = 0.1
 _MIN_ALONE = 8
 
 
 class WorkerTimes(NamedTuple):
-    """Times of workers, with their names and steps.
+    """Times of workers, the names of the workers, and the steps of the rounds.
 
     Attributes:
       times: (rounds, workers), or (rounds, workers, parts) in a NumPy file; in seconds
@@ -61,7 +63,7 @@ def is_frame(value: Any) -> bool:
 def times_of_frame(
     frame: Any, waits: bool = False, names: Sequence[str] | None = None
 ) -> WorkerTimes:
-    """Returns the times of workers in a DataFrame of the user.
+    """Returns the times of workers in a user's DataFrame; warns of doubtful columns.
 
     If the columns are called "worker", as after `pivot(columns="worker")`, or there are
     as many names as columns, all of them are workers. Levels of a MultiIndex are read
@@ -116,7 +118,7 @@ def times_of_frame(
 def times_of(
     frame: Any, form: LongForm | WideForm, options: FileOptions
 ) -> WorkerTimes:
-    """Returns the times of workers in any DataFrame.
+    """Returns the times of workers in given columns of a DataFrame.
 
     Args:
       frame: DataFrame. Errors name its rows by their index.
@@ -148,8 +150,8 @@ def times_of(
     for name in required:
         is_given = frame[name].notna() & (frame[name].astype(str).str.strip() != "")
         if not options.skip_bad_rows:
-            hint = f"Complete it, or {skip}"
-            _check_cells(frame[name], is_given, "have a worker and a step", hint)
+            hint = f"Fill in the cell, or {skip}"
+            _check_cells(frame[name], is_given, "not be empty", hint)
         is_bad |= ~is_given.to_numpy()
     frame = frame[~is_bad]
     if isinstance(form, LongForm):
@@ -165,9 +167,9 @@ def times_of(
 
 
 def hardly_share_rounds(is_response: np.ndarray) -> bool:
-    """Returns whether rows rarely have times of several workers.
+    """Returns whether rounds rarely have responses of several workers.
 
-    This is not so if one worker is left because all others have stopped.
+    False if one worker is left because all others have stopped.
 
     Args:
       is_response: Whether there is a response, bool (rounds, workers).
@@ -181,9 +183,9 @@ def hardly_share_rounds(is_response: np.ndarray) -> bool:
 
 
 def in_own_order(trace: WorkerTimes) -> WorkerTimes:
-    """Numbers the times of each worker from 0.
+    """Numbers the times of each worker from 0, and drops missing times.
 
-    All workers have as many times as the one with the fewest.
+    Each worker keeps as many times as the worker with the fewest times has.
 
     Raises:
       ValueError: If times are (rounds, workers, parts).
@@ -212,7 +214,7 @@ def in_own_order(trace: WorkerTimes) -> WorkerTimes:
 
 
 def _in_order(frame: Any, form: WideForm) -> WorkerTimes:
-    """Sorts a table with a column per worker by its steps."""
+    """Converts a table with a column per worker to times in the order of its steps."""
     times = np.stack([_as_float(frame[name]) for name in form.workers], axis=1)
     notes = []
     if form.skipped:
@@ -239,8 +241,8 @@ def _in_order(frame: Any, form: WideForm) -> WorkerTimes:
         ]
         if cells and all(holds_workers):
             raise ValueError(
-                f"a table must have steps as rows and workers as columns; the column "
-                f"{form.step!r} holds workers. Transpose the table"
+                "a table must have steps as rows and workers as columns; got workers "
+                f"in the column {form.step!r}. Transpose the table"
             )
         notes.append(f"skipped the column {form.step!r}: it has no numbers")
     return WorkerTimes(
@@ -253,7 +255,7 @@ def _in_order(frame: Any, form: WideForm) -> WorkerTimes:
 
 
 def _pivot(frame: Any, form: LongForm, options: FileOptions) -> WorkerTimes:
-    """Converts a table with one time per row to a column per worker.
+    """Converts a table with one time per row to an array with a column per worker.
 
     Steps and workers are in order, "host2" before "host10"; gaps are NaN.
     """
@@ -274,15 +276,16 @@ def _pivot(frame: Any, form: LongForm, options: FileOptions) -> WorkerTimes:
         )
     again = table[table.duplicated(["step", "worker"])]
     if len(again):
-        how = "keep the rows of one run, or choose another --step or --worker"
+        how = "Keep the rows of one run, or choose another --step or --worker"
         if options.in_python:
             how = (
-                "keep one of them, as by table.drop_duplicates("
+                "Keep one time, e.g. by table.drop_duplicates("
                 f"[{form.step!r}, {form.worker!r}])"
             )
         raise ValueError(
-            f"row {again.index[0]} is a second time of step {again['step'].iloc[0]} "
-            f"and worker {again['worker'].iloc[0]}: {how}"
+            f"each step and worker must have one time; row {again.index[0]} has a "
+            f"second time of step {again['step'].iloc[0]} and worker "
+            f"{again['worker'].iloc[0]}. {how}"
         )
     wide = table.pivot(index="step", columns="worker", values="seconds")
     return WorkerTimes(
@@ -294,7 +297,7 @@ def _pivot(frame: Any, form: LongForm, options: FileOptions) -> WorkerTimes:
 
 
 def _has_steps(frame: Any, form: WideForm) -> bool:
-    """Returns whether a table has a column of steps."""
+    """Returns whether a table has a column of steps with at least one number."""
     return form.step is not None and _are_numbers(frame[form.step].dropna()).any()
 
 
@@ -306,7 +309,7 @@ def _are_numbers(column: Any) -> Any:
 
 
 def _is_number(cell: Any) -> bool:
-    """Returns whether a cell is a real number."""
+    """Returns whether a cell is a real number or NaN, and not a bool."""
     return isinstance(cell, numbers.Real) and not isinstance(cell, bool)
 
 
@@ -321,7 +324,7 @@ def _check_cells(column: Any, is_right: Any, rule: str, hint: str) -> None:
 
 
 def _check_are_durations(times: np.ndarray) -> None:
-    """Raises ValueError for times of day or since the start."""
+    """Raises ValueError if times seem to be times of a clock, not durations."""
     increases = np.diff(times, axis=0)
     increases = increases[np.isfinite(increases)]
     if not len(increases):
@@ -329,18 +332,18 @@ def _check_are_durations(times: np.ndarray) -> None:
     share = np.mean(increases > 0)
     if share > _MOST_INCREASES and np.nanmin(times) > _SECONDS_SINCE_1970:
         raise ValueError(
-            "times must be durations; these are seconds since 1970. Choose a column of "
+            "times must be durations; got seconds since 1970. Choose a column of "
             "durations"
         )
     if share == 1 and len(times) > MIN_INCREASES:
         raise ValueError(
-            "times must be durations; these increase in each step, as times since the "
-            "start. Take the differences of successive times"
+            "times must be durations; got times that increase in each step, as times "
+            "since the start do. Take the differences of successive times"
         )
 
 
 def _notes_on_equal(times: np.ndarray, workers: Sequence[str]) -> list[str]:
-    """Names workers with equal times in all rounds."""
+    """Returns sentences that name workers with equal times in all rounds."""
     by_times: dict[bytes, list[str]] = {}
     for worker, column in zip(workers, times.T):
         if np.isfinite(column).sum() > 1:
@@ -349,7 +352,8 @@ def _notes_on_equal(times: np.ndarray, workers: Sequence[str]) -> list[str]:
         f"times of {', '.join(equal)} are equal in all rows: they may be of one "
         "worker, or those of the slowest one"
         for equal in by_times.values()
-        # If all are equal, the report says that they include the wait.
+        # If all workers have equal times, the report itself says that the times include
+        # the wait for the slowest worker.
         if 1 < len(equal) < len(workers)
     ]
 
@@ -360,7 +364,7 @@ def _as_float(column: Any) -> np.ndarray:
 
 
 def _as_steps(column: Any) -> np.ndarray:
-    """Converts a column of steps to integers if possible."""
+    """Converts a column of steps to whole numbers; raises ValueError for fractions."""
     if column.dtype.kind in "iu":
         return column.to_numpy(dtype=np.int64)
     steps = _as_float(column)
@@ -370,7 +374,7 @@ def _as_steps(column: Any) -> np.ndarray:
 
 
 def _worker_name(label: Any) -> str:
-    """Converts a cell to the name of a worker."""
+    """Converts a cell to the name of a worker, e.g. 3.0 to "3"."""
     if isinstance(label, float) and label.is_integer():
         return str(int(label))
     return str(label).strip()

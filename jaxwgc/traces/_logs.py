@@ -9,25 +9,26 @@ from typing import Any
 
 import numpy as np
 
-# Lines of Megatron-LM: of an iteration, of a timer, and of the time of a rank.
+# Lines in logs of Megatron-LM that have an iteration, a timer, or the time of a rank.
 _ELAPSED_WORDS = "elapsed time per iteration (ms):"
 _ITERATION = re.compile(r"\biteration +(\d+)/")
 _TIMER = re.compile(r"\s+([\w-]+):\s*")
 _OF_RANK = re.compile(r"\s+rank +(\d+): ([\d.]+)\s*")
-# Timers of the work of a rank alone, or else the one that includes the most of it.
+# Timers that measure only a rank's own work. Logs without these timers have a timer of
+# the whole pass, which includes some waiting.
 _OWN_TIMERS = ("forward-compute", "backward-compute")
 _WHOLE_TIMER = "forward-backward"
-# Names of events in traces of PyTorch's profiler.
+# Names of steps and of collective operations in traces of PyTorch's profiler.
 _STEP = re.compile(r"ProfilerStep#(\d+)")
 _COLLECTIVE = re.compile(r"nccl|gloo|c10d::|all_?reduce|all_?gather|reduce_?scatter")
-# Category of the events of steps that repeat those of the host.
+# Category of events on the GPU that repeat the step events of the host.
 _ON_GPU = "gpu_user_annotation"
 _MICROSECONDS = 1e-6
 _MILLISECONDS = 1e-3
 
 
 def read_megatron(lines: Iterable[str]) -> list[dict[str, Any]] | None:
-    """Reads step times from a log of Megatron-LM.
+    """Reads step times from a log of Megatron-LM; returns None for any other text.
 
     Args:
       lines: Lines of the log.
@@ -48,7 +49,8 @@ def read_megatron(lines: Iterable[str]) -> list[dict[str, Any]] | None:
             if iteration is not None:
                 step = int(iteration[1])
                 if steps and step <= steps[-1]:
-                    # Training that starts again from a checkpoint repeats steps.
+                    # Training that starts again from a checkpoint repeats steps. Their
+                    # earlier times are dropped.
                     of_ranks = [row for row in of_ranks if row["step"] < step]
                 steps.append(step)
         elif not steps:
@@ -71,7 +73,7 @@ def read_megatron(lines: Iterable[str]) -> list[dict[str, Any]] | None:
 
 
 def _summed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Sums the timers of own work by step and rank."""
+    """Returns the time of a rank's own work, summed over timers, for each step."""
     timers = {row["timer"] for row in rows}
     chosen = timers.intersection(_OWN_TIMERS) or {_WHOLE_TIMER}
     sums: dict[tuple[int, int], float] = {}
@@ -86,7 +88,7 @@ def _summed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_profile(path: Path) -> list[dict[str, Any]]:
-    """Reads step times without collectives from a trace of PyTorch's profiler.
+    """Reads step times, without waits for other ranks, from a PyTorch profile.
 
     The time in which a collective runs alone, without a kernel or, on a CPU, without
     another operator, is the wait for other ranks, and is subtracted.
@@ -107,7 +109,7 @@ def read_profile(path: Path) -> list[dict[str, Any]]:
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path.name} must be a trace of PyTorch's profiler, in JSON; {error}. If "
-            "it has an object per line, call it .jsonl"
+            "the file has one object per line, rename it to .jsonl"
         ) from error
     events = content.get("traceEvents", []) if isinstance(content, dict) else []
     whole = [event for event in events if event.get("ph") == "X" and "dur" in event]
@@ -140,7 +142,7 @@ def _is_collective(event: dict[str, Any]) -> bool:
 
 
 def _intervals(events: Sequence[dict[str, Any]]) -> np.ndarray:
-    """Merges the times of events to disjoint intervals."""
+    """Merges the times of events into disjoint intervals, in order."""
     times = sorted((event["ts"], event["ts"] + event["dur"]) for event in events)
     union: list[list[float]] = []
     for start, end in times:
@@ -152,7 +154,7 @@ def _intervals(events: Sequence[dict[str, Any]]) -> np.ndarray:
 
 
 def _common(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Intersects two lists of intervals."""
+    """Intersects two sorted lists of disjoint intervals."""
     parts = []
     place = 0
     for start, end in first:

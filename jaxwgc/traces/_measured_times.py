@@ -1,4 +1,4 @@
-"""Checks of measured times."""
+"""Checks measured times and converts them to float64 seconds."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jaxwgc.traces._frames import is_frame, times_of_frame
 
 
 def as_seconds(name: str, values: Any) -> np.ndarray:
-    """Converts real numbers and timedelta64 to seconds, float64."""
+    """Converts an array of real numbers or timedelta64 to seconds in float64."""
     if hasattr(values, "to_frame"):
         raise TypeError(
             f"{name} must be an array or a DataFrame; got a Series. Pass "
@@ -47,7 +47,7 @@ def measured_times(times: Any, least_rounds: int = 1) -> np.ndarray:
     if np.any(table <= 0):
         place = np.argwhere(table <= 0)[0].tolist()
         raise ValueError(
-            "times must be positive, and NaN or infinity if there was no response; got "
-            f"{table[*place]} at {place}"
+            "times must be positive, or NaN or infinity if a worker did not respond; "
+            f"got {table[*place]} at {place}"
         )
     return table

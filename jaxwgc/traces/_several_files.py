@@ -16,16 +16,17 @@ from jaxwgc.traces._frames import (
     times_of,
 )
 
-# Name of a file that TensorBoard exports.
+# Name of a file that TensorBoard exports, e.g. "run-rank0-tag-time". The first group is
+# the name of the run.
 _OF_TENSORBOARD = re.compile(r"run-(.+)-tag-.+")
-# Number of rows, and share of all rows, by which a file may be behind others because it
-# is written later. If more are missing, the worker has stopped.
+# A file may lack this number of last rows, or this fraction of all rows, because it is
+# written later than other files. If it lacks more rows, the worker has stopped.
 _LARGEST_LAG = 10
 _LAG_SHARE = 0.05
 
 
 def read_workers(paths: Sequence[str | Path], options: FileOptions) -> WorkerTimes:
-    """Reads times of all workers, from one file or from one file each.
+    """Reads the times of all workers, from one file or from a file per worker.
 
     Workers of several files are named after the files, and compared in the steps that
     they share.
@@ -46,11 +47,11 @@ def read_workers(paths: Sequence[str | Path], options: FileOptions) -> WorkerTim
 
 
 def _together(paths: Sequence[Path], options: FileOptions) -> WorkerTimes:
-    """Joins the times of several files at equal steps."""
+    """Reads a file per worker, and joins the times at equal steps."""
     import pandas
 
     columns: dict[str, Any] = {}
-    # Each once, although several files have it.
+    # Several files may have equal notes, which are reduced to one at the end.
     notes: list[str] = []
     have_steps = set()
     for worker, path in zip(_names_of(paths), paths, strict=True):
@@ -72,7 +73,7 @@ def _together(paths: Sequence[Path], options: FileOptions) -> WorkerTimes:
     num_more = np.count_nonzero(~is_common)
     is_behind = 0 < num_more <= _largest_lag(len(table))
     if is_behind and not options.own_steps:
-        # The files are of one training: some are written later than others.
+        # Training may still run: some files are written later than others.
         table = table[is_common]
         notes.append(
             f"left out the last {num_more} rows, which {last_steps.idxmin()} does not "
@@ -88,7 +89,7 @@ def _together(paths: Sequence[Path], options: FileOptions) -> WorkerTimes:
 
 
 def _largest_lag(num_rows: int) -> int:
-    """Returns how many rows a file may be behind other files."""
+    """Returns how many of the last rows a file may lack because it is written later."""
     return max(_LARGEST_LAG, int(_LAG_SHARE * num_rows))
 
 
@@ -107,9 +108,9 @@ def _read_one(worker: str, path: Path, options: FileOptions) -> WorkerTimes:
         is_repeated = form.step is not None and not trace.has_steps
         if is_repeated and not options.own_steps:
             raise ValueError(
-                f"each step must occur once, and some in the column {form.step!r} "
-                "occur again. Keep the rows of one run, or add --own-steps to number "
-                "the rows from 0"
+                "each step must occur once; got repeated steps in the column "
+                f"{form.step!r}. Keep the rows of one run, or add --own-steps to "
+                "number the rows from 0"
             )
     except ValueError as error:
         text = str(error)
@@ -123,7 +124,7 @@ def _read_one(worker: str, path: Path, options: FileOptions) -> WorkerTimes:
 
 
 def _names_of(paths: Sequence[Path]) -> list[str]:
-    """Returns names of workers from names of their files or folders."""
+    """Derives the names of workers from the names of their files or folders."""
     absolute = [path.absolute() for path in paths]
     if len(set(absolute)) < len(absolute):
         raise ValueError("files must differ; got a file twice")
@@ -132,7 +133,7 @@ def _names_of(paths: Sequence[Path]) -> list[str]:
     for place in places:
         if places.count(place) > 1:
             raise ValueError(
-                f"files must be of different workers; got several of {place.name}"
+                f"files must be of different workers; got several files of {place.name}"
             )
     folders = [path.parent.name for path in absolute]
     both = [f"{folder}/{stem}" for folder, stem in zip(folders, stems)]
@@ -143,7 +144,7 @@ def _names_of(paths: Sequence[Path]) -> list[str]:
 
 
 def _stem(name: str) -> str:
-    """Returns the name of a file without its ending."""
+    """Returns a file name without its endings, or the run in a name of TensorBoard."""
     for ending in ENDINGS:
         if name.lower().endswith(ending):
             return _stem(name[: -len(ending)])
@@ -160,8 +161,8 @@ def _check_are_shared(trace: WorkerTimes) -> None:
         num_rows = np.count_nonzero(num_times)
         num_shared = np.count_nonzero(num_times > 1)
         raise ValueError(
-            "rows must have the times of several workers, which are compared in them; "
+            "rows must have times of several workers to compare; only "
             f"{num_shared} of {num_rows} rows do. If each worker counts its own steps, "
-            "as runs of wandb may, add --own-steps: times of each worker are then "
-            "numbered from 0"
+            "e.g. runs of wandb, add --own-steps to number the times of each worker "
+            "from 0"
         )

@@ -48,7 +48,8 @@ class TestUpdatesUnlikeParams:
         assert jax.tree.map(np.shape, updates) == jax.tree.map(np.shape, PARAMS)
         rule = (
             r"updates\['b'\]\[0\] must be like params with a leading axis of (num_parts"
-            r"|K) = 6 in front; got \(\) after that axis, params have \(6,\) \(an "
+            r"|K) = 6 in front; got the shape \(\) after this axis, but params have "
+            r"the shape \(6,\) \(an "
             "aggregator must be the first transformation in optax.chain"
         )
         with pytest.raises(ValueError, match=rule):
@@ -133,7 +134,7 @@ class TestOrder:
         """Refused though the leading axis of params is the number of parts."""
         optimizer = wrap(optax.chain(coded(), optax.sgd(1.0)))
         state = optimizer.init(PARAMS)
-        with pytest.raises(ValueError, match="go around those after it"):
+        with pytest.raises(ValueError, match="go around the transformations after"):
             jax.eval_shape(optimizer.update, GRADIENTS, state, PARAMS)
 
     @pytest.mark.parametrize("make", [coded, lambda: jaxwgc.decode_aggregate(CODE)])
@@ -145,7 +146,7 @@ class TestOrder:
             optax.masked(chain, {"w": True, "b": False}),
             optax.multi_transform(groups, {"w": "learned", "b": "frozen"}),
         ):
-            with pytest.raises(ValueError, match="go around transformations after"):
+            with pytest.raises(ValueError, match="around transformations after"):
                 optimizer.update(GRADIENTS, optimizer.init(PARAMS), PARAMS)
 
 
@@ -268,9 +269,7 @@ class TestArgumentsWithoutEffect:
     def test_late_messages_without_memory(self, make):
         aggregate = make()
         state = aggregate.init(PARAMS)
-        with pytest.raises(
-            ValueError, match="late= is used only by an aggregator with mem"
-        ):
+        with pytest.raises(ValueError, match="late= is used only with memory=True"):
             aggregate.update(GRADIENTS, state, PARAMS, received=RECEIVED, late=RECEIVED)
 
     def test_late_messages_of_a_simulated_round(self):

@@ -117,7 +117,7 @@ class TestBadInput:
 
     def test_masks_around_the_aggregator(self):
         hidden = {"w": PARAMS["w"], "b": optax.MaskedNode()}
-        with pytest.raises(ValueError, match="go around transformations after"):
+        with pytest.raises(ValueError, match="around transformations after"):
             self.update(params=hidden, received=self.mask)
 
 
@@ -126,7 +126,7 @@ class TestBadInput:
     [
         (
             {"memory": True, "undecodable": "skip"},
-            "memory=True needs another undecodable",
+            "memory=True needs undecodable=",
         ),
         ({"memory": True, "debias": "share"}, "memory=True needs debias=None"),
         ({"debias": "all"}, "debias must be one of 'share'"),

@@ -20,7 +20,7 @@ PAGE = pathlib.Path(__file__).parents[2] / "docs" / "if-something-looks-wrong.md
 COND = "cond branches must have equal output types"
 PRODUCT = "dot_general requires contracting dimensions to have the same shape"
 ARITHMETIC = "multiply does not accept dtypes"
-NOT_AROUND = r"wrappers such as optax.MultiSteps or optax.contrib.sam go around those"
+NOT_AROUND = r"wrappers such as optax.MultiSteps or optax.contrib.sam go around the "
 
 
 def sam(inner):
@@ -213,7 +213,7 @@ class TestLookahead:
         )
         match = (
             r"got updates\['w'\] only in updates, and params.fast\['w'\], "
-            r"params.slow\['w'\] only in params .* optax.lookahead, goes around the"
+            r"params.slow\['w'\] only in params\. .* optax.lookahead, around the"
         )
         with pytest.raises(ValueError, match=match):
             trained(optimizer, partial_gradients, {}, self.params)

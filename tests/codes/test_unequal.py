@@ -247,7 +247,7 @@ def test_text_and_traced_arguments_are_rejected():
         ({"correlation": -1.1}, "correlation.* to 1; got -1.1"),
         ({"correlation": np.nan}, "correlation must be from"),
         ({"correlation": -np.eye(2)}, "correlation must be positive"),
-        ({"correlation": np.tri(2)}, "correlation must be finite and"),
+        ({"correlation": np.tri(2)}, "correlation must be a finite and"),
         ({"correlation": np.eye(3)}, "correlation must have (shape|a leading axis)"),
         ({"quantization_variance": -1.0}, "quantization_variance must"),
     ],
@@ -271,11 +271,11 @@ def test_smallest_correlation_of_partial_gradients_is_allowed():
     ("code", "message"),
     [
         (codes.uncoded(3), "code must be real and have"),
-        (codes.cyclic_mds(4, 1), r"have a decoder OneStep\("),
+        (codes.cyclic_mds(4, 1), r"a decoder OneStep\("),
         (codes.replicated(3), "messages_per_worker"),
         (
             codes.clustered(codes.unequal([0.1, 0.2], 2), 2),
-            r"OneStep\(..., shared=False\), such as .*; got .*Clustered",
+            r"OneStep\(..., shared=False\), e.g. .*; got .*Clustered",
         ),
     ],
 )

@@ -160,13 +160,13 @@ def test_waits_and_times_exclude_each_other(csv, capsys):
 def test_waits_are_not_drawn(csv, capsys):
     with pytest.raises(SystemExit):
         shown(capsys, csv, "--waits", "--plot", "a.png")
-    assert "--waits are not drawn" in capsys.readouterr().err
+    assert "--plot draws times, not waits" in capsys.readouterr().err
 
 
 def test_memory_is_an_option_of_the_plan(csv, capsys):
     with pytest.raises(SystemExit):
         shown(capsys, csv, "--memory")
-    assert "add --plan" in capsys.readouterr().err
+    assert "--memory needs --plan" in capsys.readouterr().err
 
 
 def test_rounds_are_named_by_the_steps_of_the_file(tmp_path, capsys):
@@ -322,7 +322,7 @@ def test_a_column_of_loads_is_no_worker(option, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("0,1,5\n0,2,6\n", "must have a load above 0; got 0 alone"),
+        ("0,1,5\n0,2,6\n", "must have a load above 0; got only 0"),
         ("1,1,5\n-2,2,6\n", "row 3, column load must be a load of at least 0; got"),
         ("1,1,5\n,2,6\n", "row 3, column load must be a load of at least 0; got nan"),
         ("1,1,5\ntwo,2,6\n", "column load must be a load of at least 0; got two"),
@@ -366,7 +366,7 @@ def test_a_report_is_of_one_load(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         shown(capsys, path)
     error = " ".join(capsys.readouterr().err.split())
-    assert "must have times at one load; its column of loads has 1, 2." in error
+    assert "must have times at one load; got the loads 1, 2 in a column load." in error
     assert "python -m jaxwgc plan" in error
     path.write_text("load,host0,host1\n2,1,5\n2,2,6\n")
     assert json.loads(shown(capsys, path, "--json"))["names"] == ["host0", "host1"]
@@ -375,8 +375,8 @@ def test_a_report_is_of_one_load(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["once.csv", "--at", "1", "once.csv"], "give one file of times, or one for"),
-        ([], "give one file of times, or one for"),
+        (["once.csv", "--at", "1", "once.csv"], "give one file of times, or a file"),
+        ([], "give one file of times, or a file per"),
         (["--at", "one", "once.csv"], "--at must have a load"),
         (["--at", "0", "once.csv"], "--at must have increasing loads"),
         (
@@ -451,7 +451,7 @@ def test_workers_with_their_own_steps(tmp_path, capsys):
     with pytest.raises(SystemExit):
         shown(capsys, tmp_path / "a.txt")
     error = capsys.readouterr().err
-    assert error.startswith("error: rows must have the times of several workers")
+    assert error.startswith("error: rows must have times of several workers")
     assert "add --own-steps" in error
     read = json.loads(shown(capsys, tmp_path / "a.txt", "--own-steps", "--json"))
     assert read["kinds"] == ["steady", "chronic"]

@@ -234,7 +234,7 @@ def test_small_errors_are_not_shown_as_none():
     ("options", "message"),
     [
         ({"num_stragglers": 6}, "num_stragglers must be less than"),
-        ({"num_stragglers": []}, "num_stragglers must be at least one num"),
+        ({"num_stragglers": []}, "num_stragglers must have at least one"),
         ({"num_patterns": 1}, "num_patterns must be at least 2; got 1"),
     ],
 )
