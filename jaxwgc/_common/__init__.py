@@ -1,1 +1,1 @@
-"""Helpers for all modules: arrays, pytrees, checks of arguments and text."""
+"""Helpers for all modules: arrays, pytrees, argument checks and text."""

@@ -14,12 +14,12 @@ from jaxwgc._common.validation import check_entries, check_shape, in_short
 
 
 def is_traced(*values: object) -> bool:
-    """Returns whether values contain a tracer."""
+    """Returns whether any leaf of the given values is a tracer."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))
 
 
 def check_concrete(name: str, value: object, reason: str) -> None:
-    """Raises TypeError, with a reason, if `value` is traced."""
+    """Raises TypeError with the given reason if `value` is traced."""
     if is_traced(value):
         raise TypeError(f"{name} must be concrete, since {reason}; got a traced value")
 
@@ -34,7 +34,11 @@ def check_number(
     finite: bool = False,
     traceable: bool = True,
 ) -> None:
-    """Checks a real scalar and its bounds, unless it is traced."""
+    """Raises an error unless `value` is a real scalar within the given bounds.
+
+    The bounds of a traced scalar are not checked. If `traceable` is False, a traced
+    scalar raises TypeError.
+    """
     if np.ndim(value) or not arrays.is_kind(value, "real numbers"):
         raise TypeError(f"{name} must be a real scalar; got {value!r}")
     if not traceable:
@@ -55,9 +59,10 @@ def check_number(
 
 
 def check_fields(model: Any, **bounds: Mapping[str, Any]) -> None:
-    """Checks the number fields of a dataclass, which may be traced.
+    """Checks the numbers in fields of a dataclass, and converts them to floats.
 
-    Concrete numbers become floats, so that equal models are equal and share programs.
+    Each number is checked by `check_number`. As floats, equal models are equal and
+    share programs. Traced numbers are not converted.
     """
     for name, bounds_of_field in bounds.items():
         value = getattr(model, name)
@@ -67,21 +72,21 @@ def check_fields(model: Any, **bounds: Mapping[str, Any]) -> None:
 
 
 def check_share(name: str, value: Any) -> None:
-    """Checks that a concrete number is strictly between 0 and 1."""
+    """Raises an error unless a number is concrete and strictly between 0 and 1."""
     check_number(name, value, traceable=False)
     if not 0 < value < 1:
         raise ValueError(f"{name} must be between 0 and 1; got {value}")
 
 
 def check_key(key: Any, name: str = "key") -> jax.Array:
-    """Checks that `key` is one PRNG key, typed or raw, and returns it."""
+    """Returns `key`; raises an error unless it is one PRNG key, typed or raw."""
     is_typed = arrays.is_kind(key, "keys")
     if not is_typed and getattr(key, "dtype", None) != np.uint32:
         raise TypeError(
             f"{name} must be a PRNG key from jax.random.key or jax.random.PRNGKey; got "
             f"{in_short(key)}"
         )
-    # A raw key has two or four words, depending on the default implementation.
+    # A raw key has two or four words, depending on the default PRNG implementation.
     shape = () if is_typed else jax.eval_shape(jax.random.PRNGKey, 0).shape
     if key.shape != shape:
         raise ValueError(f"{name} must be one key, of shape {shape}; got {key.shape}")
@@ -91,14 +96,17 @@ def check_key(key: Any, name: str = "key") -> jax.Array:
 def check_leading_axis(
     name: str, tree: Any, size: int, axis_name: str, hint: str = ""
 ) -> None:
-    """Checks the size of the first axis of every leaf."""
+    """Raises ValueError unless the first axis of every leaf has the given size.
+
+    A sparse leaf without a batch axis raises TypeError.
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=arrays.is_sparse)
     if not leaves:
         raise ValueError(f"{name} must have at least one array; got {in_short(tree)}")
     for path, leaf in leaves:
         leaf_name = name + jax.tree_util.keystr(path)
-        # BCOO matrices with a batch axis pass, because JAX can map functions over that
-        # axis.
+        # Sparse BCOO matrices with a batch axis are accepted, because JAX can map
+        # functions over that axis.
         if not getattr(leaf, "n_batch", 0):
             check_dense(leaf_name, leaf)
         shape = np.shape(leaf)
@@ -110,7 +118,10 @@ def check_leading_axis(
 
 
 def check_parts(name: str, tree: Any, axis_name: str) -> int:
-    """Returns the size of the first axis that all leaves share."""
+    """Returns the size of the first axis, which must be equal for all leaves.
+
+    Raises ValueError if sizes differ, or if the size is 0.
+    """
     leaves = jax.tree.leaves(tree)
     shape = np.shape(leaves[0]) if leaves else ()
     if not shape or shape[0] == 0:
@@ -118,7 +129,7 @@ def check_parts(name: str, tree: Any, axis_name: str) -> int:
         if isinstance(tree, list | tuple) and leaves:
             advice = " (a list is a pytree of its entries: convert it with np.array)"
         raise ValueError(
-            f"{name} must have a leading axis of {axis_name}, at least 1; got "
+            f"{name} must have a leading axis of {axis_name} >= 1; got "
             f"{in_short(tree)}{advice}"
         )
     check_leading_axis(name, tree, shape[0], axis_name)
@@ -126,7 +137,7 @@ def check_parts(name: str, tree: Any, axis_name: str) -> int:
 
 
 def check_dense(name: str, value: object, hint: str = "") -> None:
-    """Raises TypeError for a sparse matrix."""
+    """Raises TypeError if `value` is a sparse matrix."""
     if arrays.is_sparse(value):
         raise TypeError(
             f"{name} must be a dense array; got {type(value).__name__}; convert it "
@@ -135,7 +146,7 @@ def check_dense(name: str, value: object, hint: str = "") -> None:
 
 
 def check_all_dense(name: str, tree: Any) -> None:
-    """Checks that no leaf of a pytree is a sparse matrix."""
+    """Raises TypeError if a leaf of a pytree is a sparse matrix."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=arrays.is_sparse)
     for path, leaf in leaves:
         check_dense(name + jax.tree_util.keystr(path), leaf)
@@ -149,7 +160,7 @@ def as_array(
     or_number: Any = False,
     **sizes: int | str,
 ) -> Any:
-    """Checks the dtype and shape of an array and returns it.
+    """Returns `value` as an array; raises an error if dtype or shape is wrong.
 
     Numbers and lists become NumPy arrays. Keywords name the axes and give their sizes,
     as in `check_shape`.
@@ -166,9 +177,10 @@ def as_array(
 
 
 def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> None:
-    """Checks that the dtype of every leaf is of a kind.
+    """Raises TypeError unless every leaf has a dtype of the given kind.
 
-    With `abstract`, leaves may be `jax.ShapeDtypeStruct`.
+    Kinds are the keys of `arrays.KINDS`. With `abstract`, leaves may be
+    `jax.ShapeDtypeStruct`.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         has_entries = abstract or not isinstance(leaf, jax.ShapeDtypeStruct)
@@ -185,7 +197,7 @@ def check_dtypes(name: str, tree: Any, kind: str, abstract: bool = False) -> Non
 
 
 def check_integers_are_kept(name: str, tree: Any) -> None:
-    """Raises an error for integers of more than 32 bits without x64."""
+    """Raises ValueError if JAX would drop bits of an integer, since x64 is off."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not arrays.is_kind(leaf, "integers"):
             continue
@@ -200,14 +212,13 @@ def check_integers_are_kept(name: str, tree: Any) -> None:
             value = values[is_beyond][0]
             raise ValueError(
                 f"{name}{jax.tree_util.keystr(path)} must fit {kept}, because JAX "
-                f"drops the other bits of {dtype} without x64; got {value}: "
-                "enable x64, e.g. by jax.config.update('jax_enable_x64', True), or use "
-                "smaller integers"
+                f"truncates {dtype} unless x64 is enabled; got {value}. Use smaller "
+                "integers, or enable x64 by jax.config.update('jax_enable_x64', True)"
             )
 
 
-# Advice that errors add, by kind in `arrays.KINDS`. This kind is for parameters and
-# their gradients.
+# Advice in errors of `check_dtypes`, by kind in `arrays.KINDS`. The kind below is
+# required of parameters and their gradients.
 _ADVICE = {
     "real or complex floats": " (split off integers, keys and static fields by "
     "eqx.partition(params, eqx.is_inexact_array) or nnx.split(module, nnx.Param, ...); "
@@ -216,14 +227,20 @@ _ADVICE = {
 
 
 def probabilities(name: str, value: Any) -> np.ndarray:
-    """Checks probabilities of workers, and converts them to float64."""
+    """Converts one probability per worker to float64.
+
+    Raises ValueError unless all are strictly between 0 and 1.
+    """
     array = host_array(name, value, "real numbers", num_workers="any")
     check_entries(name, array, (array > 0) & (array < 1), "between 0 and 1")
     return array.astype(np.float64)
 
 
 def check_message_dtype(dtype: Any) -> str | None:
-    """Checks the dtype of messages, and returns its name."""
+    """Returns the name of the dtype of messages; None for None.
+
+    Raises an error unless the dtype is bfloat16, float16 or float32.
+    """
     if dtype is None:
         return None
     try:
@@ -238,25 +255,31 @@ def check_message_dtype(dtype: Any) -> str | None:
 
 
 def check_drawn_from(name: str, indices: jax.Array, size: int, kind: str) -> None:
-    """Checks that all sampled rows or parts exist, unless indices are traced."""
+    """Raises ValueError if a sampled index is not below the number of rows or parts.
+
+    Traced indices are not checked.
+    """
     if is_traced(indices):
         return
     largest = int(np.asarray(indices).max())
     if largest >= size:
         raise ValueError(
-            f"{name} must be what the sample was drawn from; got {size} {kind} and a "
-            f"sample with index {largest}"
+            f"{name} must be the data from which the sample was drawn; got {size} "
+            f"{kind}, but the sample has index {largest}"
         )
 
 
 def concrete_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
-    """Checks an array that is not traced, and converts it to NumPy."""
+    """Converts an array to NumPy; raises TypeError if it is traced.
+
+    Dtype and shape are checked by `as_array`.
+    """
     check_concrete(name, value, "its entries are checked")
     return np.asarray(as_array(name, value, kind, **sizes))
 
 
 def host_array(name: str, value: Any, kind: str, **sizes: Any) -> np.ndarray:
-    """Checks an array of finite numbers, and converts it to NumPy."""
+    """Converts an array to NumPy; raises an error if it is traced or not finite."""
     array = concrete_array(name, value, kind, **sizes)
     if not np.isfinite(array).all():
         shown = in_short(array.tolist())

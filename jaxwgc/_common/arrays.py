@@ -17,7 +17,7 @@ Array: TypeAlias = jax.Array | np.ndarray
 A = TypeVar("A", bound=jax.Array | np.ndarray)
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Allowed dtypes, by the name of their kind in error messages.
+# Kinds of dtypes that checks allow. Error messages show the name of the kind.
 KINDS = {
     "numbers or bools": (jnp.number, jnp.bool_),
     "real numbers or bools": (jnp.floating, jnp.integer, jnp.bool_),
@@ -48,7 +48,7 @@ def is_sparse_of_scipy(value: object) -> bool:
 
 
 def is_kind(value: object, kind: str) -> bool:
-    """Returns whether the dtype of a value is of a kind."""
+    """Returns whether the dtype of a value is of the given kind in `KINDS`."""
     dtype = dtype_of(value)
     return any(jnp.issubdtype(dtype, parent) for parent in KINDS[kind])
 
@@ -62,10 +62,10 @@ def dtype_of(value: object) -> np.dtype:
 
 
 def promoted(leaf: Any) -> Any:
-    """Converts a leaf to floats of at least 32 bits, real or complex.
+    """Converts an array to real or complex floats of at least 32 bits.
 
-    Integers and bools become default floats. NumPy arrays stay in NumPy: JAX may have
-    fewer bits, and compiles a program to convert them.
+    Integers and bools become default floats. NumPy arrays are converted by NumPy,
+    because JAX would compile a program for each conversion.
     """
     array = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     dtype = array.dtype
@@ -77,11 +77,11 @@ def promoted(leaf: Any) -> Any:
 
 
 def working(array: A) -> A:
-    """Converts an array to the working precision.
+    """Converts an array of 64 bits to 32 bits if x64 is disabled in JAX.
 
-    JAX arrays of 64 bits keep their dtype if 64 bits are disabled, but computations
-    use 32. Arrays that are passed to nested compiled functions must be converted here:
-    JAX 0.12 lowers a NumPy array in the mode, 32 or 64 bits, in which it first met it.
+    JAX arrays of 64 bits keep their dtype if x64 is disabled later, but computations
+    use 32 bits. Arrays that are passed to nested compiled functions must be converted
+    here: JAX 0.12 lowers a NumPy array in the mode, 32 or 64 bits, of its first use.
     """
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
     xp = jnp if isinstance(array, jax.Array) else np
@@ -89,7 +89,7 @@ def working(array: A) -> A:
 
 
 def working_constant(array: Any) -> Any:
-    """Converts an array to a constant of the working precision.
+    """Converts an array by `working`, as a constant without gradient.
 
     NumPy arrays stay in NumPy, so that their values can be inspected.
     """
@@ -104,10 +104,10 @@ def array_module(array: object) -> ModuleType:
 
 
 def on_host_or_compiled(function: F) -> F:
-    """Compiles a function of arrays, unless all arguments are on the host.
+    """Wraps a function in `jax.jit`, for calls with at least one JAX array.
 
-    Then it runs on the host, without compilation. The function takes its operations
-    from `array_module`.
+    Without a JAX array the function runs on the host, without compilation. It takes its
+    operations from `array_module`.
     """
     compiled = jax.jit(function)
 
@@ -120,7 +120,7 @@ def on_host_or_compiled(function: F) -> F:
 
 
 def with_entries(array: Any, places: Any, entries: Any) -> Any:
-    """Replaces entries at some places of the last axis."""
+    """Returns a copy of an array with new entries at indices of the last axis."""
     if isinstance(array, jax.Array):
         return array.at[..., places].set(entries)
     changed = array.copy()
@@ -129,7 +129,10 @@ def with_entries(array: Any, places: Any, entries: Any) -> Any:
 
 
 def with_minima(array: Any, places: Any, entries: Any) -> Any:
-    """Replaces entries by minima with other values at some places."""
+    """Returns a copy of an array with minima of old and new entries at some indices.
+
+    `places` are indices of the last axis. An index may occur more than once.
+    """
     if isinstance(array, jax.Array):
         return array.at[..., places].min(entries)
     changed = array.copy()
@@ -161,11 +164,12 @@ def scale_of(numbers: Any) -> Any:
 
 
 def varying_with(condition: jax.Array, value: ArrayLike) -> jax.Array:
-    """Marks a value as varying over mesh axes, under shard_map.
+    """Returns `value`, marked as varying over the mesh axes of `condition`.
 
-    A loop must start from arrays that vary over the same mesh axes as the results of
-    its steps, and constants do not vary. JAX has no public name for the axes of an
-    array in all versions that we support, so the value is selected by an array.
+    This is for loops under `jax.shard_map`. A loop must start from arrays that vary
+    over the same mesh axes as the results of its steps, and constants do not vary. JAX
+    has no public name for the axes of an array in all versions that we support, so the
+    value is selected by an array.
 
     Args:
       condition: bool, of a shape that broadcasts with that of the value.
@@ -175,7 +179,7 @@ def varying_with(condition: jax.Array, value: ArrayLike) -> jax.Array:
 
 
 def squares(numbers: Any) -> Any:
-    """Returns squared absolute values.
+    """Computes the squared absolute value of each number.
 
     The imaginary part of a real array is skipped: JAX would compute zeros in a separate
     program while it traces, and store them as a constant.
@@ -191,17 +195,17 @@ def norms_along(numbers: jax.Array, axis: int) -> jax.Array:
 
 
 def one_norm(numbers: jax.Array) -> jax.Array:
-    """Computes absolute values, for complex numbers as sums of both parts."""
+    """Computes |x| of real numbers, and |Re x| + |Im x| of complex numbers."""
     if jnp.iscomplexobj(numbers):
         return jnp.abs(numbers.real) + jnp.abs(numbers.imag)
     return jnp.abs(numbers)
 
 
 def power_below(numbers: jax.Array) -> jax.Array:
-    """Computes the largest powers of two that are not above numbers.
+    """Rounds each number down to a power of two.
 
-    Numbers must be normal. `jnp.frexp`, `jnp.log2` and `jnp.ldexp` compile to large
-    programs.
+    Numbers must be positive and not subnormal. The bits are changed directly, because
+    `jnp.frexp`, `jnp.log2` and `jnp.ldexp` compile to large programs.
     """
     precision = jnp.finfo(numbers.dtype)
     bits = jax.lax.bitcast_convert_type(numbers, f"int{precision.bits}")
@@ -210,9 +214,11 @@ def power_below(numbers: jax.Array) -> jax.Array:
 
 
 def inverse_power_of_two(values: jax.Array) -> jax.Array:
-    """Computes powers of two that scale values to about 1."""
-    # The exponent stays away from the ends of the range, because subnormal powers would
-    # be flushed to zero.
+    """Computes, for each value, a power of two whose product with it is about 1.
+
+    The power is 1 for values that are not positive.
+    """
+    # Values are clipped, because a subnormal power of two would be flushed to zero.
     bound = 2.0 ** (jnp.finfo(values.dtype).maxexp - 3)
     safe = jnp.clip(jnp.where(values > 0, values, 1), 1 / bound, bound)
     return 1 / power_below(safe * 2**0.5)
@@ -224,9 +230,10 @@ def next_power_of_two(size: int) -> int:
 
 
 def sharding_by_batch(masks: jax.Array, num_axes: int) -> NamedSharding | None:
-    """Returns the sharding of results that keep the batch axes of masks.
+    """Returns the sharding of arrays with the batch axes of masks and further axes.
 
-    None if the type of masks has no sharding.
+    Batch axes are sharded like those of `masks`, and `num_axes` further axes are
+    replicated. None if the mesh of `masks` has no explicit axes.
     """
     sharding = jax.typeof(masks).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:

@@ -15,9 +15,9 @@ def first_true(
 ) -> jax.Array:
     """Finds the smallest integer for which a monotone condition is true.
 
-    It is from 0 to count - 1 with `is_true(i)`, or count if there is none. The
-    predicate must be monotone: false, then true. The largest is tried first, since
-    unfinished rounds are the usual case.
+    Integers are from 0 to count - 1. Returns count if the condition is true for none.
+    The condition must be false first, then true. The largest integer is tried first,
+    because rounds that do not decode yet are the usual case.
     """
     none = varying_with(count > 0, jnp.zeros_like(count))
 
@@ -45,7 +45,7 @@ def first_time(is_true: Callable[[jax.Array], ArrayLike], last: jax.Array) -> ja
       is_true: Monotone predicate of a time.
       last: Largest time. Sets the dtype of the result, and makes it NaN if it is NaN.
     """
-    # Nonnegative floats have the same order as their bit patterns.
+    # Nonnegative floats have the same order as their bit patterns, which are integers.
     int_dtype = jnp.int32 if last.dtype == np.float32 else jnp.int64
     never = jnp.where(jnp.isnan(last), last, jnp.inf)
 

@@ -1,4 +1,4 @@
-"""Steps of the method of conjugate gradients.
+"""Steps of the conjugate gradient method.
 
 Letters are those of Björck, "Numerical methods for least squares problems" (SIAM,
 1996), algorithm 7.4.1 (CGLS), which minimises ‖Ax - b‖ for r = b - Ax:
@@ -19,7 +19,7 @@ from jaxwgc._common.arrays import squares
 
 
 class CGState(NamedTuple):
-    """State of conjugate gradients, without the solution and its residual.
+    """State of the conjugate gradient method, without solution and residual.
 
     Attributes:
       s: Aᵀr, one vector per system.
@@ -33,12 +33,12 @@ class CGState(NamedTuple):
 
 
 def cg_start(s: Array, axis: int = 0) -> CGState:
-    """Returns the state before the first step."""
+    """Returns the state before the first step, with search direction s."""
     return CGState(s=s, p=s, gamma=jnp.sum(squares(s), axis=axis))
 
 
 def step_length(state: CGState, curvature: Array) -> Array:
-    """Computes the length of a step, 0 if the curvature is not positive.
+    """Computes the step length γ / curvature, 0 if the curvature is not positive.
 
     The length is α for the curvature ‖Ap‖².
     """
@@ -46,7 +46,7 @@ def step_length(state: CGState, curvature: Array) -> Array:
 
 
 def cg_step(state: CGState, s: Array, axis: int = 0) -> CGState:
-    """Returns the state after a step."""
+    """Returns the next state, with the vector s that follows from the step."""
     gamma = jnp.sum(squares(s), axis=axis)
     beta = gamma / jnp.where(state.gamma > 0, state.gamma, jnp.inf)
     return CGState(s=s, p=s + jnp.expand_dims(beta, axis) * state.p, gamma=gamma)
@@ -58,9 +58,9 @@ def conjugate_gradients(
     max_iterations: int,
     tolerance: float = 0.0,
 ) -> Array:
-    """Solves one positive definite system.
+    """Solves one linear system Mx = b with a positive semidefinite matrix M.
 
-    The system is Mx = b, and iterations start at x = 0.
+    Iterations start at x = 0.
 
     Args:
       times: Returns Mx. M is symmetric and positive semidefinite.

@@ -14,7 +14,7 @@ from jaxwgc._common.arrays import is_kind, promoted
 
 
 def float_array(name: str, value: Any) -> Array:
-    """Converts `value` to a real array in the dtype of the computation.
+    """Converts `value` to a JAX array of real floats with at least 32 bits.
 
     Integers and bools become the default float, half precision becomes float32.
     """
@@ -39,9 +39,9 @@ def check_real(name: str, value: Any, array: Any) -> None:
 
 
 def _advice_for_frame(value: Any) -> str:
-    """Describes what to do with a data frame that is no matrix.
+    """Returns advice on a data frame that NumPy converts to no real array, as text.
 
-    For other values, the text is empty.
+    The text is empty for other values.
     """
     if not (hasattr(value, "columns") and hasattr(value, "dtypes")):
         return ""
@@ -78,7 +78,7 @@ def gathered(array: Array) -> Array:
 
 
 def on_mesh_of(other: Array, array: Array) -> Array:
-    """Replicates an array over the mesh of another array."""
+    """Replicates an array over the mesh of `other`, if the mesh has explicit axes."""
     mesh = jax.typeof(other).sharding.mesh
     if AxisType.Explicit not in mesh.axis_types:
         return array

@@ -12,7 +12,7 @@ from jaxwgc._common import arrays
 
 
 def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
-    """Concatenates the leaves of a pytree to a flat vector.
+    """Concatenates the leaves of a pytree into a flat real vector.
 
     The result is real, (*batch, size). The dtype is the widest of the leaves, at
     least float32, so that gradients in bfloat16 or float16 are coded in float32. A
@@ -32,9 +32,9 @@ def ravel(tree: Any, num_batch_axes: int = 0) -> jax.Array:
 
 
 def unravel(flat: jax.Array, like: Any) -> Any:
-    """Divides a flat vector into leaves like those of a pytree.
+    """Splits a flat vector into a pytree with the shapes and dtypes of `like`.
 
-    Inverts `ravel`; leaves have the shapes and dtypes of `like`.
+    Inverts `ravel`.
     """
     leaves, structure = jax.tree.flatten(like)
     dtypes = [jax.dtypes.canonicalize_dtype(leaf.dtype) for leaf in leaves]
@@ -46,7 +46,7 @@ def unravel(flat: jax.Array, like: Any) -> Any:
 def _cut(
     flat: jax.Array, shapes: tuple[tuple[int, ...], ...], dtypes: tuple[np.dtype, ...]
 ) -> list[jax.Array]:
-    """Splits a flat vector into leaves of given shapes and dtypes, in one program."""
+    """Splits a flat vector into leaves with the given shapes and dtypes."""
     batch = flat.shape[:-1]
     unraveled = []
     start = 0
@@ -62,7 +62,7 @@ def _cut(
 
 
 def raveled_size(like: Any) -> int:
-    """Returns the length of the flat vector of a pytree."""
+    """Returns the length of the flat vector into which `ravel` turns a pytree."""
     size = 0
     for leaf in jax.tree.leaves(like):
         numbers_per_entry = 2 if jnp.iscomplexobj(leaf) else 1
@@ -71,7 +71,7 @@ def raveled_size(like: Any) -> int:
 
 
 def blocks(flat: jax.Array, count: int) -> jax.Array:
-    """Divides a flat vector into equal blocks, padded with zeros.
+    """Splits a flat vector into `count` equal blocks, the last padded with zeros.
 
     Reshapes (..., size) to (..., count, ceil(size / count)).
     """
@@ -84,7 +84,7 @@ def blocks(flat: jax.Array, count: int) -> jax.Array:
 
 
 def real_form(matrix: Any) -> Any:
-    """Returns a real matrix that acts as a complex one on pairs of numbers.
+    """Returns a complex matrix as a real one, for vectors of real and imaginary parts.
 
     The real form is (..., n, 2, k, 2). On the CPU real products are several times
     faster than complex ones.

@@ -1,4 +1,4 @@
-"""Modules whose names are imported at their first use."""
+"""Packages that import each public name when it is first used."""
 
 import importlib
 import sys
@@ -9,7 +9,9 @@ from typing import Any
 def attributes(
     package: str, modules: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Returns functions that import the names of a package at their first use.
+    """Returns `__getattr__` and `__dir__` of a package with lazy imports.
+
+    `__getattr__` imports a name of the package when it is first used.
 
     Args:
       package: Name of the package.

@@ -1,4 +1,4 @@
-"""Leaves of pytrees by name, and the first leaf that differs."""
+"""Leaves of pytrees by name, and the first difference between two pytrees."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import jax
 
 
 def by_name(name: str, tree: Any) -> dict[str, Any]:
-    """Returns the leaves of a pytree by path.
+    """Returns a dict of the leaves of a pytree, with keys such as "params['w']".
 
     Args:
       name: Name of the tree, with which paths begin.
@@ -21,7 +21,9 @@ def by_name(name: str, tree: Any) -> dict[str, Any]:
 def difference(
     before: dict[str, Any], now: dict[str, Any], text: str = "{before}, and now {now}"
 ) -> str:
-    """Describes the first leaf that differs, or returns an empty string.
+    """Returns a text on the first leaf whose dtype or shape differs.
+
+    The text is empty if no leaf differs.
 
     Args:
       before: Leaves by name.

@@ -12,9 +12,10 @@ from jaxwgc._common.conversions import concrete, float_array, gathered
 
 
 def nonnegative_vector(name: str, value: ArrayLike) -> Array:
-    """Converts non-negative numbers to a float array.
+    """Converts a vector to floats; raises ValueError unless finite and at least 0.
 
-    Values of a traced array are not checked here. See `normalised`.
+    Not all numbers may be zero. Values of a traced vector are not checked here, but by
+    `normalised`.
     """
     array = gathered(float_array(name, value))
     validation.check_shape(name, array, "(size,)", ("any",))
@@ -26,21 +27,24 @@ def nonnegative_vector(name: str, value: ArrayLike) -> Array:
     # Subnormal numbers count as zero, since many JAX operations flush them to zero.
     if np.all(values < np.finfo(values.dtype).tiny):
         raise ValueError(
-            f"{name} must not all be zero (as {values.dtype}); got {values.size} zeros"
+            f"{name} must not all be zero in {values.dtype}; got {values.size} zeros"
         )
     return array
 
 
 def distribution(name: str, value: ArrayLike) -> tuple[Array, Array]:
-    """Normalises a vector, and tests whether it is valid if traced."""
+    """Returns a vector divided by its sum, and whether it was valid.
+
+    An invalid vector raises ValueError, unless it is traced.
+    """
     return normalised(nonnegative_vector(name, value))
 
 
 @jax.jit
 def normalised(values: Array) -> tuple[Array, Array]:
-    """Divides values by their sum, and tests whether they are probabilities.
+    """Returns values divided by their sum, and whether the values are valid.
 
-    They are valid if they are finite, not negative and not all zero.
+    Values are valid if they are finite, not negative and not all zero.
     """
     valid = jnp.all(jnp.isfinite(values) & (values >= 0))
     valid &= jnp.any(values >= jnp.finfo(values.dtype).tiny)

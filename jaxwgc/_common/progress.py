@@ -1,4 +1,4 @@
-"""Progress of long studies: a function of the caller, or a bar in the terminal."""
+"""Progress of long studies: a callback, or a bar in a terminal or notebook."""
 
 import importlib.util
 import sys
@@ -8,15 +8,15 @@ from typing import Any
 
 from jaxwgc._common import validation
 
-# Seconds before a bar appears. Shorter studies show none.
+# Seconds before a progress bar appears, so that shorter studies show no bar.
 _PATIENCE_SECONDS = 2.0
 
 
 class Progress:
-    """Reports progress of a study; a context manager, which removes its bar.
+    """Context manager that reports the progress of a study by callback or bar.
 
     The bar needs rich and a terminal, or a notebook with ipywidgets. It appears after
-    two seconds.
+    two seconds, and is removed when the context ends.
 
     Raises:
       TypeError: If `report` is neither None nor a function.
@@ -57,7 +57,7 @@ class Progress:
     def _start_bar_if_late(self) -> None:
         if time.monotonic() - self._start < _PATIENCE_SECONDS:
             return
-        # In a notebook, rich draws its bar with ipywidgets.
+        # rich needs ipywidgets to draw its bar in a notebook.
         is_notebook = "ipykernel" in sys.modules and _is_installed("ipywidgets")
         is_shown = sys.stderr.isatty() or is_notebook
         if not is_shown or not _is_installed("rich"):

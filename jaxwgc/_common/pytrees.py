@@ -8,17 +8,17 @@ import jax
 
 T = TypeVar("T")
 
-# Static[int] marks a field that belongs to the structure of the pytree, and is not an
-# array.
+# Annotation of static fields, e.g. Static[int]: the field is part of the structure of
+# the pytree, and no leaf.
 Static: TypeAlias = Annotated[T, "static"]
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, eq=False)
 class ByIdentity(Generic[T]):
-    """An object as a static argument, equal to itself alone.
+    """Wrapper of an object for static arguments of `jax.jit`, equal by identity.
 
-    It is also a pytree without arrays.
+    The wrapper is also a pytree without arrays.
 
     Objects of the user's classes may be equal although they compute other results, and
     may have no hash.
@@ -34,7 +34,7 @@ class ByIdentity(Generic[T]):
 
 
 def register(cls: type[T]) -> type[T]:
-    """Registers a dataclass as a pytree.
+    """Registers a dataclass as a pytree whose structure includes the class.
 
     With `jax.tree_util.register_dataclass` two classes with equal fields have equal
     structures. If their hashes collide in the few bits that a cache compares,

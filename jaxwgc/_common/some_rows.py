@@ -1,4 +1,4 @@
-"""Computations for a subset of many masks, at the cost of that subset."""
+"""Functions of some rows of an array, computed at the cost of these rows only."""
 
 import math
 from collections.abc import Callable
@@ -11,18 +11,18 @@ from jax.tree_util import Partial
 
 T = TypeVar("T")
 
-# Number of entries that are computed together, and the minimum number of rows. With
-# fewer rows, a batch that brings no gain takes too long.
+# Maximum number of entries in a batch, and minimum number of rows. Longer rows are
+# computed one by one, because a batch of them takes too long if it brings no gain.
 _ENTRIES_TOGETHER = 512
 _FEWEST_TOGETHER = 16
 
 
 @custom_vmap
 def any_under_vmap(condition: jax.Array) -> jax.Array:
-    """Returns whether a condition is true for any element of enclosing vmaps.
+    """Returns whether a condition is true for any element under `jax.vmap`.
 
-    `lax.cond` on a condition that is mapped by vmap becomes a select, which runs both
-    branches.
+    The result is for `lax.cond`: a condition that is mapped by vmap would turn the cond
+    into a select, which runs both branches.
     """
     return condition
 
@@ -34,14 +34,18 @@ def _any_under_vmap_rule(axis_size, in_batched, condition):
 
 
 def compute_if(condition: jax.Array, function: Callable[[], T], default: T) -> T:
-    """Computes a function only if a condition is true for any element of vmaps."""
+    """Returns `function()` if a condition is true, and `default` otherwise.
+
+    Under `jax.vmap`, the function is computed only if the condition is true for any
+    element.
+    """
     computed = jax.lax.cond(any_under_vmap(condition), function, lambda: default)
     # One `cond` compiles to a smaller program than one `select` per array.
     return jax.lax.cond(condition, lambda: computed, lambda: default)
 
 
 def in_batches(function: Callable[[jax.Array], T], rows: jax.Array, size: int) -> T:
-    """Applies a function to rows, a batch at a time.
+    """Applies a function to batches of rows, one batch after the other.
 
     Args:
       function: Maps rows (number, c) to arrays with that leading axis.
@@ -73,7 +77,7 @@ def in_batches(function: Callable[[jax.Array], T], rows: jax.Array, size: int) -
 
 
 def keep(values: jax.Array, rows: jax.Array, *_: object) -> tuple[jax.Array, jax.Array]:
-    """Returns values unchanged, as final ones."""
+    """Returns the values unchanged, and True for each row: its value is final."""
     return values, rows[..., 0] | True
 
 
@@ -85,7 +89,7 @@ def masked_map(
     values: jax.Array,
     rows: jax.Array,
 ) -> jax.Array:
-    """Computes new values for rows with a true condition, and keeps the others.
+    """Computes new values of rows with a true condition, and keeps other values.
 
     Under `jax.vmap`, too, only those rows are computed. Plain vmap would turn the
     condition into a select that computes every row.
@@ -109,7 +113,8 @@ def masked_map(
         return value.reshape(values.shape)
     if together is not None:
         flat, is_open = _replace_together(is_open, together, flat, rows)
-    # The cumulative count of these rows finds each row. Sorting would take longer.
+    # `searchsorted` in the cumulative count finds each row that is left. Sorting the
+    # rows would take longer.
     count = jnp.cumsum(is_open)
 
     def replace(step, flat):
@@ -124,9 +129,9 @@ def masked_map(
 def _replace_together(
     is_open: jax.Array, function: Partial, values: jax.Array, rows: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes new values for whole batches of rows.
+    """Computes rows in batches; returns all values, and which rows are not final.
 
-    Ends early if fewer than half of the values are final.
+    Ends early if fewer than half of the computed values are final.
     """
     size = min(_ENTRIES_TOGETHER // rows.shape[1], len(rows))
     if size < _FEWEST_TOGETHER:
@@ -153,13 +158,13 @@ def _replace_together(
 def _add_axis(axis_size, in_batched, condition, function, together, values, rows):
     """Computes `masked_map` under `jax.vmap`."""
     if any(jax.tree.leaves(in_batched[1:3])):
-        # Functions are called one by one, because vmap would repeat the shared arrays
-        # for each row.
+        # Elements with different functions are computed one by one, because the arrays
+        # in a function would otherwise be repeated for each row.
         axes = jax.tree.map(lambda has_axis: 0 if has_axis else None, tuple(in_batched))
         one_by_one = jax.vmap(sequential_vmap(masked_map), axes)
         return one_by_one(condition, function, together, values, rows), True
 
-    # The new batch axis becomes a second axis of rows.
+    # The axis of vmap becomes one more leading axis of the rows.
     def with_axis(array, has_axis):
         shape = array.shape if has_axis else (axis_size, *array.shape)
         return jnp.broadcast_to(array, shape)

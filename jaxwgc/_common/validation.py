@@ -11,7 +11,7 @@ import numpy as np
 
 
 def in_short(value: object) -> str:
-    """Prints a value, or its type if its text is long."""
+    """Returns the repr of a value, or only its type if the repr is long."""
     text = repr(value)
     return text if len(text) <= 100 else f"a {type(value).__name__}"
 
@@ -26,7 +26,7 @@ def check_instance(name: str, value: object, kind: type, hint: str = "") -> None
 
 
 def check_shape(name: str, array: Any, axes: str, sizes: tuple[int | str, ...]) -> None:
-    """Raises ValueError unless an array has axes of given sizes.
+    """Raises ValueError unless the axes of an array have the given sizes.
 
     "any" allows every size except zero. A leading "..." allows batch axes.
     """
@@ -53,14 +53,14 @@ def check_callable(name: str, value: object) -> None:
 
 
 def check_bool(name: str, value: object) -> bool:
-    """Raises TypeError unless a value is True or False."""
+    """Converts True or False of Python or NumPy to bool; rejects other values."""
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False; got {value!r}")
     return bool(value)
 
 
 def check_int(name: str, value: Any, minimum: int | None = None) -> int:
-    """Converts an integer of Python or NumPy to int; rejects bools and floats."""
+    """Converts an integer to int; rejects bools, floats and values below `minimum`."""
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be an int; got {value!r}")
     try:
@@ -75,7 +75,7 @@ def check_int(name: str, value: Any, minimum: int | None = None) -> int:
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
-    """Raises ValueError unless a value is one of some strings."""
+    """Returns `value`; raises ValueError unless it is one of the strings `choices`."""
     if not isinstance(value, str) or value not in choices:
         quoted = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} must be one of {quoted}; got {value!r}")
@@ -85,7 +85,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
 def check_entries(
     name: str, values: np.ndarray, is_valid: np.ndarray, rule: str
 ) -> None:
-    """Raises ValueError unless all entries of a vector obey a rule."""
+    """Raises ValueError with the first invalid entry, unless all are valid."""
     if not np.all(is_valid):
         index = int(np.argmin(is_valid))
         value = np.ravel(values)[index]
@@ -95,7 +95,7 @@ def check_entries(
 def check_stragglers(
     num_stragglers: Any, num_workers: int, name: str = "num_stragglers"
 ) -> int:
-    """Checks that a number of stragglers leaves at least one worker to respond."""
+    """Returns a number of stragglers; raises an error unless below `num_workers`."""
     num_workers = check_int("num_workers", num_workers, minimum=1)
     num_stragglers = check_int(name, num_stragglers, minimum=0)
     if num_stragglers >= num_workers:
@@ -107,7 +107,10 @@ def check_stragglers(
 
 
 def check_up_to(name: str, value: Any, **limit: int) -> int:
-    """Checks that a value is an int from 1 to a limit."""
+    """Returns an int; raises an error unless it is from 1 to a limit.
+
+    The keyword gives the name and the value of the limit.
+    """
     [(limit_name, maximum)] = limit.items()
     maximum = check_int(limit_name, maximum, minimum=1)
     value = check_int(name, value, minimum=1)

@@ -1,4 +1,4 @@
-"""Asynchronous training: rules that do not wait, and a race of all methods."""
+"""Asynchronous training without rounds, and a comparison of methods by `race`."""
 
 from jaxwgc.asynchronous._collecting import fedbuff, rennala
 from jaxwgc.asynchronous._every_arrival import delay_adaptive, every_arrival, rescaled

@@ -1,4 +1,4 @@
-"""Rules that collect gradients for one averaged step: FedBuff and Rennala."""
+"""Rules that average several gradients for each step: FedBuff and Rennala."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, Decision
 
 
 class _Collection(NamedTuple):
-    """Gradients that are collected for a step: their sum and number."""
+    """Sum and number of the gradients that were collected for the next step."""
 
     total: Any
     number: jax.Array
@@ -22,7 +22,7 @@ class _Collection(NamedTuple):
 @register
 @dataclasses.dataclass(frozen=True)
 class fedbuff(AsynchronousRule):
-    """Collects gradients of any staleness, and takes their mean as one step.
+    """Averages `size` gradients of any staleness for each step.
 
     A worker begins anew with the newest parameters as soon as it has responded.
 
@@ -49,11 +49,11 @@ class fedbuff(AsynchronousRule):
         validation.check_int("size", self.size, minimum=1)
 
     def init(self, params: Any, num_workers: int) -> _Collection:
-        """Returns an empty collection."""
+        """Returns the state before the first gradient: a sum and a number of zero."""
         return _Collection(optax.tree.zeros_like(params), jnp.int32(0))
 
     def decide(self, arrival: Arrival, state: _Collection) -> tuple[Decision, Any]:
-        """Returns an update if the collection is complete."""
+        """Decides to update at each `size`-th gradient; returns also the next state."""
         total = optax.tree.add(state.total, arrival.gradient)
         number = state.number + 1
         is_complete = number == self.size
@@ -68,10 +68,10 @@ class fedbuff(AsynchronousRule):
 @register
 @dataclasses.dataclass(frozen=True)
 class rennala(fedbuff):
-    """Collects gradients of the newest parameters, and takes their mean as one step.
+    """Averages `size` gradients of the newest parameters for each step.
 
-    All workers then stop, and begin anew, so that no gradient is stale. A fast worker
-    may contribute several gradients to a step.
+    After the step all workers stop, and begin anew, so that no gradient is stale. A
+    fast worker may contribute several gradients to a step.
 
     Args:
       size: Number B of gradients per step, at least 1.
@@ -91,7 +91,10 @@ class rennala(fedbuff):
     """
 
     def decide(self, arrival: Arrival, state: _Collection) -> tuple[Decision, Any]:
-        """Returns an update if the collection is complete; all workers then restart."""
+        """Decides like `fedbuff`, but restarts all workers after an update.
+
+        Returns also the next state.
+        """
         decision, state = super().decide(arrival, state)
         restarts = decision.restarts | decision.is_update
         return decision._replace(restarts=restarts), state

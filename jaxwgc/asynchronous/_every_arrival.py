@@ -31,20 +31,22 @@ class every_arrival(AsynchronousRule):
     """
 
     def decide(self, arrival: Arrival, state: Any) -> tuple[Decision, Any]:
-        """Returns an update by the gradient times its factor."""
+        """Decides to update by the scaled gradient; returns also the next state."""
         factor, state = self.factor(arrival, state)
         gradient = optax.tree.scale(factor, arrival.gradient)
         return Decision(True, gradient, arrival.is_worker), state
 
     def factor(self, arrival: Arrival, state: Any) -> tuple[jax.Array, Any]:
-        """Returns the factor of a gradient, 1, and the next state."""
+        """Returns the factor of the gradient, here 1, and the next state."""
         return jnp.ones(()), state
 
 
 @register
 @dataclasses.dataclass(frozen=True)
 class delay_adaptive(every_arrival):
-    """Applies every gradient, with a smaller step size if it is stale.
+    """Applies every gradient, with a smaller step size if it is very stale.
+
+    The factor of the step size is n / max(n, staleness) for n workers.
 
     Example:
       >>> from jaxwgc import asynchronous
@@ -57,14 +59,14 @@ class delay_adaptive(every_arrival):
     """
 
     def factor(self, arrival: Arrival, state: Any) -> tuple[jax.Array, Any]:
-        """Returns n / max(n, d)."""
+        """Returns the factor n / max(n, staleness), and the next state."""
         num_workers = arrival.staleness.size
         staleness = arrival.staleness[arrival.worker]
         return num_workers / jnp.maximum(num_workers, staleness).astype(float), state
 
 
 class _MeanTimes(NamedTuple):
-    """Sums and numbers of the times of computations, by worker."""
+    """Total time and number of the computations of each worker."""
 
     totals: jax.Array
     counts: jax.Array
@@ -73,10 +75,10 @@ class _MeanTimes(NamedTuple):
 @register
 @dataclasses.dataclass(frozen=True)
 class rescaled(every_arrival):
-    """Applies every gradient, with a step size in proportion to its worker's time.
+    """Applies every gradient, with a step size proportional to its worker's mean time.
 
     Slow workers, which own their parts, then count as much as fast ones. The paper
-    takes times that are fixed and known. Here a worker's time is the mean of its
+    takes times that are fixed and known. Here a worker's time is the mean time of its
     computations so far, relative to the mean of all workers that have responded.
 
     Example:
@@ -90,11 +92,14 @@ class rescaled(every_arrival):
     """
 
     def init(self, params: Any, num_workers: int) -> _MeanTimes:
-        """Returns the state before any computation has ended."""
+        """Returns the state before the first arrival: times and counts of zero."""
         return _MeanTimes(jnp.zeros(num_workers), jnp.zeros(num_workers))
 
     def factor(self, arrival: Arrival, state: _MeanTimes) -> tuple[jax.Array, Any]:
-        """Returns the mean time of the worker, relative to those of all workers."""
+        """Returns the worker's mean time, relative to all workers, and the next state.
+
+        The mean over workers includes only workers with an arrival.
+        """
         totals = state.totals + jnp.where(arrival.is_worker, arrival.seconds, 0)
         counts = state.counts + arrival.is_worker
         means = totals / jnp.maximum(counts, 1)

@@ -15,7 +15,7 @@ from jaxwgc._common.pytrees import Static, register
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-    """A loss over parts of data, for workers that compute its gradients.
+    """Loss over parts of data, and the parts whose gradients each worker computes.
 
     Attributes:
       loss: `loss(params, part) -> scalar`, summed over the rows of the part, so that
@@ -63,7 +63,7 @@ class Problem:
         )
         if self.draws != "one of all" and num_parts % num_workers:
             raise ValueError(
-                "parts must be as many as num_workers, or a multiple; got "
+                "the number of parts must be a multiple of num_workers; got "
                 f"{num_parts} parts and num_workers = {num_workers}. Use "
                 f"jaxwgc.partition(data, {num_workers})"
             )
@@ -71,20 +71,20 @@ class Problem:
 
     @property
     def num_parts(self) -> int:
-        """Number of parts."""
+        """Number of parts of the data, the leading axis of `parts`."""
         return jax.tree.leaves(self.parts)[0].shape[0]
 
     def total_loss(self, params: Any) -> jax.Array:
-        """Returns the sum of the losses of all parts."""
+        """Returns the sum of the losses of all parts at `params`."""
         return self._loss_of(params, self.parts)
 
     @property
     def num_parts_of_round(self) -> int:
-        """Number of parts of a synchronous round."""
+        """Number of parts in a round: all parts, or one per worker if drawn."""
         return self.num_parts if self.draws == "own" else self.num_workers
 
     def parts_of_round(self, key: jax.Array) -> Any:
-        """Returns the parts of a synchronous round."""
+        """Returns the parts of a round: all parts, or a drawn part per worker."""
         if self.draws == "own":
             return self.parts
         return self._parts_at(self._drawn(key, jnp.arange(self.num_workers)))
@@ -103,7 +103,7 @@ class Problem:
         if jnp.ndim(losses) != 1:
             raise ValueError(
                 f"loss must return a scalar; got shape {losses.shape[1:]}. Sum the "
-                "losses of rows"
+                "losses over the rows of a part"
             )
         return jnp.sum(losses)
 
@@ -112,7 +112,7 @@ class Problem:
         return self.num_parts // self.num_workers
 
     def _drawn(self, key: jax.Array, workers: jax.Array) -> jax.Array:
-        """Draws parts for some workers."""
+        """Draws the index of one part for each of the given workers."""
         if self.draws == "one of all":
             return jax.random.randint(key, workers.shape, 0, self.num_parts)
         drawn = jax.random.randint(key, workers.shape, 0, self._num_own)

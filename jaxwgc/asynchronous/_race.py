@@ -24,15 +24,15 @@ from jaxwgc.simulation._program_arguments import (
 )
 from jaxwgc.stragglers import DelayModel
 
-# Number of computations of each worker for which times are drawn, if the worker does
-# not wait.
+# Number of times that are drawn for each worker under an asynchronous rule. A worker
+# with more computations repeats its times.
 _NUM_TIMES = 1024
-# Seeds on which step sizes are chosen, for each step size.
+# Number of runs of each step size, with different seeds, to choose the best step size.
 _NUM_SEEDS_OF_CHOICE = 3
 
 
 class _Runs(NamedTuple):
-    """Runs of a method with several seeds and step sizes.
+    """Results of several runs of a method, each with a seed and a step size.
 
     Attributes:
       loss: Total loss, (runs, points).
@@ -62,11 +62,11 @@ def race(
     num_points: int = 200,
     progress: Callable[[int, int], object] | None = None,
 ) -> Race:
-    """Compares waiting, coding and asynchronous rules by loss against time.
+    """Compares synchronous rounds and asynchronous rules by loss against time.
 
     All methods have the same loss, parts, first parameters, delay model and seeds. Each
-    runs at its best step size, chosen on other seeds: that which reaches the smallest
-    target first, or the lowest loss if none does.
+    runs at its best step size, chosen on other seeds: the step size that reaches the
+    smallest target first, or the lowest loss if no step size reaches the target.
 
     Losses are relative: 1 is the total loss at the start, and 0 that of the solution,
     or 0 without one. Workers that do not wait repeat their times after 1,024
@@ -162,7 +162,10 @@ def race(
     num_lanes = max(num_seeds, _NUM_SEEDS_OF_CHOICE * len(sizes))
 
     def run(method, keys, sizes):
-        """Runs pairs of a key and a step size, in as many lanes for any number."""
+        """Runs a method once for each pair of a key and a step size.
+
+        Pairs are repeated to `num_lanes` runs, so that all calls share one program.
+        """
         lanes = np.arange(num_lanes) % len(keys)
         runs = _run(
             as_argument(method),
@@ -178,7 +181,7 @@ def race(
         return runs._replace(loss=(runs.loss - least) / (first - least))
 
     def best_step(name, method):
-        """Finds the best step size on other seeds."""
+        """Returns the best step size of a method, on seeds apart from the race."""
         seeds = np.arange(_NUM_SEEDS_OF_CHOICE * len(sizes)) % _NUM_SEEDS_OF_CHOICE
         other_keys = jax.random.split(key_of_choice, _NUM_SEEDS_OF_CHOICE)
         runs = run(method, other_keys[seeds], np.repeat(sizes, _NUM_SEEDS_OF_CHOICE))
@@ -217,7 +220,7 @@ def _run(
     keys: jax.Array,
     step_sizes: jax.Array,
 ) -> _Runs:
-    """Runs a method for pairs of a key and a step size."""
+    """Runs a method once for each pair of a key and a step size, in one program."""
     method = from_argument(method)
     delay = from_argument(delay)
 
@@ -269,14 +272,14 @@ def _run(
 def _best_place(name: str, sizes: np.ndarray, losses: np.ndarray, target: float) -> int:
     """Returns the index of the step size that reaches a target first.
 
-    If none does, that of the lowest loss at the end. Losses are (step sizes, seeds,
-    points).
+    If no step size reaches the target, the one with the lowest loss at the end. Losses
+    are (step sizes, seeds, points).
     """
     is_finite = np.isfinite(losses).all(axis=(1, 2))
     if not is_finite.any():
         raise ValueError(
-            f"parameters of methods[{name!r}] become infinite at every step size; got "
-            f"{sizes.tolist()}. Pass smaller step_sizes"
+            "step_sizes must have a step size at which the losses of "
+            f"methods[{name!r}] stay finite; got {sizes.tolist()}. Pass smaller ones"
         )
     places = np.mean(place_of(losses, target), axis=1)
     last = np.mean(losses[..., -1], axis=1)
@@ -301,8 +304,8 @@ def _check_methods(methods: Any, problem: Any) -> None:
         if code is not None and (code.num_workers, code.num_parts) != sizes:
             raise ValueError(
                 f"the code of methods[{name!r}] must have {sizes[0]} workers and "
-                f"{sizes[1]} parts, as a round of the problem; got "
-                f"{(code.num_workers, code.num_parts)}"
+                f"{sizes[1]} parts, like a round of the problem; got "
+                f"{code.num_workers} workers and {code.num_parts} parts"
             )
 
 
@@ -310,8 +313,8 @@ def _check_times(delay: DelayModel, key: jax.Array, num_workers: int) -> None:
     times = np.asarray(drawn_times(delay, key, num_workers, 8))
     if not np.all(times > 0):
         raise ValueError(
-            "times of delay must be positive, and infinity without a response; got "
-            f"{times.min()}"
+            "delay must draw positive times, and infinity for a worker that does not "
+            f"respond; got a time of {times.min()}"
         )
 
 
@@ -322,13 +325,16 @@ def _losses_of_start_and_solution(
     if solution is None:
         least = np.float64(0)
     elif jax.tree.map(jnp.shape, solution) != jax.tree.map(jnp.shape, problem.start):
-        raise ValueError("solution must have the structure and shapes of problem.start")
+        raise ValueError(
+            "solution must have the structure and shapes of problem.start; got "
+            f"{validation.in_short(solution)}"
+        )
     else:
         least = np.float64(problem.total_loss(solution))
     if not least < first < np.inf:
         raise ValueError(
-            "the total loss of the start must be finite, and above that of the "
-            f"solution (0 without one); got {first} and {least}"
+            "problem.start must have a finite total loss, above the total loss of "
+            f"solution (0 if solution is None); got {first} and {least}"
         )
     return first, least
 
@@ -337,6 +343,7 @@ def _check_is_given(name: str, method: Any, runs: _Runs) -> None:
     is_stuck = (runs.num_updates > 0) & (runs.last_given == 0)
     if np.all(is_stuck):
         raise ValueError(
-            f"methods[{name!r}] must give new parameters to workers that restart; got "
-            f"{runs.num_updates.max()} updates and no restart from {method}"
+            f"methods[{name!r}] must restart workers with the newest parameters; got "
+            f"{runs.num_updates.max()} updates and no restart from {method}. Set "
+            "restarts of its decisions, e.g. to arrival.is_worker"
         )

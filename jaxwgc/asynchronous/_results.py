@@ -57,10 +57,10 @@ class Race:
     targets: tuple[float, ...]
 
     def times_to(self, target: float) -> dict[str, np.ndarray]:
-        """Returns the time at which each seed of each method reaches a relative loss.
+        """Returns the times at which the seeds of each method reach a relative loss.
 
-        From then on, its loss is at most the target until the end of the race. Infinity
-        for seeds that do not reach it.
+        From this time to the end of the race, the loss is at most the target. The time
+        is infinity for seeds that do not reach the target.
 
         Args:
           target: Relative loss.
@@ -124,9 +124,9 @@ class Race:
 
 
 def place_of(losses: np.ndarray, target: float) -> np.ndarray:
-    """Returns the index from which all losses are at most a target.
+    """Returns the index of the point from which all losses are at most a target.
 
-    The number of points if the last loss is above it.
+    The number of points if the last loss is above the target.
     """
     from_the_end = np.flip(losses <= target, axis=-1)
     num_reached = np.logical_and.accumulate(from_the_end, axis=-1).sum(axis=-1)
@@ -134,7 +134,7 @@ def place_of(losses: np.ndarray, target: float) -> np.ndarray:
 
 
 def _quartiles(times: np.ndarray) -> str:
-    """Prints the median and the quartiles of times."""
+    """Returns the median and quartiles of times as text; "-" if infinite."""
     low, median, high = np.quantile(times, [0.25, 0.5, 0.75], method="nearest")
     if not np.isfinite(median):
         return "-"

@@ -1,4 +1,4 @@
-"""Ringleader: a rule for parts that differ, with gradients of all workers."""
+"""Ringleader: a rule for workers with unequal parts, with gradients of all."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, Decision
 
 
 class _Table(NamedTuple):
-    """State of the rule: gradients of all workers.
+    """State of `ringleader`: summed gradients of each worker.
 
     Attributes:
       sums: Sums of the gradients of each worker since it began anew, leaves
@@ -32,7 +32,7 @@ class _Table(NamedTuple):
 @register
 @dataclasses.dataclass(frozen=True)
 class ringleader(AsynchronousRule):
-    """Collects gradients of all workers, then takes a step for each of them.
+    """Collects gradients of all workers, then takes one step per worker.
 
     A round first collects until each worker has a gradient in the table. There are then
     exactly n steps by (1/n) Σ Gᵢ/bᵢ, with the sum Gᵢ and the number bᵢ of the gradients
@@ -54,7 +54,7 @@ class ringleader(AsynchronousRule):
     """
 
     def init(self, params: Any, num_workers: int) -> _Table:
-        """Returns an empty table."""
+        """Returns the state without gradients, in which all workers are awaited."""
 
         def empty(leaf):
             return jnp.zeros((num_workers, *leaf.shape), leaf.dtype)
@@ -67,7 +67,11 @@ class ringleader(AsynchronousRule):
         )
 
     def decide(self, arrival: Arrival, state: _Table) -> tuple[Decision, _Table]:
-        """Returns an update if all gradients have arrived and the worker is awaited."""
+        """Decides to update if the table is complete; returns also the next state.
+
+        The table is complete if it has a gradient of each awaited worker. The worker
+        that has arrived must be awaited, too.
+        """
         num_workers = arrival.staleness.size
         zeros = optax.tree.zeros_like(arrival.gradient)
         added = jax.vmap(optax.tree.add, (0, None))(state.sums, arrival.gradient)

@@ -11,7 +11,7 @@ from jaxwgc.asynchronous._rule import Arrival, AsynchronousRule, Decision
 @register
 @dataclasses.dataclass(frozen=True)
 class ringmaster(AsynchronousRule):
-    """Applies gradients, and drops gradients that are too stale.
+    """Applies gradients of staleness below a threshold, and drops other gradients.
 
     Args:
       threshold: Staleness R from which gradients are dropped, at least 1. With 1, only
@@ -43,7 +43,7 @@ class ringmaster(AsynchronousRule):
         validation.check_bool("stops", self.stops)
 
     def decide(self, arrival: Arrival, state: Any) -> tuple[Decision, Any]:
-        """Returns an update if the gradient is not too stale."""
+        """Decides to update unless staleness is too large; returns also the state."""
         is_update = arrival.staleness[arrival.worker] < self.threshold
         restarts = arrival.is_worker
         if self.stops:

@@ -1,4 +1,4 @@
-"""Rules of asynchronous training: what an arriving gradient changes."""
+"""Base class of asynchronous rules, which decide what each gradient changes."""
 
 import abc
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 class Arrival(NamedTuple):
-    """A gradient that arrives at the coordinator.
+    """Gradient that arrives at the coordinator, with its worker and staleness.
 
     Attributes:
       worker: Index of its worker, int32 scalar.
@@ -27,19 +27,19 @@ class Arrival(NamedTuple):
 
     @property
     def is_worker(self) -> jax.Array:
-        """True for the worker of the gradient."""
+        """Mask of the worker that computed the gradient, bool (num_workers,)."""
         return jnp.arange(self.staleness.size) == self.worker
 
 
 class Decision(NamedTuple):
-    """What an arriving gradient changes.
+    """Decision of a rule on an arriving gradient: update or not, and restarts.
 
     Attributes:
       is_update: Whether the optimizer updates the parameters, bool scalar.
       gradient: Gradient of the update, a pytree like params; anything without one.
       restarts: Workers that are given the newest parameters, bool (num_workers,). They
-        stop what they compute. The worker that has arrived begins anew in any case:
-        unless it is among them, with the parameters that it has.
+        stop what they compute. The worker of the gradient begins anew in any case: if
+        it is not marked here, with the parameters that it has.
     """
 
     is_update: jax.Array | bool
@@ -73,4 +73,4 @@ class AsynchronousRule(abc.ABC):
 
     @abc.abstractmethod
     def decide(self, arrival: Arrival, state: Any) -> tuple[Decision, Any]:
-        """Decides what an arriving gradient changes."""
+        """Returns what an arriving gradient changes, and the next state."""

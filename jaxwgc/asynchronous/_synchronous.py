@@ -1,4 +1,4 @@
-"""Synchronous methods of a race: rounds of a code and a waiting rule."""
+"""Synchronous methods of a race: rounds with a code and a waiting rule."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -18,10 +18,11 @@ from jaxwgc.stragglers import DelayModel, delayed
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class synchronous:
-    """Trains in rounds of a code and a waiting rule, for comparison.
+    """Synchronous method of a race: rounds with a code and a waiting rule.
 
-    `codes.uncoded` with `stragglers.fastest(n)` waits for all workers, with fewer it
-    ignores the others, and with memory their newest messages stand for missing ones.
+    With `codes.uncoded`, the rule `stragglers.fastest(n)` waits for all n workers, and
+    a rule for fewer workers ignores the slowest. With memory, the newest message of a
+    late worker counts until it responds.
 
     Args:
       code: Gradient code: with as many parts as the problem if workers own them, and as
@@ -58,19 +59,19 @@ class synchronous:
     def aggregator(
         self, delay: DelayModel, key: jax.Array
     ) -> optax.GradientTransformation:
-        """Returns the aggregator of rounds with a delay model."""
+        """Returns the aggregator of rounds that are drawn by a delay model."""
         model = delayed(delay, self.wait, late=self.late)
         return coded_aggregate(self.code, model, key, memory=self.memory)
 
 
 class RoundState(NamedTuple):
-    """State of a synchronous cluster.
+    """State of a synchronous cluster: the current round and its outcome.
 
     Attributes:
       params: Parameters of the current round.
-      next_params: Those after it.
-      next_state: State of aggregator and optimizer after it.
-      end: When it ends; infinity if never.
+      next_params: Parameters after the current round.
+      next_state: State of aggregator and optimizer after the current round.
+      end: When the current round ends; infinity if never.
       num_updates: Number of rounds that have ended, int32.
     """
 
@@ -82,12 +83,12 @@ class RoundState(NamedTuple):
 
     @property
     def given_at(self) -> jax.Array:
-        """Number of updates before workers were given their parameters."""
+        """Number of updates before workers were given the current parameters."""
         return self.num_updates
 
 
 class SynchronousCluster(NamedTuple):
-    """Workers that wait for the end of each round.
+    """Simulated cluster in which workers wait for the end of each round.
 
     Attributes:
       problem: Loss and parts.
@@ -100,7 +101,7 @@ class SynchronousCluster(NamedTuple):
     key: jax.Array
 
     def start(self) -> RoundState:
-        """Returns the state in the first round."""
+        """Returns the state of the first round."""
         params = jax.tree.map(jnp.asarray, self.problem.start)
         return self._begin(params, self.optimizer.init(params), jnp.int32(0))
 
@@ -109,11 +110,11 @@ class SynchronousCluster(NamedTuple):
         return state.end
 
     def following(self, state: RoundState) -> RoundState:
-        """Returns the state in the next round."""
+        """Returns the state of the next round."""
         return self._begin(state.next_params, state.next_state, state.num_updates + 1)
 
     def _begin(self, params: Any, state: Any, num_updates: jax.Array) -> RoundState:
-        """Begins a round, and computes its end."""
+        """Returns the state of a new round, with its outcome and end."""
         key = jax.random.fold_in(self.key, num_updates)
         parts = self.problem.parts_of_round(key)
         _, gradients = partial_value_and_grad(self.problem.loss)(params, parts)

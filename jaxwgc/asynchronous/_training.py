@@ -55,10 +55,10 @@ class Event(NamedTuple):
 
 
 class AsynchronousCluster(NamedTuple):
-    """Workers that compute gradients without waiting for each other.
+    """Simulated cluster in which workers do not wait for each other.
 
     Attributes:
-      rule: What follows an arrival.
+      rule: Rule that decides what an arrival changes.
       problem: Loss and parts.
       optimizer: Optimizer of the updates.
       times: Times of the computations of each worker, (num_times, num_workers). A
@@ -101,7 +101,7 @@ class AsynchronousCluster(NamedTuple):
         return self.advance(state)[0]
 
     def advance(self, state: TrainingState) -> tuple[TrainingState, Event]:
-        """Returns the state after the next arrival, and what it was."""
+        """Returns the state after the next arrival, and a record of the arrival."""
         worker = jnp.argmin(state.finishes).astype(jnp.int32)
         now = state.finishes[worker]
         arrival = Arrival(
@@ -111,7 +111,7 @@ class AsynchronousCluster(NamedTuple):
             seconds=self._seconds(state.num_begun)[worker],
         )
         decision, rule_state = self.rule.decide(arrival, state.rule_state)
-        # No worker responds any more at time infinity.
+        # If the next arrival is at time infinity, no worker responds any more.
         is_update = decision.is_update & jnp.isfinite(now)
         gradient = optax.tree.cast_like(decision.gradient, state.params)
         changes, optimizer_state = self.optimizer.update(
@@ -152,7 +152,7 @@ class AsynchronousCluster(NamedTuple):
         return self.problem.gradient(params, worker, key)
 
     def _seconds(self, num_begun: jax.Array) -> jax.Array:
-        """Returns the times of the computations that workers have begun last."""
+        """Returns the duration of the computation that each worker has begun last."""
         places = (num_begun - 1) % len(self.times)
         return self.times[places, jnp.arange(places.size)]
 
@@ -160,7 +160,7 @@ class AsynchronousCluster(NamedTuple):
 def drawn_times(
     delay: DelayModel, key: jax.Array, num_workers: int, num_times: int
 ) -> jax.Array:
-    """Draws the times of successive computations of all workers."""
+    """Draws the durations of `num_times` successive computations of each worker."""
     loads = jnp.ones(num_workers)
 
     def draw(state, key):
@@ -179,7 +179,7 @@ def train(
     key: jax.Array,
     num_arrivals: int,
 ) -> tuple[TrainingState, Event]:
-    """Trains with workers that do not wait for each other.
+    """Trains with simulated workers that do not wait for each other.
 
     A worker computes a gradient at the parameters that it was given, for the time that
     the delay model draws at load 1. The rule decides what follows its arrival. The j-th

@@ -1,4 +1,4 @@
-"""Checks for mistakes that raise no error in training."""
+"""Checks of a training step, for mistakes that raise no error."""
 
 from jaxwgc.checks._check_step import check_step
 

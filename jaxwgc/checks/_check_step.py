@@ -16,12 +16,13 @@ from jaxwgc.codes import GradientCode
 from jaxwgc.gradients._contributions import check_alternatives, check_key_is_used
 from jaxwgc.gradients._gradients import check_params
 
-# Random shift of the parameters before measurements, relative to their size.
+# Size of a random shift of the parameters before measurements, relative to their root
+# mean square. Weight decay has no effect on parameters that are zero.
 _SHIFT = 0.01
 
 
 class StepReport(NamedTuple):
-    """Problems of a training step that `check_step` has found."""
+    """Result of `check_step`: problems of a training step, and what was measured."""
 
     problems: tuple[str, ...]
     gradient_ratio: float
@@ -69,7 +70,7 @@ def check_step(
     has_aux: bool = False,
     whole_loss: Callable[..., Any] | None = None,
 ) -> StepReport:
-    """Compares a coded step with the gradient on the whole data, and names mistakes.
+    """Compares a coded step with the gradient on the whole data; reports mistakes.
 
     Most mistakes in a coded step raise no error: training is slower, or converges to
     another minimum. Call this once, outside of `jax.jit`, with parameters from the
@@ -226,22 +227,27 @@ def _check_combination(
     batches: Callable[[int, int], Any] | None,
     whole_loss: Callable[..., Any] | None,
 ) -> None:
-    """Raises ValueError unless arguments of `check_step` fit each other."""
+    """Raises ValueError if arguments of `check_step` are missing or in conflict."""
     check_alternatives(loss, contribution)
     if batches is not None and not (parts is None and data is None):
         raise ValueError(
-            "batches= returns all data, so parts and data= must not be given as well"
+            "batches= returns all data, so parts and data= must not be given; got "
+            "batches= and at least one of them"
         )
     if contribution is not None:
         if data is not None or whole_loss is not None:
             raise ValueError(
                 "contribution= is compared with its sum over the parts, so data= and "
-                "whole_loss= must not be given as well"
+                "whole_loss= must not be given; got contribution= and at least one of "
+                "them"
             )
         if batches is None and parts is None:
             raise ValueError("contribution= needs parts or batches=; got neither")
     elif batches is None and (parts is None or data is None):
-        raise ValueError("a loss needs parts and data=, or batches=")
+        raise ValueError(
+            "loss needs parts and data=, or batches=; got batches=None, and None for "
+            "parts or data="
+        )
 
 
 def _perturbed(params: Any) -> Any:
@@ -258,10 +264,11 @@ def _perturbed(params: Any) -> Any:
 
 
 def _parts_of_step(batches: Callable[[int, int], Any], num_parts: int) -> Any:
-    """Returns the batches of step 0 as parts.
+    """Returns the batches of step 0, stacked as parts, leaves (num_parts, m, ...).
 
     Raises:
-      ValueError: If the batches of two parts differ in structure or shapes.
+      ValueError: If a batch has no arrays, or the batches of two parts differ in
+        structure or shapes.
     """
     validation.check_callable("batches", batches)
     parts = [jax.device_get(batches(0, part)) for part in range(num_parts)]
@@ -280,7 +287,7 @@ def _parts_of_step(batches: Callable[[int, int], Any], num_parts: int) -> Any:
 
 
 def _rows_of(parts: Any) -> Any:
-    """Returns the rows of all parts."""
+    """Concatenates the rows of all parts; raises ValueError without a row axis."""
     if any(np.ndim(leaf) < 2 for leaf in jax.tree.leaves(parts)):
         raise ValueError(
             "batches must return arrays with a leading axis of rows; got "
@@ -290,7 +297,10 @@ def _rows_of(parts: Any) -> Any:
 
 
 def _problem_of_batches(batches: Callable[[int, int], Any], parts: Any) -> str:
-    """Returns a problem if batches of step 0 are equal, or change from call to call."""
+    """Returns a problem as text if batches of step 0 are equal or not reproducible.
+
+    Without a problem, returns an empty string.
+    """
 
     def bytes_of_parts(parts):
         """Returns the bytes of each part, to compare parts that contain NaN."""

@@ -24,7 +24,7 @@ from jaxwgc.gradients import partial_value_and_grad
 from jaxwgc.gradients._gradients import checked_loss
 from jaxwgc.parts import partition
 
-# Maximum error of the total weight of a sample, in standard errors.
+# Largest accepted error of the total weight of a sample, in standard errors.
 _STANDARD_ERRORS = 4
 
 
@@ -49,7 +49,7 @@ def compare_with_loss(
       data: Pytree, leaves (N, ...).
       has_aux: Whether `loss` returns a pair with aux.
       whole_loss: `whole_loss(params, rows)`, or None for `loss`.
-      any_factor: Whether a constant positive factor is no error.
+      any_factor: Whether the two gradients may differ by a positive constant factor.
     """
     layout = _Layout.of(data, parts)
     partial = jax.jit(partial_value_and_grad(loss, has_aux))
@@ -84,7 +84,7 @@ def compare_with_loss(
 
 
 class _Layout(NamedTuple):
-    """Rows of the data, and of the parts, on the host.
+    """Rows of the data and rows of the parts, as NumPy arrays.
 
     Attributes:
       data: Rows of the data, leaves (N, ...).
@@ -102,7 +102,11 @@ class _Layout(NamedTuple):
 
     @classmethod
     def of(cls, data: Any, parts: Any) -> "_Layout":
-        """Returns the layout of `(parts, row_weights)`, or of parts like the data."""
+        """Constructs the layout from parts with or without row weights.
+
+        Raises:
+          ValueError: If parts are neither `(parts, row_weights)` nor like the data.
+        """
         data = jax.device_get(data)
         parts = jax.device_get(parts)
         num_rows = array_validation.check_parts("data", data, "N")
@@ -115,29 +119,29 @@ class _Layout(NamedTuple):
             return cls(data, num_rows, rows, in_double, row_weights.dtype)
         if not has_rows or structure != jax.tree.structure(data):
             raise ValueError(
-                "parts must be (parts, row_weights) of jaxwgc.partition(data, "
-                f"num_parts), or like data; got {shapes_of(parts)} and data "
-                f"{shapes_of(data)}"
+                "parts must be (parts, row_weights) from jaxwgc.partition(data, "
+                "num_parts), or a pytree with the structure of data; got "
+                f"{shapes_of(parts)} with data {shapes_of(data)}"
             )
         row_weights = np.asarray(partition(np.ones(num_rows), len(leaves[0]))[1])
         if row_weights.shape != np.shape(leaves[0])[:2]:
-            # Parts that are not from `partition` have unknown padding.
+            # If parts are not from `partition`, padding is unknown, and all rows count.
             row_weights = np.ones(np.shape(leaves[0])[:2])
         return cls(data, num_rows, parts, row_weights, None)
 
     @property
     def is_held(self) -> np.ndarray:
-        """Which rows of the parts are not padding."""
+        """Returns a mask of rows with a nonzero weight, which are not padding."""
         return self.row_weights != 0
 
     @property
     def is_sample(self) -> bool:
-        """Whether parts hold fewer or more rows than the data."""
+        """Returns whether parts hold fewer or more rows than the data."""
         return self.is_held.sum() != self.num_rows
 
     @property
     def marks_padding(self) -> bool:
-        """Whether all row weights are 1, or 0 for padding."""
+        """Returns whether all row weights are 0 or 1, so that 0 only marks padding."""
         return bool(np.isin(self.row_weights, (0, 1)).all())
 
     def rows(self, is_chosen: np.ndarray) -> Any:
@@ -145,21 +149,21 @@ class _Layout(NamedTuple):
         return jax.tree.map(operator.itemgetter(is_chosen), self.parts)
 
     def as_part(self, rows: Any, row_weights: np.ndarray) -> Any:
-        """Returns rows with weights in the form that the loss takes."""
+        """Returns rows as a part for the loss, with row weights if it takes them."""
         return rows if self.dtype is None else (rows, row_weights.astype(self.dtype))
 
 
 class _Comparison(NamedTuple):
-    """The decoded gradient and the gradient on the data, in float64.
+    """The decoded gradient and the gradient on the data, in double precision.
 
     Attributes:
       code: Gradient code.
       of_parts: Partial gradients, (num_parts, size).
-      total: Their sum with the weights of the code, (size,).
+      total: Sum of the partial gradients with the weights of the code, (size,).
       expected: Gradient on the data, (size,).
-      decoded: Decoded gradients.
+      decoded: Decoded gradients, without stragglers and with them.
       ratio: Norm of the first decoded gradient, relative to the gradient on the data.
-      has_loss: Whether `total` should be `expected`.
+      has_loss: Whether `total` should equal `expected`.
     """
 
     code: GradientCode
@@ -172,12 +176,12 @@ class _Comparison(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Largest relative error of the decoded gradients."""
+        """Returns the largest relative error of the decoded gradients."""
         errors = np.linalg.norm(self.decoded.sums - self.expected, axis=1)
         return float(errors.max() / max(np.linalg.norm(self.expected), TINY))
 
     def problem(self, layout: _Layout, gradient_of: Callable[[Any], np.ndarray]) -> str:
-        """Returns the first problem of the gradients, or an empty string.
+        """Returns the first problem of the gradients as text, or an empty string.
 
         Args:
           layout: Rows of the data and of the parts.
@@ -208,7 +212,7 @@ class _Comparison(NamedTuple):
                 "row weight (from jaxwgc.partition, or from "
                 "jaxwgc.parts.weighted_parts), as in jnp.sum(row_weights * ...)"
             )
-        # Squares of the terms of the sum add up if the terms are independent.
+        # Rounding errors of different parts are independent, so that their squares add.
         terms = np.asarray(self.code.target) * norms_of_parts
         rounding = TOLERANCE * max(np.linalg.norm(self.expected), np.linalg.norm(terms))
         difference = np.linalg.norm(self.total - self.expected)
@@ -244,19 +248,19 @@ def _compare(
       gradients: Partial gradients, leaves (num_parts, ...).
       layout: Rows of the data and of the parts.
       gradient_on_data: `gradient_on_data(rows)`, the gradient on all rows.
-      is_whole_loss: Whether this is the gradient of a loss for the whole data, and not
-        that of the loss for parts.
-      any_factor: Whether a constant positive factor is no error.
+      is_whole_loss: Whether `gradient_on_data` is the gradient of `whole_loss`, not of
+        the loss for parts.
+      any_factor: Whether the two gradients may differ by a positive constant factor.
     """
     of_parts = flat_by_part(gradients, code.num_parts)
     target = np.asarray(code.target, np.float64)
     total = target @ of_parts
     has_weights = bool((target != 1).any())
-    # A sample is compared with the loss on its own rows.
+    # If parts are a sample, they are compared with the loss on the rows of the sample.
     rows = layout.rows(layout.is_held) if layout.is_sample else layout.data
-    # Weights of the code may average the losses of the parts, or be weights of rows. A
-    # loss for the whole data says what is meant. Row weights of the user also apply to
-    # the whole data.
+    # Weights of the code may average the parts, or weight their rows: both gradients
+    # are tried, and the nearer one is expected. `whole_loss` leaves no choice. The
+    # user's row weights apply to the whole data in each case.
     choices = [layout.row_weights]
     if has_weights and not is_whole_loss:
         choices.append(target[:, None] * layout.row_weights)
@@ -270,7 +274,8 @@ def _compare(
     ratio = float(np.linalg.norm(decoded.sums[0]) / length)
     if any_factor:
         expected = expected * (np.linalg.norm(total) / length)
-    # With weights of parts that are not row weights, no loss has the decoded gradient.
+    # A loss without row weights cannot apply the weights of a code to rows. Then the
+    # gradient on the data may differ from the decoded gradient without a mistake.
     has_loss = layout.dtype is not None or not has_weights
     if is_whole_loss:
         has_loss = not layout.is_sample
@@ -290,7 +295,8 @@ def _gradient_of_weight_zero(
 ) -> float:
     """Computes the norm of the gradient that rows of weight 0 add.
 
-    The comparison on the data may not show it: at the start, that of padding is small.
+    The comparison with the gradient on the data may miss this gradient, since that of
+    padding is small at the start of training.
     """
     is_chosen = ~layout.is_held
     if not layout.marks_padding:
@@ -304,7 +310,7 @@ def _gradient_of_weight_zero(
         chosen = jax.tree.map(operator.itemgetter(numbers), rows)
         return gradient_of(layout.as_part(chosen, np.zeros(len(numbers))))
 
-    # A regulariser does not depend on the number of rows.
+    # A regulariser cancels here, since it does not depend on the number of rows.
     twice = gradient(np.tile(numbers, 2))
     return float(np.linalg.norm(twice - gradient(numbers)))
 
@@ -314,23 +320,26 @@ def _problem_of_sample(
     layout: _Layout,
     gradient_of: Callable[[Any], np.ndarray],
 ) -> str:
-    """Returns a problem if the weights of a sample do not represent all rows."""
+    """Returns a problem as text if weights of a sample do not represent all rows.
+
+    Without a problem, returns an empty string.
+    """
     if not layout.is_sample:
         return ""
-    # Each part gives an estimate of the number of rows, relative to the true number.
+    # Row weights of each part represent a share of all rows. Shares should sum to 1.
     sums = layout.row_weights.sum(1)
     shares = np.asarray(comparison.code.target) * sums / layout.num_rows
     represented = shares.sum()
     spread = np.std(shares)
     deviation = spread * np.sqrt(len(shares))
     if layout.marks_padding:
-        # The rows themselves may be scaled, instead of their weights.
+        # Rows may be scaled instead of their weights, so gradients are compared, too.
         on_data = gradient_of(layout.as_part(layout.data, np.ones(layout.num_rows)))
         along = np.vdot(on_data, comparison.total).real / np.vdot(on_data, on_data).real
         is_weighted = abs(along - 1) <= abs(along - represented)
         is_weighted |= abs(represented - 1) <= TOLERANCE
     else:
-        # If weights differ much, the parts with the largest ones may be missing.
+        # If weights differ much, the parts with the largest weights may not be drawn.
         unseen = spread / (2 * abs(shares.mean()))
         allowed = TOLERANCE + _STANDARD_ERRORS * deviation + unseen
         is_weighted = abs(represented - 1) <= allowed

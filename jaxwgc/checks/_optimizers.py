@@ -1,4 +1,4 @@
-"""Probes of an optimizer with an aggregator: order, state and rounds."""
+"""Probes for mistakes with an aggregator in an optax chain: order, state, rounds."""
 
 import functools
 from collections.abc import Callable
@@ -15,23 +15,24 @@ from jaxwgc.aggregate import CodedAggregateState
 from jaxwgc.checks._finding import flat
 from jaxwgc.codes import GradientCode
 
-# Number of updates. It is enough for a schedule that starts at zero. Gradients grow
-# tenfold per update, so that they exceed any usual clipping threshold.
+# Number of updates per measurement, enough for a schedule that starts at zero.
+# Gradients grow tenfold per update, so that they exceed any usual clipping threshold.
 _NUM_UPDATES = 4
 # Number of rounds to simulate, or of steps to run.
 _NUM_ROUNDS = 8
-# Size of partial gradients relative to their sum. Clipping may not show with smaller
-# ones. Sums in bfloat16 are inaccurate with larger ones.
+# Size of partial gradients relative to their sum. If it is smaller, clipping may have
+# no effect. If it is larger, sums in bfloat16 are inaccurate.
 _APART = 15.0
-# A forbidden dependence is reported if it changes an update by more than this fraction.
+# Largest accepted relative difference between updates of rounds with equal decoded
+# gradients.
 _SHARE = 0.1
 
 
 class Rounds(NamedTuple):
-    """Numbers of responses and failures of simulated or observed rounds.
+    """Responses and decoding failures of simulated or observed rounds.
 
     Attributes:
-      received: bool (rounds, num_workers).
+      received: bool (rounds, num_workers), which workers responded.
       failed: bool (rounds,), which rounds could not be decoded.
     """
 
@@ -40,7 +41,7 @@ class Rounds(NamedTuple):
 
     @classmethod
     def observed(cls, code: GradientCode, received: ArrayLike) -> "Rounds":
-        """Returns rounds with the given masks of workers."""
+        """Constructs rounds from masks of the workers that responded."""
         masks = np.atleast_2d(received)
         tolerance = code.choose_decoder().tolerance
         failed = coding.decoding(code, masks).failed(tolerance)
@@ -57,8 +58,12 @@ class Rounds(NamedTuple):
         )
 
     def problem(self, code: GradientCode) -> str:
-        """Returns a problem if at least half of the rounds fail, or an empty string."""
-        # An approximate code has no number of responses that is always enough.
+        """Returns a problem as text if at least half of the rounds fail.
+
+        Without a problem, returns an empty string.
+        """
+        # A code that tolerates no stragglers may be approximate. Then failures are
+        # expected in rounds with stragglers.
         is_expected = code.num_stragglers == 0 and self.received.any()
         if self.failed.mean() < 0.5 or is_expected:
             return ""
@@ -78,7 +83,7 @@ class Rounds(NamedTuple):
 
 
 def _split(state: optax.OptState) -> tuple[CodedAggregateState, list[Any]]:
-    """Returns the state of the aggregator, and the leaves of the state after it."""
+    """Returns the aggregator's state, and the leaves of the states that follow it."""
 
     def is_of_aggregator(node):
         return isinstance(node, CodedAggregateState)
@@ -87,8 +92,8 @@ def _split(state: optax.OptState) -> tuple[CodedAggregateState, list[Any]]:
     places = [place for place, node in enumerate(nodes) if is_of_aggregator(node)]
     if len(places) != 1:
         raise ValueError(
-            "optimizer must have one jaxwgc.coded_aggregate or decode_aggregate in it; "
-            f"got {len(places)} in its state"
+            "optimizer must have exactly one jaxwgc.coded_aggregate or "
+            f"decode_aggregate; got {len(places)}"
         )
     [place] = places
     return nodes[place], nodes[place + 1 :]
@@ -97,7 +102,7 @@ def _split(state: optax.OptState) -> tuple[CodedAggregateState, list[Any]]:
 def states_of(
     step: Callable[..., Any], params: Any, state: optax.OptState
 ) -> list[optax.OptState]:
-    """Returns the initial state, and the state after each of several steps."""
+    """Runs `step` several times; returns all optimizer states, from the first on."""
     copy = jax.jit(functools.partial(jax.tree.map, jnp.copy))
     # The arguments are copied, because a step may donate them.
     params = copy(params)
@@ -120,7 +125,7 @@ class OptimizerProbe:
     def __init__(
         self, optimizer: optax.GradientTransformation, code: GradientCode, params: Any
     ) -> None:
-        """Checks that the optimizer has an aggregator for the code."""
+        """Raises ValueError unless the optimizer has an aggregator for the code."""
         self._code = code
         self.state = optimizer.init(params)
         coded_state, _ = _split(self.state)
@@ -128,9 +133,10 @@ class OptimizerProbe:
         if num_workers != code.num_workers:
             raise ValueError(
                 "optimizer must have an aggregator for code; got one for "
-                f"{num_workers} workers"
+                f"{num_workers} workers, and a code for {code.num_workers}"
             )
-        # A state without a key is one of `decode_aggregate`, with messages as updates.
+        # Only `coded_aggregate` keeps a key. `decode_aggregate` takes messages as
+        # updates, not partial gradients.
         self.simulates = bool(jax.tree.leaves(coded_state.key))
 
         def update(params, partial_gradients, state, **extra):
@@ -139,11 +145,11 @@ class OptimizerProbe:
                 updates = coding.encode(code, partial_gradients)
             return optimizer.update(updates, state, params, **extra)
 
-        # The update is compiled, so that rounds without responses raise no error.
+        # Under `jax.jit`, rounds without responses raise no error.
         self._update = functools.partial(jax.jit(update), params)
 
     def simulated_rounds(self, partial_gradients: Any) -> Rounds:
-        """Returns rounds that the optimizer simulates, at fixed parameters."""
+        """Simulates several rounds with the optimizer, at fixed parameters."""
         states = [self.state]
         for _ in range(_NUM_ROUNDS):
             states.append(self._update(partial_gradients, states[-1])[1])
@@ -152,12 +158,15 @@ class OptimizerProbe:
     def problem_of_state(
         self, partial_gradients: Any, before: optax.OptState, after: optax.OptState
     ) -> str:
-        """Returns a problem if a step has kept the old state, or an empty string."""
+        """Returns a problem as text if a step has kept the old state.
+
+        Without a problem, returns an empty string.
+        """
         extra = {}
         if not self.simulates:
             extra["received"] = _split(after)[0].received
         _, expected = self._update(partial_gradients, before, **extra)
-        # If the state of an optimizer never changes, an equal state is not a mistake.
+        # If an update leaves the state unchanged, an equal state is not a mistake.
         if not _are_equal(before, after) or _are_equal(before, expected):
             return ""
         return (
@@ -167,7 +176,10 @@ class OptimizerProbe:
         )
 
     def problem_of_order(self, gradients: Any) -> str:
-        """Returns a problem if a transformation comes before the aggregator."""
+        """Returns a problem as text if a transformation comes before the aggregator.
+
+        Without a problem, returns an empty string.
+        """
         difference = self.measure_order(gradients)
         if difference <= _SHARE:
             return ""
@@ -179,7 +191,7 @@ class OptimizerProbe:
         )
 
     def measure_order(self, gradients: Any) -> float:
-        """Measures how much updates depend on single parts beside their sum.
+        """Measures how much updates depend on more than the sum of partial gradients.
 
         The result is the largest relative difference between updates of two rounds
         with equal decoded gradients. In one pair of rounds, partial gradients differ,
@@ -196,12 +208,13 @@ class OptimizerProbe:
         near = weights / (weights @ weights)
         apart = np.zeros_like(weights)
         apart[largest] = np.array([_APART + 1, -_APART]) / weights[largest]
-        # Small gradients, e.g. of a mean, would not reach the threshold of clipping.
+        # Entries have a size of at least 1: smaller ones, e.g. of a mean, may not reach
+        # the threshold of clipping.
         entries = flat(gradients)
         size = np.linalg.norm(entries) / np.sqrt(len(entries) / len(weights))
         if not 1 < size < np.inf:
             size = 1.0
-        # The sum is random, without zeros.
+        # Entries of the sum are random numbers away from zero.
         draw = np.random.default_rng(0)
         total = jax.tree.map(
             lambda leaf: size * draw.uniform(1, 2, leaf.shape[1:]), gradients

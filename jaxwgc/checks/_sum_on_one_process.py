@@ -21,8 +21,9 @@ from jaxwgc.checks._finding import (
 from jaxwgc.codes import GradientCode
 from jaxwgc.gradients._contributions import key_of_term, term_of
 
-# Relative difference of two results of one program. Equal programs on one machine have
-# equal results; a contribution that draws numbers of its own differs by far more.
+# Largest accepted relative difference between two results of one contribution. Equal
+# programs on one machine have equal results. Random numbers that do not come from the
+# key change results by far more.
 _NOISE = 1e-4
 
 
@@ -35,10 +36,10 @@ def compare_with_one_process(
     key: jax.Array | None,
     has_aux: bool,
 ) -> Finding:
-    """Compares the decoded sum with the sum over parts, one after the other.
+    """Compares the decoded sum of contributions with their sum on one process.
 
-    Each contribution is computed twice, by programs that are traced separately, as
-    those of two workers are.
+    Each contribution is computed twice, by programs that are traced separately, like
+    the programs of two workers.
 
     Args:
       contribution: `contribution(params, part)`, or with a third argument `key`.
@@ -58,7 +59,7 @@ def compare_with_one_process(
     rows = flat_by_part(terms, code.num_parts)
     rows_again = flat_by_part(terms_again, code.num_parts)
     target = np.asarray(code.target, np.float64)
-    # Terms that are not finite are a problem, and not a warning of NumPy.
+    # Terms that are not finite are reported as a problem, not as a NumPy warning.
     with np.errstate(invalid="ignore"):
         total = target @ rows
         expected = target @ rows_again
@@ -66,7 +67,7 @@ def compare_with_one_process(
         length = max(np.linalg.norm(expected), TINY)
         errors = np.linalg.norm(decoded.sums - expected, axis=1)
         rounding = TOLERANCE * np.linalg.norm(target * np.linalg.norm(rows, axis=1))
-        # A contribution may be zero if its aux is what counts.
+        # With has_aux, all contributions may be zero: the user may need aux alone.
         problem = "" if has_aux else _problem_of_zero(rows)
         problem = problem or _problem_of_terms(rows, rows_again)
         if not problem:
@@ -82,10 +83,10 @@ def compare_with_one_process(
 
 @contextlib.contextmanager
 def _anew() -> Iterator[None]:
-    """Traces functions again, also functions that a `jax.jit` has cached.
+    """Makes `jax.jit` trace functions again in this context, even cached functions.
 
-    Caches are kept for each setting of the promotion of ranks, which does not change
-    results.
+    JAX has a separate cache for each value of `jax_numpy_rank_promotion`. This option
+    changes warnings, not results.
     """
     setting = "allow" if jax.config.jax_numpy_rank_promotion == "warn" else "warn"
     with warnings.catch_warnings():
@@ -102,7 +103,7 @@ def _terms(
     key: jax.Array | None,
     has_aux: bool,
 ) -> Any:
-    """Computes the terms of all parts in step 0."""
+    """Computes the contributions of all parts in step 0, stacked, on one process."""
     term = term_of(contribution=contribution, has_aux=has_aux)
 
     @jax.jit
@@ -120,7 +121,7 @@ def _terms(
 
 
 def _problem_of_zero(rows: np.ndarray) -> str:
-    """Returns a problem if all terms are zero."""
+    """Returns a problem as text if all contributions are zero, or an empty string."""
     if rows.any():
         return ""
     return (
@@ -130,7 +131,10 @@ def _problem_of_zero(rows: np.ndarray) -> str:
 
 
 def _problem_of_terms(rows: np.ndarray, rows_again: np.ndarray) -> str:
-    """Returns the first problem of two computations of all terms."""
+    """Returns a problem as text if a contribution is not finite or not reproducible.
+
+    Without a problem, returns an empty string.
+    """
     for part, (row, row_again) in enumerate(zip(rows, rows_again, strict=True)):
         if not np.isfinite(row).all():
             return (

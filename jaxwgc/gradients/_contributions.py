@@ -1,4 +1,4 @@
-"""The term that a part contributes to the decoded sum."""
+"""Functions that compute the term that a part contributes to the decoded sum."""
 
 import inspect
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from jaxwgc.gradients._gradients import checked_loss
 
 
 class Term(NamedTuple):
-    """Function that computes what a part contributes to the sum.
+    """Result for one part: its term of the decoded sum, its loss and its aux.
 
     Attributes:
       value: Term of the sum, a pytree like params.
-      loss: Loss of the part; NaN without a loss.
-      aux: Pytree of what the user's function returns besides; None without aux.
+      loss: Loss of the part; NaN for a contribution, which has no loss.
+      aux: Second result of the user's function, a pytree; None without aux.
     """
 
     value: Any
@@ -26,7 +26,8 @@ class Term(NamedTuple):
     aux: Any
 
 
-# `term(params, part, key)`; the key is None if the term needs none.
+# `term(params, part, key)` returns the `Term` of a part. The key is None if the
+# function takes no key.
 TermFunction: TypeAlias = Callable[[Any, Any, jax.Array | None], Term]
 
 
@@ -35,11 +36,13 @@ def term_of(
     contribution: Callable[..., Any] | None = None,
     has_aux: bool = False,
 ) -> TermFunction:
-    """Returns the function of a part's term: gradient of a loss, or contribution.
+    """Returns a function that computes a part's term, from a loss or a contribution.
+
+    The term is the gradient of the loss, or the contribution.
 
     Raises:
-      ValueError: If both are given, or neither.
-      TypeError: If one is not a function, or has_aux not a bool.
+      ValueError: Unless exactly one of loss and contribution is given.
+      TypeError: If it is not a function, or has_aux is not a bool.
     """
     check_alternatives(loss, contribution)
     if contribution is not None:
@@ -51,9 +54,9 @@ def term_of(
 def check_alternatives(
     loss: Callable[..., Any] | None, contribution: Callable[..., Any] | None
 ) -> None:
-    """Raises ValueError unless either a loss or a contribution is given."""
+    """Raises ValueError unless exactly one of loss and contribution is given."""
     if loss is not None and contribution is not None:
-        raise ValueError("loss or contribution= must be given; got both")
+        raise ValueError("loss or contribution= must be given; got both. Omit one")
     if loss is None and contribution is None:
         raise ValueError("loss or contribution= must be given; got neither")
 
@@ -63,7 +66,7 @@ def check_key_is_used(
     batch: Callable[..., Any] | None,
     contribution: Callable[..., Any] | None,
 ) -> None:
-    """Raises ValueError if a key is missing, or given but not used."""
+    """Raises ValueError if `key` is needed but missing, or given but not used."""
     if batch is not None:
         validation.check_callable("batch", batch)
     is_needed = batch is not None
@@ -72,13 +75,14 @@ def check_key_is_used(
         is_needed |= takes("key", contribution)
     if is_needed and key is None:
         raise ValueError(
-            "batch=, and a contribution with an argument key, need key=; got None"
+            "batch=, and a contribution with an argument key, need key=; got key=None. "
+            "Pass e.g. key=jax.random.key(0)"
         )
     if key is not None and not is_needed:
         raise ValueError(
             "key= is used only by batch=, and by a contribution with an argument key; "
-            f"got {key} without them. Pass a function of (params, part, key) as "
-            "contribution=, and not as a loss"
+            f"got key={key} and neither of them. Omit key=, or pass "
+            "contribution(params, part, key)"
         )
 
 
@@ -94,7 +98,7 @@ def _gradient_term(loss: Callable[..., Any], has_aux: bool) -> TermFunction:
 
 
 def _contribution_term(contribution: Callable[..., Any], has_aux: bool) -> TermFunction:
-    """Returns a contribution that checks its result."""
+    """Returns a function that computes the contribution of a part, and checks it."""
     validation.check_callable("contribution", contribution)
     validation.check_bool("has_aux", has_aux)
     is_keyed = takes("key", contribution)
@@ -108,8 +112,8 @@ def _contribution_term(contribution: Callable[..., Any], has_aux: bool) -> TermF
         if has_aux:
             if not (isinstance(value, tuple) and len(value) == 2):
                 raise ValueError(
-                    "contribution must return (pytree like params, aux) with has_aux; "
-                    f"got {jax.tree.structure(value)}"
+                    "contribution must return (pytree like params, aux) if "
+                    f"has_aux=True; got {jax.tree.structure(value)}"
                 )
             value, aux = value
         return Term(value=_like(params, value), loss=jnp.float32(jnp.nan), aux=aux)
@@ -118,12 +122,12 @@ def _contribution_term(contribution: Callable[..., Any], has_aux: bool) -> TermF
 
 
 def key_of_batch(key: jax.Array, step: Any, index: Any) -> jax.Array:
-    """Returns the key with which all holders of a part draw its batch in a step."""
+    """Returns the key of a part's batch in a step, the same on all workers."""
     return jax.random.fold_in(jax.random.fold_in(key, step), index)
 
 
 def key_of_term(key: jax.Array, step: Any, index: Any) -> jax.Array:
-    """Returns the key of the contribution of a part in a step."""
+    """Returns the key of a part's contribution in a step, the same on all workers."""
     return jax.random.fold_in(key_of_batch(key, step, index), 1)
 
 
@@ -132,12 +136,12 @@ def takes(argument: str, function: Callable[..., Any]) -> bool:
     try:
         return argument in inspect.signature(function).parameters
     except ValueError:
-        # Functions in C may have no signature.
+        # `inspect` finds no signature for some functions that are written in C.
         return False
 
 
 def _like(params: Any, value: Any) -> Any:
-    """Converts a value to arrays, and checks that it is like params."""
+    """Converts a contribution to arrays; raises ValueError if it is not like params."""
     value = jax.tree.map(jnp.asarray, value)
     differs = difference(
         by_name("params", params),
@@ -150,7 +154,7 @@ def _like(params: Any, value: Any) -> Any:
     if differs:
         raise ValueError(
             "contribution must return a pytree with the structure, shapes and dtypes "
-            f"of params; its result has {differs} (return other quantities as aux, "
-            "with has_aux=True)"
+            f"of params; got a result with {differs}. Return other quantities as aux, "
+            "with has_aux=True"
         )
     return value

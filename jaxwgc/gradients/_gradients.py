@@ -70,7 +70,7 @@ def partial_value_and_grad(loss: Callable[..., Any], has_aux: bool = False) -> C
 def _by_part(
     loss: Callable[..., Any], has_aux: bool, params: Any, parts: Any
 ) -> tuple[tuple[jax.Array, Any], Any]:
-    """Computes values, aux and gradients of all parts, in one program."""
+    """Computes loss values, aux and gradients of all parts, in one compiled program."""
     checked = checked_loss(loss, has_aux)
     value_and_grad = jax.value_and_grad(checked, has_aux=True)
     return jax.vmap(value_and_grad, in_axes=(None, 0))(params, parts)
@@ -82,7 +82,7 @@ def decoded_value_and_grad(
     has_aux: bool = False,
     decoder: DecoderLike = None,
 ) -> Callable:
-    """Returns a function that computes the decoded gradient in one backward pass.
+    """Returns a function that computes decoded loss and gradient in one backward pass.
 
     No messages are formed. The decoded gradient is the gradient of the sum over j of
     cⱼ lossⱼ with effective weights c. The result equals `decode` of `encode` up to
@@ -167,13 +167,16 @@ def decoded_value_and_grad(
 
 
 def scalar_loss(loss: Callable[..., Any]) -> Callable:
-    """Wraps a loss without aux, and checks that its value is a real scalar."""
+    """Wraps a loss without aux to raise TypeError unless its value is a real scalar."""
     checked = checked_loss(loss)
     return lambda params, part: checked(params, part)[0]
 
 
 def checked_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
-    """Wraps a loss to return its value and aux, and checks the value."""
+    """Wraps a loss to return (value, aux), and to raise TypeError for invalid results.
+
+    The value must be a real scalar. Without has_aux, aux is None.
+    """
     validation.check_callable("loss", loss)
     validation.check_bool("has_aux", has_aux)
 
@@ -182,7 +185,7 @@ def checked_loss(loss: Callable[..., Any], has_aux: bool = False) -> Callable:
         if has_aux:
             if not _is_pair(outputs) or not jax.tree_util.all_leaves(outputs[:1]):
                 raise TypeError(
-                    "loss must return (scalar, aux) with has_aux; got "
+                    "loss must return (scalar, aux) if has_aux=True; got "
                     f"{jax.tree.structure(outputs)}"
                 )
             value, aux = outputs
@@ -201,7 +204,7 @@ def _is_pair(outputs: Any) -> bool:
 
 
 def _real_scalar(value: Any) -> jax.Array:
-    """Checks the value of a loss, and converts it to an array."""
+    """Converts the value of a loss to an array; raises TypeError unless real scalar."""
     if np.shape(value):
         raise TypeError(f"loss must return a scalar; got an array of {np.shape(value)}")
     array_validation.check_dtypes("loss's result", value, "real floats")
@@ -209,7 +212,7 @@ def _real_scalar(value: Any) -> jax.Array:
 
 
 def check_params(params: Any) -> None:
-    """Raises an error unless all arrays of params are floats."""
+    """Raises ValueError if params have no arrays, TypeError if some are not floats."""
     if not jax.tree.leaves(params):
         raise ValueError(f"params must have at least one array; got {params}")
     array_validation.check_dtypes("params", params, "real or complex floats")

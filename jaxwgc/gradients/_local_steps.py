@@ -19,7 +19,7 @@ def local_steps(
     batch: Callable[[jax.Array, Any], Any] | None = None,
     returns_losses: bool = False,
 ) -> Callable[..., Any]:
-    """Returns a function that computes the change of params by steps on one part.
+    """Returns a function that computes the change of params by local steps on one part.
 
     The change is params before the steps minus params after them. It points along the
     gradient, so any optax optimizer descends on the sum or mean of the changes of all
@@ -84,7 +84,7 @@ def local_steps(
         validation.check_callable("batch", batch)
 
     def change(params, steps, batch_of):
-        """Takes all steps, and returns the change of params."""
+        """Takes all steps; returns the change of params, and losses if requested."""
         params = jax.tree.map(jnp.asarray, params)
 
         def take_step(state, step):

@@ -13,7 +13,7 @@ from jaxwgc.parts._weighted_parts import (
     weighted_parts,
 )
 
-# In the order of the documentation.
+# Sorted as in the documentation, not alphabetically.
 __all__ = [
     "partition",
     "partition_probabilities",

@@ -16,7 +16,7 @@ from jaxwgc._common.probabilities import distribution
 
 
 def partition(data: Any, num_parts: int) -> tuple[Any, Array]:
-    """Splits a data set into contiguous parts of equal shape.
+    """Splits a data set into contiguous parts of equal shape; also returns row weights.
 
     Part sizes differ by at most one. The first N mod K parts have one row more than the
     others, which are padded with a row of zeros. If K divides N, there is no padding,
@@ -63,7 +63,10 @@ def partition(data: Any, num_parts: int) -> tuple[Any, Array]:
 
 
 def _dtype_of_weights(data: Any) -> np.dtype:
-    """Returns the widest float dtype of the leaves, or the default float dtype."""
+    """Returns the dtype of row weights: the widest float dtype in the data.
+
+    It is at least float32, or the default float dtype if no leaf is a float.
+    """
     leaves = jax.tree.leaves(data)
     dtypes = [leaf.dtype for leaf in leaves if is_kind(leaf, "real floats")]
     if not dtypes:
@@ -73,7 +76,7 @@ def _dtype_of_weights(data: Any) -> np.dtype:
 
 @functools.partial(jax.jit, static_argnames="num_parts")
 def _split(rows: Array, num_parts: int) -> Array:
-    """Splits rows into parts of equal size, padded with zeros.
+    """Splits rows into parts of equal size; shorter parts are padded with zeros.
 
     The shape of a part is (ceil(N / num_parts), ...).
     """

@@ -15,11 +15,11 @@ from jaxwgc.parts._draws_of_parts import draw_counts, draw_until_distinct
 
 
 class PartitionSample(NamedTuple):
-    """Distinct parts of a sample, and their numbers of draws.
+    """A sample of parts: the distinct parts, their counts and their probabilities.
 
     Attributes:
       indices: int32 (k,), the distinct parts.
-      counts: int32 (k,), how many times each was drawn; 0 marks an unused slot.
+      counts: int32 (k,), how many times each part was drawn; 0 marks an unused slot.
       probabilities: (k,), the probability of each of these parts in one draw from all K
         parts. They do not sum to 1.
       num_draws: int32 scalar q, the sum of the counts.
@@ -41,7 +41,7 @@ class PartitionSample(NamedTuple):
 
     @property
     def scale(self) -> Array:
-        """Computes the scale of each part's rows; 0 for unused places.
+        """Computes the factor that scales the rows of each part; 0 for unused slots.
 
         The factor is √count times the default of `rescaling_factors`. If q was fixed,
         the sketch is unbiased, like that of `sample_rows`. See the note of
@@ -144,7 +144,7 @@ def sample_partitions(
 
 
 def _check_num_positive(values: np.ndarray, num_distinct: int) -> None:
-    """Checks that enough probabilities are positive after they are normalised."""
+    """Raises ValueError if fewer than `num_distinct` probabilities are positive."""
     relative = values / values.max()
     # Subnormal numbers count as zero, since many JAX operations flush them to zero.
     is_positive = relative / relative.sum() >= np.finfo(values.dtype).tiny
@@ -152,7 +152,7 @@ def _check_num_positive(values: np.ndarray, num_distinct: int) -> None:
     if num_positive < num_distinct:
         raise ValueError(
             f"num_distinct must be at most the number of positive probabilities, "
-            f"{num_positive} of {len(values)}; got {num_distinct}: draw fewer parts, "
+            f"{num_positive} of {len(values)}; got {num_distinct}. Draw fewer parts, "
             "or give more parts a positive probability"
         )
 
@@ -161,7 +161,7 @@ def _check_num_positive(values: np.ndarray, num_distinct: int) -> None:
 def draw_parts(
     key: Array, probabilities: Array, number: int, until_distinct: bool
 ) -> PartitionSample:
-    """Samples parts for checked arguments, in one compiled program."""
+    """Computes `sample_partitions` for checked arguments, in one compiled program."""
     probabilities, valid = normalised(probabilities)
     probabilities = jnp.where(valid, probabilities, 0)
     if until_distinct:
@@ -179,9 +179,9 @@ def draw_parts(
 
 
 def unbiased_factors(sample: PartitionSample, size: ArrayLike) -> Array:
-    """Computes factors that make a sample unbiased, or 0 if not drawn.
+    """Computes factors 1 / √(size Πⱼ) that make a sample unbiased; 0 for unused slots.
 
-    They are 1 / √(size Πⱼ).
+    Πⱼ is the probability of part j in one draw.
     """
     dtype = sample.probabilities.dtype
     is_drawn = sample.counts > 0
@@ -193,7 +193,7 @@ def unbiased_factors(sample: PartitionSample, size: ArrayLike) -> Array:
 
 
 def drop_last_distinct(sample: PartitionSample) -> PartitionSample:
-    """Removes the last draw of a sample, and with it the bias of `num_distinct`.
+    """Drops the last distinct part of a sample, to remove the bias of `num_distinct`.
 
     Drawing until k distinct parts are found stops at a draw that is always a new part.
     Without this draw and its part, the other q - 1 draws are exchangeable. Given their
@@ -225,7 +225,7 @@ def drop_last_distinct(sample: PartitionSample) -> PartitionSample:
     """
     num_slots = sample.counts.shape[-1]
     if num_slots < 2:
-        raise ValueError(f"sample must have at least 2 slots; got {num_slots}")
+        raise ValueError(f"sample must have at least 2 parts; got {num_slots}")
     counts = sample.counts[..., :-1]
     return PartitionSample(
         indices=sample.indices[..., :-1],

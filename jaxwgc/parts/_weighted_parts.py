@@ -1,4 +1,4 @@
-"""Sampled parts with weights: rescaling by the probabilities of the parts."""
+"""Rescaling and weights of sampled parts, from their sampling probabilities."""
 
 import functools
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ SCALES = ("row_weights", "rows")
 
 
 class WeightedParts(NamedTuple):
-    """Sampled parts with weights of their rows and of the parts.
+    """Sampled parts, with a weight for each row and a weight for each part.
 
     Attributes:
       parts: The sampled parts; leaves (k, m, ...).
@@ -49,7 +49,7 @@ def rescaling_factors(
     rescaling: str = "unbiased",
     num_rows: ArrayLike | None = None,
 ) -> Array:
-    """Computes the factor of the rows of every sampled part.
+    """Computes the factor that scales the rows of each sampled part.
 
     - `"unbiased"`: 1 / √(q Πⱼ) for q draws. Let the sketch Ŝ pick rows and multiply
       them by the factor and by √count. If q was fixed (`num_draws`), E[ŜᵀŜ] = I.
@@ -89,7 +89,7 @@ def rescaling_factors(
     validation.check_choice("rescaling", rescaling, RESCALINGS)
     if (num_rows is not None) != (rescaling == "paper"):
         raise ValueError(
-            "rescaling='paper' needs num_rows=, and no other rescaling uses it; got "
+            "rescaling='paper' needs num_rows=, and 'unbiased' must not get it; got "
             f"rescaling={rescaling!r} and num_rows={num_rows}"
         )
     if num_rows is None:
@@ -203,8 +203,8 @@ def weighted_parts(
     for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
         if np.shape(leaf)[:2] != shape:
             raise ValueError(
-                f"parts{jax.tree_util.keystr(path)} must start with the axes of "
-                f"row_weights, {shape}; got shape {np.shape(leaf)}"
+                f"parts{jax.tree_util.keystr(path)} must have the axes {shape} of "
+                f"row_weights as its first axes; got shape {np.shape(leaf)}"
             )
     array_validation.check_drawn_from("parts", sample.indices, shape[0], "parts")
     parts = jax.tree.map(lambda leaf: conversions.gathered(jnp.asarray(leaf)), parts)

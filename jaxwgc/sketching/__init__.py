@@ -46,7 +46,7 @@ from jaxwgc.sketching._solvers._preconditioned import preconditioned
 from jaxwgc.sketching._solvers._sketch_and_solve import sketch_and_solve
 from jaxwgc.sketching._solvers._solution import Solution
 
-# In the order of the documentation.
+# Sorted as in the documentation, not alphabetically.
 __all__ = [
     # Kinds of matrices.
     "Blocks",

@@ -45,7 +45,10 @@ def finite_matrix(name: str, value: Any) -> Array:
 def nonnegative_array(
     name: str, value: Any, dtype: DTypeLike, largest: float = np.inf
 ) -> Array:
-    """Checks and converts non-negative numbers; invalid traced numbers become NaN."""
+    """Converts numbers to an array; raises ValueError if negative or too large.
+
+    Invalid traced numbers become NaN instead.
+    """
     array = finite_array(name, value).astype(dtype)
     values = concrete(value, dtype)
     if values is None:
@@ -73,8 +76,8 @@ def _check_finite(name: str, value: Any, dtype: np.dtype) -> None:
     if isinstance(value, np.ndarray):
         is_finite = np.isfinite(concrete(value, dtype)).all()
     else:
-        # The check runs on the device of the array, and at once, also while a function
-        # is traced.
+        # The check runs on the device of the array. `eval_context` runs it immediately,
+        # even while a function is traced.
         with jax.core.eval_context():
             array = jnp.asarray(value, dtype)
             is_finite = array.size == 0 or bool(_is_finite(array))
@@ -87,8 +90,8 @@ def _check_finite(name: str, value: Any, dtype: np.dtype) -> None:
 
 @jax.jit
 def _is_finite(array: Array) -> Array:
-    # This sum is several times faster than a count. Unlike a maximum on CPUs, it never
-    # loses a NaN.
+    # 0 * array is NaN for NaN and infinite entries. A sum is several times faster than
+    # a count. Unlike a maximum on CPUs, it never loses a NaN.
     return jnp.isfinite(jnp.sum(0 * array))
 
 
@@ -102,13 +105,13 @@ def sparse_matrix(name: str, value: Any) -> "BCOO":
     matrix = from_scipy(name, value)
     if not isinstance(matrix, sparse.BCOO):
         raise TypeError(
-            f"{name} must be an array, a SciPy matrix or a BCOO, as "
-            f"BCOO.from_scipy_sparse makes; got {type(matrix).__name__}"
+            f"{name} must be an array, a SciPy matrix or a BCOO (see "
+            f"BCOO.from_scipy_sparse); got {type(matrix).__name__}"
         )
     if matrix.n_batch != 0 or matrix.n_sparse != 2 or matrix.n_dense != 0:
         raise ValueError(
-            f"{name} must have two axes, both sparse; got n_batch = {matrix.n_batch}, "
-            f"n_dense = {matrix.n_dense} and shape {matrix.shape}"
+            f"{name} must be a BCOO with two sparse axes; got n_batch = "
+            f"{matrix.n_batch}, n_dense = {matrix.n_dense} and shape {matrix.shape}"
         )
     return sparse.BCOO(
         (finite_array(name, matrix.data), matrix.indices),
@@ -159,7 +162,7 @@ def _compressed_rows(name: str, matrix: Any) -> Any:
 
 
 class HasDtype(Protocol):
-    """An array, or a pytree of arrays that together are one matrix."""
+    """Protocol of values with a dtype: arrays, and pytrees that represent a matrix."""
 
     @property
     def dtype(self) -> np.dtype: ...
@@ -169,7 +172,7 @@ T = TypeVar("T", bound=HasDtype)
 
 
 def right_hand_side(target: ArrayLike, shape: tuple[int, ...]) -> Array:
-    """Checks and converts the targets of least squares for a matrix of given shape."""
+    """Converts targets to an array; raises ValueError if they do not fit the matrix."""
     array = finite_array("target", target)
     if array.ndim not in (1, 2) or len(array) != shape[0] or array.size == 0:
         raise ValueError(
@@ -180,7 +183,7 @@ def right_hand_side(target: ArrayLike, shape: tuple[int, ...]) -> Array:
 
 
 def sketch_size(value: int, shape: tuple[int, ...], more: int = 0) -> int:
-    """Checks that a sketch has enough rows for the rank of the matrix."""
+    """Returns a sketch size; raises ValueError if it is below min(N, p) + `more`."""
     value = validation.check_int("sketch_size", value, minimum=1)
     smallest = min(shape) + more
     if value < smallest:
@@ -192,9 +195,12 @@ def sketch_size(value: int, shape: tuple[int, ...], more: int = 0) -> int:
 
 
 def regulariser(ridge: ArrayLike, dtype: np.dtype) -> Array | None:
-    """Checks and converts a ridge; returns None if the ridge is zero.
+    """Converts a ridge to a scalar array; returns None if the ridge is zero.
 
     Subnormal numbers count as zero. A negative traced ridge becomes NaN.
+
+    Raises:
+      ValueError: If the ridge is negative or not finite.
     """
     array_validation.check_number("ridge", ridge, minimum=0)
     value = concrete(ridge, dtype)
@@ -211,7 +217,7 @@ def regulariser(ridge: ArrayLike, dtype: np.dtype) -> Array | None:
 def stopping_tolerance(
     value: ArrayLike | None, default: float, dtype: np.dtype
 ) -> Array:
-    """Converts a tolerance to a non-negative number, or returns the default."""
+    """Returns the tolerance as a scalar array, or the default if it is None."""
     if value is None:
         return scalar(default, dtype)
     array_validation.check_number("tolerance", value, minimum=0)
@@ -219,7 +225,7 @@ def stopping_tolerance(
 
 
 def with_cutoff(array: T, rcond: ArrayLike | None, default: float) -> tuple[T, Array]:
-    """Checks `rcond`, and returns the matrix with the relative cutoff to use.
+    """Returns the matrix, and `rcond` or its default; rejects values outside [0, 1).
 
     If a traced `rcond` is not in [0, 1), the array becomes NaN, and so does the result.
     """

@@ -1,4 +1,4 @@
-"""A solver for lineax, which the extra `jaxwgc[lineax]` installs.
+"""A least-squares solver for lineax. The extra `jaxwgc[lineax]` installs lineax.
 
 `jaxwgc.sketching` does not import this module, since lineax is optional.
 """
@@ -44,7 +44,7 @@ try:
     )
 except ImportError as error:
     raise ImportError(
-        "lineax is missing: pip install 'jaxwgc[lineax]', or in a checkout "
+        "lineax is missing: pip install 'jaxwgc[lineax]', or in a checkout of jaxwgc "
         "pip install '.[lineax]'"
     ) from error
 
@@ -56,7 +56,7 @@ METHODS = ("auto", "gram", "sketch", "factor")
 @register
 @dataclasses.dataclass(frozen=True, eq=False)
 class _State:
-    """A matrix with at least as many rows as columns, and its preconditioner.
+    """State of the solver: a matrix that is not wide, and its preconditioner.
 
     Attributes:
       problem: Least squares with A or Aᵀ, whichever has more rows, and a target of 0.
@@ -139,7 +139,7 @@ class SketchPreconditioned(lx.AbstractLinearSolver[_State]):
         validation.check_int("max_iterations", self.max_iterations, minimum=0)
 
     def init(self, operator: lx.AbstractLinearOperator, options: dict[str, Any]):
-        """Computes the preconditioner of an operator."""
+        """Computes the preconditioner of an operator; returns the solver's state."""
         del options
         structures = pack_structures(operator)
         is_wide = operator.out_size() < operator.in_size()

@@ -62,7 +62,7 @@ class affine(DelayOfParts):
         return self.delay.init(num_workers)
 
     def part_times(self, key, state, loads, shares):
-        """Draws the times of parts, (num_workers, parts): the overhead comes first."""
+        """Draws finish times of parts, overhead included, and the next state."""
         loads = loads_of(loads)
         loads_of_parts = loads[:, None] * jnp.asarray(shares, loads.dtype)
         work_of_parts = self.overhead + self.slope * loads_of_parts
@@ -126,12 +126,12 @@ class unequal_speeds(DelayOfParts):
         object.__setattr__(self, "speeds", tuple(speeds.astype(float).tolist()))
 
     def init(self, num_workers):
-        """Returns index -1 (no speed chosen yet) per worker, and the delay's state."""
+        """Returns index -1 (no speed chosen yet) per worker, and a state of `delay`."""
         workers = jnp.full(num_workers, -1)
         return {"workers": workers, "delay": self.delay.init(num_workers)}
 
     def part_times(self, key, state, loads, shares):
-        """Draws the times of parts, (num_workers, parts)."""
+        """Draws finish times of parts, (num_workers, parts), and the next state."""
         key, worker_key = jax.random.split(key)
         loads = loads_of(loads, state["workers"])
         workers = chosen_workers(worker_key, state["workers"], len(self.speeds))
@@ -199,7 +199,7 @@ class markov(DelayOfParts):
         return self.become_slow / (self.become_slow + self.become_fast)
 
     def init(self, num_workers):
-        """Returns -1 (no state drawn yet) per worker, and both delay states."""
+        """Returns -1 (not drawn yet) per worker, and states of `fast` and `slow`."""
         return {
             "is_slow": jnp.full(num_workers, -1),
             "fast": self.fast.init(num_workers),
@@ -207,7 +207,7 @@ class markov(DelayOfParts):
         }
 
     def part_times(self, key, state, loads, shares):
-        """Draws the times of parts, (num_workers, parts), in the state of the round."""
+        """Draws slow or fast per worker, finish times of parts, and the next state."""
         key, fast_key, slow_key = jax.random.split(key, 3)
         was_slow = state["is_slow"]
         loads = loads_of(loads, was_slow)

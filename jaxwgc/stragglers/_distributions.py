@@ -8,12 +8,12 @@ import math
 import numpy as np
 import scipy
 
-# Log-odds of a longer time, for probabilities from 1e-18 to 1 - 1e-16. Integrals are
-# sums over the cells between their quantiles.
+# Log-odds of the probability of a longer time, from 1 - 1e-16 down to 1e-18. Their
+# quantiles are the edges of cells, over which integrals are summed.
 _LOG_ODDS = np.linspace(36.75, -41.5, 8001)
 # Nodes of Gauss-Legendre quadrature, as positions in a cell from 0 to 1.
 _NODES = 0.5 + np.array([[-0.5], [0.5]]) / math.sqrt(3)
-# Probability per round below which an event is ignored.
+# Probability below which an infinite time is ignored, so that the mean stays finite.
 _NEVER = 1e-9
 
 
@@ -41,7 +41,9 @@ class Distribution(abc.ABC):
 
     def logpdf(self, x: float | np.ndarray) -> np.ndarray:
         """Returns the log-density at x; required for fitting."""
-        raise NotImplementedError(f"logpdf is not defined by {self!r}")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define logpdf; got {self!r} without it"
+        )
 
     def fastest_mean(
         self, num_required: int, num_workers: int, at_most: float = math.inf
@@ -64,7 +66,7 @@ class Distribution(abc.ABC):
         """
         num_later = num_workers - num_required + 1
         times, longer = self._cells
-        # Probability that the f-th time is longer, as a mean over each cell.
+        # Mean over each cell of the probability that the f-th smallest time is longer.
         chances = scipy.special.betainc(num_later, num_required, longer).mean(0)
         widths = np.diff(np.minimum(times, at_most))
         is_endless = np.isinf(widths)
@@ -74,7 +76,7 @@ class Distribution(abc.ABC):
         mean = float(min(times[0], at_most) + within_cells)
         if at_most < math.inf or np.isinf(times[-1]):
             return mean
-        # A power law continues the survival function beyond the last cell.
+        # Beyond the last cell, the survival function is extrapolated by a power law.
         lowest = scipy.special.expit(_LOG_ODDS[-1])
         last, earlier = self.isf(lowest * np.array([1, 10]))
         exponent = math.log10(last / earlier) if earlier > 0 else 0.0
@@ -100,21 +102,18 @@ class Distribution(abc.ABC):
 
     @functools.cached_property
     def _cells(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns edges of intervals of time, and probabilities of longer times."""
+        """Returns edges of time intervals, and survival probabilities inside."""
         times = np.unique(self.isf(scipy.special.expit(_LOG_ODDS)))
         first = times[:-1]
         last = times[1:]
-        # A cell that ends at infinity has no finite times.
+        # In a cell that ends at infinity, the first edge represents all nodes.
         widths = np.where(np.isinf(last), 0, last - first)
         return times, self.sf(first + _NODES * widths)
 
 
 @dataclasses.dataclass(frozen=True)
 class Moved(Distribution):
-    """Distribution of a shifted and scaled variable.
-
-    It is that of shift + scale * X, with X distributed by `law`.
-    """
+    """Distribution of shift + scale * X, with X distributed by `law`."""
 
     law: Distribution
     shift: float

@@ -1,4 +1,4 @@
-"""Resampling of measured delays."""
+"""Delay model that resamples measured times."""
 
 import dataclasses
 import warnings
@@ -90,7 +90,7 @@ def empirical(
     if measured_at is None:
         worker_loads = _positive_loads(loads, num_workers=table.shape[1])
         if table.ndim == 2:
-            # Each worker has one part, with load 1.
+            # The whole time of a worker counts as the time of one part with load 1.
             part_times = (table / worker_loads)[:, :, None]
             largest_load = 1.0
         else:
@@ -106,10 +106,10 @@ def empirical(
         worker_loads = _positive_loads(loads, num_workers=table.shape[2])
         if np.any(worker_loads != 1):
             raise ValueError(
-                "measured_at= gives the loads of the times, so loads= must not be "
-                f"given as well; got {loads}"
+                "loads must not be given together with measured_at, which already has "
+                f"the loads of the times; got loads = {loads}"
             )
-        # The last axis holds loads here, as it holds parts above.
+        # Loads become the last axis, because the last axis holds parts above.
         seconds = np.moveaxis(table, 0, -1).copy()
     slope = np.zeros(seconds.shape[1])
     if known_loads[0] > 0:
@@ -136,9 +136,9 @@ def empirical(
 
 
 def _slope(loads: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """Computes the seconds per load of each worker.
+    """Computes the slope of each worker between two loads, in seconds per load.
 
-    The rounds of two loads are different ones, so that their medians are compared. A
+    The two loads were measured in different rounds, so that medians are compared. A
     worker that never responds at a load has the slope 0.
 
     Args:
@@ -151,16 +151,20 @@ def _slope(loads: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 
 def _median(times: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
-    """Computes medians of the responses; NaN if there are none."""
+    """Computes medians of the finite times; NaN if no time is finite."""
     known = np.where(np.isfinite(times), times, np.nan)
     with warnings.catch_warnings():
-        # It warns of medians without responses.
+        # NumPy warns if no time is finite, and returns NaN as intended.
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.nanmedian(known, axis=axis)
 
 
 def _increasing_loads(measured_at: ArrayLike, table: np.ndarray) -> np.ndarray:
-    """Checks the loads of a measurement, and converts them to float64."""
+    """Converts `measured_at` to float64; raises ValueError unless it fits the times.
+
+    Loads must be increasing, with one load per entry of the first axis. Warns if times
+    fall with the load.
+    """
     loads = array_validation.host_array(
         "measured_at", measured_at, "real numbers", loads="any"
     )
@@ -169,9 +173,9 @@ def _increasing_loads(measured_at: ArrayLike, table: np.ndarray) -> np.ndarray:
     is_increasing &= loads[-1] > 0
     if not is_increasing or table.ndim != 3 or len(table) != len(loads):
         raise ValueError(
-            "measured_at must be increasing loads of at least 0, the last above 0, of "
-            "shape (loads,), for times (loads, rounds, workers); got "
-            f"{loads} and times {table.shape}"
+            "measured_at must be increasing and at least 0, the last above 0, with one "
+            "load per entry of the first axis of times, (loads, rounds, workers); got "
+            f"{loads} and times of shape {table.shape}"
         )
     medians = _median(table, axis=(1, 2))
     if np.any(np.diff(medians) < 0):
@@ -185,13 +189,13 @@ def _increasing_loads(measured_at: ArrayLike, table: np.ndarray) -> np.ndarray:
 
 
 def _positive_loads(loads: ArrayLike, num_workers: int) -> np.ndarray:
-    """Checks one load or a load per worker, and converts them to float64."""
+    """Converts one load, or one per worker, to float64; rejects loads of 0 or below."""
     worker_loads = array_validation.concrete_array("loads", loads, "real numbers")
     worker_loads = worker_loads.astype(np.float64)
     is_positive = np.all((worker_loads > 0) & np.isfinite(worker_loads))
     if not is_positive or worker_loads.shape not in ((), (num_workers,)):
         raise ValueError(
-            f"loads must be positive and finite, one number or {num_workers}; got "
+            f"loads must be positive and finite, one or {num_workers} numbers; got "
             f"{validation.in_short(loads)}"
         )
     return worker_loads
@@ -203,7 +207,7 @@ class _Empirical(DelayOfParts):
     """Delay model that resamples times measured at one or more loads.
 
     Beyond the largest load a worker begins anew, or takes `slope` seconds per load.
-    With probability `probability`, times are raised to at least `stall`, (n,).
+    With probability `probability`, times are raised to at least `stall`, (loads,).
     """
 
     table: np.ndarray
@@ -228,12 +232,13 @@ class _Empirical(DelayOfParts):
         if num_workers > num_measured and not may_share_history:
             raise ValueError(
                 f"the trace must have at least {num_workers} workers; got "
-                f"{num_measured}: replace=True lets several workers use one history"
+                f"{num_measured}. With replace=True, several workers may use the "
+                "history of one worker"
             )
         return {"workers": unchosen, "rounds": unchosen}
 
     def part_times(self, key, state, loads, shares):
-        """Draws the times of parts, (num_workers, parts)."""
+        """Draws finish times of parts, (num_workers, parts), and the next state."""
         loads = loads_of(loads, state["workers"])
         loads_of_parts = loads[:, None] * jnp.asarray(shares, loads.dtype)
         rounds, workers, state = self._drawn(key, state)
@@ -252,16 +257,16 @@ class _Empirical(DelayOfParts):
         times = _between(known, seconds, jnp.minimum(loads_of_parts, known[-1]))
         slope = jnp.asarray(self.slope, loads.dtype)[workers]
         times = times + slope[:, None] * jnp.maximum(loads_of_parts - known[-1], 0)
-        # The times of two loads are of different rounds, and may fall with the load. No
-        # part ends later than the whole load.
+        # Times at two loads come from different rounds, and may fall with the load. The
+        # minimum ensures that no part ends later than the whole load.
         return jax.lax.cummin(times, axis=1, reverse=True), state
 
     def measured_loads(self):
-        """Returns the loads of the measurement; none for times of parts."""
+        """Returns the loads at which times were measured; empty for times of parts."""
         return self.at_loads
 
     def stopped(self, num_workers):
-        """Returns the workers that do not respond in the last rounds of the trace."""
+        """Maps workers that stopped responding to the first round without response."""
         num_measured = self.table.shape[1]
         if self.resample == "cells" or num_workers != num_measured:
             return {}
@@ -270,7 +275,7 @@ class _Empirical(DelayOfParts):
         return {worker: int(end.start[worker]) for worker in workers}
 
     def stalls(self, tail):
-        """Returns the stalls that the times do not rule out."""
+        """Returns rare stalls that the measured times do not rule out."""
         is_finite = np.isfinite(self.table)
         longest = np.max(self.table, axis=(0, 1), where=is_finite, initial=0)
         stall = tail * longest
@@ -288,7 +293,7 @@ class _Empirical(DelayOfParts):
         )
 
     def _drawn(self, key, state):
-        """Draws a round and worker of the trace for each worker."""
+        """Draws a round and a worker of the trace per worker, and the next state."""
         num_rounds, num_measured, _ = self.table.shape
         worker_key, round_key = jax.random.split(key)
         shape = state["workers"].shape

@@ -14,8 +14,8 @@ from jaxwgc.stragglers._distributions import Distribution, Moved
 from jaxwgc.stragglers._models import DelayModel, loads_of
 from jaxwgc.stragglers._part_times import at_constant_speed
 
-# Rules of the numbers in fields: keyword arguments of
-# `array_validation.check_number`, by name of the field.
+# Bounds of the numbers in fields: for the name of each field, keyword arguments of
+# `array_validation.check_number`.
 Rules = Mapping[str, Mapping[str, float]]
 # Weight below which a time is ignored in fits.
 NO_WEIGHT = 1e-9
@@ -39,7 +39,7 @@ class Sample(NamedTuple):
 
     @property
     def counts(self) -> np.ndarray:
-        """True for times whose weight is not negligible."""
+        """Mask of the times whose weight is not negligible."""
         return self.weights > NO_WEIGHT
 
     @property
@@ -107,14 +107,14 @@ class IndependentDelay(DelayModel, Distribution):
         """Draws times at load 1."""
 
     def sample(self, key, state, loads):
-        """Draws the times of a round."""
+        """Draws the finish times of a round; returns also the unchanged state."""
         loads = loads_of(loads)
         times = self.draw(key, loads.shape)
         # Zero load takes no time, even for a lost worker (infinite time at load 1).
         return jnp.where(loads == 0, 0, loads * times), state
 
     def part_times(self, key, state, loads, shares):
-        """Draws the times of parts, at constant speed."""
+        """Draws finish times of parts at constant speed; returns also the state."""
         times, state = self.sample(key, state, loads)
         return at_constant_speed(times, jnp.asarray(shares, times.dtype)), state
 
@@ -124,7 +124,9 @@ class IndependentDelay(DelayModel, Distribution):
 
     def logsf(self, x: float | np.ndarray) -> np.ndarray:
         """Returns the log-probability of a time above x."""
-        raise NotImplementedError(f"logsf is not defined by {self!r}")
+        raise NotImplementedError(
+            f"{type(self).__name__} must define logsf; got {self!r} without it"
+        )
 
     def sf(self, x: float | np.ndarray) -> np.ndarray:
         """Returns the probability of a time above x."""
@@ -137,7 +139,7 @@ class IndependentDelay(DelayModel, Distribution):
 
     @classmethod
     def estimate(cls, sample: Sample) -> tuple[float, ...] | None:
-        """Computes maximum-likelihood estimates of the fields.
+        """Returns maximum-likelihood estimates of the fields, None if not closed-form.
 
         By default None: `fit_delays` searches with `logpdf` and `logsf`. A subclass may
         use a closed form.

@@ -11,26 +11,26 @@ import scipy
 from jaxwgc._common.pytrees import register
 from jaxwgc.stragglers._independent_delay import IndependentDelay, Rules, Sample
 
-# Smallest estimate of the deviation of logarithms of times.
+# Smallest estimate of the standard deviation of the logarithms of times.
 _SMALLEST_DEVIATION = 1e-6
-# Maximum number of Newton iterations, and relative change that ends them.
+# Maximum number of Newton iterations, and relative change that ends iterations.
 _ITERATIONS = 100
 _CONVERGED = 1e-9
 
 
 def _log_times(times: float | np.ndarray) -> np.ndarray:
-    """Computes logarithms of times, bounded for times that are not positive."""
+    """Computes logarithms of times; zero and negative times count as 1e-300."""
     return np.log(np.maximum(times, 1e-300))
 
 
 def _exponential_time(q: float | np.ndarray) -> np.ndarray:
-    """Computes the exponential time that is exceeded with a given probability."""
+    """Computes the standard exponential time that is exceeded with probability q."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return -np.log(q)
 
 
 def _log_density(excess: float | np.ndarray, rate: float) -> np.ndarray:
-    """Computes the log-density of exponential times."""
+    """Computes the log-density of exponential times, -infinity below zero."""
     density = np.log(rate) - rate * np.maximum(excess, 0)
     return np.where(excess >= 0, density, -np.inf)
 
@@ -45,7 +45,7 @@ def _rate_of(sample: Sample, excess: np.ndarray) -> float:
 @register
 @dataclasses.dataclass(frozen=True)
 class shifted_exponential(IndependentDelay):
-    """Delay model: a fixed time plus an exponential one, times the load.
+    """Delay model with shifted exponential times, proportional to the load.
 
     Times are load * (shift + X / rate), with X standard exponential.
 
@@ -99,7 +99,7 @@ class shifted_exponential(IndependentDelay):
 @register
 @dataclasses.dataclass(frozen=True)
 class pareto(IndependentDelay):
-    """Delay model with heavy tails: Pareto times, times the load.
+    """Delay model with heavy-tailed Pareto times, proportional to the load.
 
     Times are load * scale * X with P(X > t) = t ** -shape for t at least 1.
 
@@ -156,7 +156,7 @@ class pareto(IndependentDelay):
 @register
 @dataclasses.dataclass(frozen=True)
 class weibull(IndependentDelay):
-    """Delay model: Weibull times, times the load.
+    """Delay model with Weibull times, proportional to the load.
 
     Times are load * scale * X with P(X > t) = exp(-(t ** shape)).
 
@@ -238,7 +238,7 @@ class weibull(IndependentDelay):
 @register
 @dataclasses.dataclass(frozen=True)
 class log_normal(IndependentDelay):
-    """Delay model: log-normal times, times the load.
+    """Delay model with log-normal times, proportional to the load.
 
     Times are load * median * exp(deviation * X), with X standard normal.
 
@@ -291,7 +291,7 @@ class log_normal(IndependentDelay):
     def estimate(cls, sample: Sample) -> tuple[float, ...] | None:
         """Returns the maximum-likelihood estimates of median and deviation.
 
-        Censored times have no closed form.
+        None if some times are censored: the estimates then have no closed form.
         """
         if not sample.is_whole.all():
             return None
@@ -308,7 +308,7 @@ class log_normal(IndependentDelay):
 @register
 @dataclasses.dataclass(frozen=True)
 class gamma(IndependentDelay):
-    """Delay model: gamma times, times the load.
+    """Delay model with gamma times, proportional to the load.
 
     Times are load * scale * X, with X gamma of the given shape. The sum of k
     exponential times, e.g. of k requests one after the other, has shape k.
@@ -363,8 +363,8 @@ class gamma(IndependentDelay):
     def estimate(cls, sample: Sample) -> tuple[float, ...] | None:
         """Returns the maximum-likelihood estimates of scale and shape.
 
-        The shape is the zero of one function, with the scale in closed form. Censored
-        times, and times of 0, have no such form.
+        The shape is the zero of one function, with the scale in closed form. None if
+        some times are censored or 0.
         """
         times = sample.times[sample.counts]
         weights = sample.weights[sample.counts]
@@ -375,11 +375,13 @@ class gamma(IndependentDelay):
         spread = max(spread, _SMALLEST_DEVIATION**2 / 2)
 
         def excess(shape):
-            # The information on the logarithm of the scale is the shape.
+            # Cox-Reid adjustment for estimated speeds: the derivative of half the
+            # logarithm of the Fisher information on the log-scale, which is the shape.
             adjustment = (1 - sample.kept) / (2 * shape)
             return np.log(shape) - scipy.special.digamma(shape) - adjustment - spread
 
-        # The bounds are 1 / 2s < log(s) - digamma(s) < 1 / s, with room for rounding.
+        # log(s) - digamma(s) is between 1 / (2s) and 1 / s, which bounds the zero. The
+        # bounds are wider by a factor of 2, because of rounding.
         low = sample.kept / (4 * spread)
         shape = scipy.optimize.brentq(excess, low, 2 / spread)
         return mean / shape, shape
@@ -388,7 +390,7 @@ class gamma(IndependentDelay):
 @register
 @dataclasses.dataclass(frozen=True)
 class bernoulli_slowdown(IndependentDelay):
-    """Delay model: workers are slow by a factor with a given probability.
+    """Delay model in which workers are slow at random, by a fixed factor.
 
     Times are load * time, multiplied by `slowdown` with the given probability.
 

@@ -84,7 +84,7 @@ class Arrivals(NamedTuple):
 
 
 class Model(abc.ABC):
-    """Base class of models that draw one round after the other."""
+    """Base class of straggler and delay models, which draw one round after another."""
 
     def init(self, num_workers: int) -> Any:
         """Returns the state before the first round."""
@@ -126,7 +126,7 @@ class StragglerModel(Model):
     def sample(
         self, key: jax.Array, state: Any, loads: jax.Array
     ) -> tuple[Arrivals, Any]:
-        """Draws the arrivals of one round.
+        """Draws the arrivals of one round, and the next state.
 
         Args:
           key: PRNG key of either kind.
@@ -140,10 +140,10 @@ class StragglerModel(Model):
     def sample_parts(
         self, key: jax.Array, state: Any, loads: jax.Array, shares: Array
     ) -> tuple[Arrivals, Any]:
-        """Draws the arrivals of one round of workers with several messages.
+        """Draws arrivals for a code with several messages per worker, and a state.
 
-        By default those of `sample`: without `part_times`, workers take equal times for
-        their parts.
+        By default, these are the arrivals of `sample`: without `part_times`, workers
+        take equal times for their parts.
 
         Args:
           key: PRNG key of either kind.
@@ -161,11 +161,14 @@ class StragglerModel(Model):
     def warn_where_undecodable(
         self, code: GradientCode, decoder: DecoderLike = None
     ) -> None:
-        """Warns if rounds are known to end before the code decodes."""
+        """Warns if rounds are known to end before the code decodes.
+
+        By default, there is no warning.
+        """
 
     @staticmethod
     def check(name: str, model: Any, loads: jax.Array | np.ndarray) -> None:
-        """Raises TypeError unless a model returns rounds of the right size."""
+        """Raises TypeError unless a model draws rounds with one bool per worker."""
         validation.check_instance(name, model, StragglerModel)
         num_workers = len(loads)
         state = model.init(num_workers)
@@ -209,7 +212,7 @@ class DelayModel(Model):
     def sample(
         self, key: jax.Array, state: Any, loads: jax.Array
     ) -> tuple[jax.Array, Any]:
-        """Draws the finish times of a round.
+        """Draws the finish times of a round, and the next state.
 
         Args:
           key: PRNG key of either kind.
@@ -223,7 +226,7 @@ class DelayModel(Model):
     def part_times(
         self, key: jax.Array, state: Any, loads: jax.Array, shares: Array
     ) -> tuple[jax.Array, Any]:
-        """Draws the times at which workers finish their parts.
+        """Draws the times at which workers finish their parts, and the next state.
 
         By default, `sample` draws the times at the loads of the parts with the same
         key. This is right if times with the same key never decrease with the load.
@@ -258,7 +261,7 @@ class DelayModel(Model):
         return None
 
     def measured_loads(self) -> tuple[float, ...]:
-        """Returns the loads at which whole times were measured, in increasing order.
+        """Returns the loads at which finish times were measured, in increasing order.
 
         With one load, times are taken to be proportional to the load. Empty for
         parametric models, and for measured times of parts.
@@ -266,7 +269,7 @@ class DelayModel(Model):
         return ()
 
     def stopped(self, num_workers: int) -> dict[int, int]:
-        """Returns the workers that do not respond any more at the end of a trace.
+        """Maps workers that stopped responding to the first round without response.
 
         Empty for parametric models, and if workers of the trace are drawn at random.
 
@@ -279,7 +282,7 @@ class DelayModel(Model):
         return {}
 
     def stalls(self, tail: float) -> "Stalls | None":
-        """Returns the stalls that measured times do not rule out.
+        """Returns rare stalls that the measured times do not rule out.
 
         None for parametric models, which have a known tail.
 
@@ -297,10 +300,10 @@ class DelayModel(Model):
 
 
 class DelayOfParts(DelayModel):
-    """Base class of delay models that are defined by the times of parts."""
+    """Base class of delay models whose `sample` follows from `part_times`."""
 
     def sample(self, key, state, loads):
-        """Draws the finish times of a round."""
+        """Draws the finish times of a round, and the next state."""
         one_part = np.ones((len(loads_of(loads)), 1))
         times, state = self.part_times(key, state, loads, one_part)
         return times[:, 0], state
@@ -309,11 +312,11 @@ class DelayOfParts(DelayModel):
     def part_times(
         self, key: jax.Array, state: Any, loads: jax.Array, shares: Array
     ) -> tuple[jax.Array, Any]:
-        """Draws the times at which workers finish their parts."""
+        """Draws the times at which workers finish their parts, and the next state."""
 
 
 class Stalls(NamedTuple):
-    """Stalls that a trace does not rule out; see `DelayModel.stalls`."""
+    """Delay model with stalls that a trace does not rule out: `DelayModel.stalls`."""
 
     delay: DelayModel
     probability: float
@@ -322,23 +325,26 @@ class Stalls(NamedTuple):
 
 
 def check_round(name: str, arrivals: Any, num_workers: int) -> None:
-    """Raises TypeError unless `name` returns arrivals with valid fields."""
+    """Raises TypeError unless `received` and `elapsed` of arrivals are valid."""
     received = getattr(arrivals, "received", None)
     if np.shape(received) != (num_workers,) or not is_kind(received, "bools"):
         raise TypeError(
-            f"{name} must return (arrivals, state), with received bools "
+            f"{name} must return arrivals whose received has one bool per worker, "
             f"({num_workers},); got {arrivals!r}"
         )
     elapsed = getattr(arrivals, "elapsed", None)
     if np.shape(elapsed) != () or not is_kind(elapsed, "real numbers"):
         raise TypeError(
-            f"{name} must return (arrivals, state), with elapsed real numbers (); got "
+            f"{name} must return arrivals whose elapsed is a real scalar; got "
             f"{arrivals!r}"
         )
 
 
 def loads_of(loads: ArrayLike, state: jax.Array | None = None) -> jax.Array:
-    """Checks loads and converts them to floats; invalid traced loads become NaN."""
+    """Converts loads to floats; raises ValueError if a load is negative or infinite.
+
+    Invalid traced loads become NaN.
+    """
     vector = _vector("loads", loads, "finite and at least 0", is_finite=True)
     if state is not None:
         validation.check_shape("loads", vector, "(num_workers,)", state.shape)
@@ -346,7 +352,10 @@ def loads_of(loads: ArrayLike, state: jax.Array | None = None) -> jax.Array:
 
 
 def times_of(times: ArrayLike) -> jax.Array:
-    """Checks times and converts them to floats; negative traced times become NaN."""
+    """Converts times to floats; raises ValueError if a time is negative.
+
+    Negative traced times become NaN.
+    """
     vector = _vector("times", times, "at least 0, and infinity without a response")
     return jnp.where(vector >= 0, vector, jnp.nan)
 
@@ -354,7 +363,10 @@ def times_of(times: ArrayLike) -> jax.Array:
 def _vector(
     name: str, value: Any, requirement: str, is_finite: bool = False
 ) -> jax.Array:
-    """Checks a vector of numbers of at least 0, and converts it to floats."""
+    """Converts a vector to floats; raises ValueError if an entry is negative.
+
+    With `is_finite`, infinite entries raise ValueError, too.
+    """
     array = value if hasattr(value, "dtype") else np.asarray(value)
     if isinstance(array, jax.ShapeDtypeStruct):
         raise TypeError(f"{name} must be real numbers; got {array!r}")

@@ -19,7 +19,7 @@ def finished_parts(
     elapsed: jax.Array,
     parts: ArrayLike,
 ) -> jax.Array:
-    """Counts the parts that each worker has finished at a time.
+    """Counts the parts that each worker has finished at a given time.
 
     Args:
       times: Finish time of each worker, (..., num_workers).
@@ -31,7 +31,7 @@ def finished_parts(
     Raises:
       ValueError: If the times are those of whole loads, and workers have several parts.
     """
-    # Rounding may make a finished part look slightly unfinished.
+    # The margin covers rounding errors, by which a finished part may look unfinished.
     epsilon = max(jnp.finfo(times.dtype).eps, jnp.finfo(elapsed.dtype).eps)
     latest = elapsed * (1 + _ROUNDINGS * epsilon)
     if part_times is not None:
@@ -53,14 +53,14 @@ def _check_are_of_parts(part_times: jax.Array, parts: ArrayLike) -> None:
     most = int(np.max(np.asarray(parts)))
     if most > 1:
         raise ValueError(
-            f"arrivals must have the times of the {most} parts of a worker, because "
-            "they are not in proportion to the load; draw the round with "
+            f"arrivals must have times of parts, because workers have up to {most} "
+            "parts; got times of whole loads. Draw the round with "
             "model.sample_parts(key, state, code.loads, code.part_shares)"
         )
 
 
 def at_constant_speed(times: jax.Array, shares: jax.Array) -> jax.Array:
-    """Computes the times of parts at constant speed.
+    """Computes the finish times of parts for workers of constant speed.
 
     Args:
       times: Finish time of each worker, (num_workers,).
@@ -73,7 +73,7 @@ def at_constant_speed(times: jax.Array, shares: jax.Array) -> jax.Array:
 
 
 def check_part_times(name: str, part_times: np.ndarray, times: np.ndarray) -> None:
-    """Raises ValueError if the times of parts do not fit those of the loads.
+    """Raises ValueError if the times of parts do not fit the times of whole loads.
 
     Args:
       name: Name of the delay model.
@@ -85,7 +85,7 @@ def check_part_times(name: str, part_times: np.ndarray, times: np.ndarray) -> No
         return
     with np.errstate(invalid="ignore"):
         steps = np.diff(part_times, axis=-1)
-        # Two infinite times have no difference.
+        # The difference of two infinite times is NaN, which is ignored.
         falls = np.nanmin(steps, initial=0.0)
         slack = _ROUNDINGS * np.finfo(part_times.dtype).eps * np.abs(times)
         distance = np.abs(part_times[..., -1] - times)
@@ -93,12 +93,12 @@ def check_part_times(name: str, part_times: np.ndarray, times: np.ndarray) -> No
     if falls < -np.nanmax(slack, where=np.isfinite(slack), initial=0.0):
         raise ValueError(
             f"part_times of {name} must never decrease from part to part; got a part "
-            f"that ends {-falls:.6g} before the part ahead of it"
+            f"that ends {-falls:.6g} before the previous part"
         )
     if is_off.any():
         place = np.unravel_index(np.argmax(is_off), is_off.shape)
         raise ValueError(
-            f"the last of part_times of {name} must be the time that sample draws with "
-            f"the same key; got {part_times[..., -1][place]:.6g} and "
+            f"part_times of {name} must end with the time that sample draws with the "
+            f"same key; got {part_times[..., -1][place]:.6g} instead of "
             f"{times[place]:.6g}"
         )

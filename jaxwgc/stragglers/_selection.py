@@ -1,12 +1,12 @@
-"""Selection of a number of workers: the fastest ones, or random ones."""
+"""Selection of the fastest workers, or of random workers."""
 
 import jax
 import jax.numpy as jnp
 
 from jaxwgc._common.arrays import varying_with
 
-# Maximum number of workers for a comparison of all pairs. Bisection takes a step per
-# bit.
+# Maximum number of workers for which all pairs are compared. For more workers,
+# bisection is faster: it takes one step per bit of the times.
 _MOST_IN_PAIRS = 32
 
 
@@ -14,12 +14,12 @@ _MOST_IN_PAIRS = 32
 def fastest_workers(
     key: jax.Array, times: jax.Array, count: int | jax.Array
 ) -> jax.Array:
-    """Selects the fastest workers; ties are resolved at random.
+    """Returns a mask of the `count` fastest workers; ties are resolved at random.
 
-    Few times are ranked by comparing all pairs. For more, bisection on the bits of the
-    times is used: under vmap on the CPU both are several times faster than sorting.
+    Few times are ranked by comparing all pairs, and many by bisection on their bits:
+    under vmap on the CPU both are several times faster than sorting.
     """
-    # Nonnegative floats have the same order as their bit patterns.
+    # Nonnegative floats have the same order as their bit patterns, which are integers.
     bits = jnp.int32 if times.dtype == jnp.float32 else jnp.int64
     order = jax.lax.bitcast_convert_type(jnp.abs(times), bits)
     if len(times) <= _MOST_IN_PAIRS:
@@ -36,7 +36,7 @@ def fastest_workers(
 def random_workers(
     key: jax.Array, among: jax.Array, count: int | jax.Array
 ) -> jax.Array:
-    """Draws a number of workers without replacement."""
+    """Draws `count` workers of the mask `among` without replacement, as a mask."""
     draws = _distinct_draws(key, len(among))
     draws = jnp.where(among, draws, jnp.iinfo(jnp.int32).max)
     return draws < _largest_bound(draws, count)
@@ -44,7 +44,7 @@ def random_workers(
 
 def _distinct_draws(key: jax.Array, num_workers: int) -> jax.Array:
     """Draws a random integer for each worker, all of them different."""
-    # The index is in the lowest bits, so that all draws differ.
+    # The lowest bits are the index of the worker, so that all integers differ.
     index_bits = (num_workers + 1).bit_length()
     draws = jax.random.bits(key, (num_workers,), jnp.uint32) >> 2
     draws = (draws >> index_bits << index_bits).astype(jnp.int32)
@@ -53,10 +53,9 @@ def _distinct_draws(key: jax.Array, num_workers: int) -> jax.Array:
 
 @jax.jit
 def _largest_bound(values: jax.Array, count: int | jax.Array) -> jax.Array:
-    """Returns the largest bound that at most a number of integers are below.
+    """Returns the largest t such that at most `count` of the values are below t.
 
-    It is the largest t such that at most `count` of the integers are below t. If
-    values are distinct, exactly `count` are below; ties have the value t.
+    If values are distinct, exactly `count` are below t. Ties have the value t.
     """
     num_bits = jnp.iinfo(values.dtype).bits - 1
 

@@ -1,4 +1,4 @@
-"""Straggler models by delays, or with rounds of unit duration."""
+"""Straggler models with times from a delay model, or with rounds of one time unit."""
 
 import dataclasses
 import warnings
@@ -21,13 +21,13 @@ from jaxwgc.stragglers._models import Arrivals, DelayModel, StragglerModel, load
 from jaxwgc.stragglers._selection import random_workers
 from jaxwgc.stragglers._waiting_rules import WaitingRule, fastest
 
-# Number of random orders of arrival on which a waiting rule is tested before a warning.
+# Number of random orders of arrival on which a waiting rule is tested for a warning.
 _NUM_ORDERS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class delayed(StragglerModel):
-    """Straggler model of a delay model and a waiting rule.
+    """Straggler model that combines a delay model and a waiting rule.
 
     The delay model draws times, and the waiting rule ends rounds.
 
@@ -79,22 +79,26 @@ class delayed(StragglerModel):
             )
 
     def init(self, num_workers):
-        """Returns the state of `delay`, and the remaining busy time of each worker."""
+        """Returns the state of `delay`.
+
+        If late workers are busy, returns also the remaining time of each worker.
+        """
         delay_state = self.delay.init(num_workers)
         if self.late == "cancelled":
             return delay_state
         return delay_state, jnp.zeros(num_workers, jnp.result_type(float))
 
     def sample(self, key, state, loads):
-        """Draws finish times, and ends the round by the waiting rule."""
+        """Draws finish times; returns the arrivals by the waiting rule, and a state."""
         loads = loads_of(loads)
         code = self.wait.code
-        # The waiting rule of a code with several messages needs the times of parts.
+        # The waiting rule of a code with several messages per worker needs the times of
+        # parts.
         shares = np.ones((len(loads), 1)) if code is None else code.part_shares
         return self.sample_parts(key, state, loads, shares)
 
     def sample_parts(self, key, state, loads, shares):
-        """Draws finish times of parts, and ends the round by the waiting rule."""
+        """Draws times of parts; returns arrivals by the waiting rule, and a state."""
         delay_key, wait_key = jax.random.split(key)
         loads = loads_of(loads)
         is_busy = self.late == "busy"
@@ -119,7 +123,7 @@ class delayed(StragglerModel):
         arrivals = arrivals._replace(joined=joined, late=joined & (remaining > 0))
         response_times = jnp.where(joined, remaining + times, remaining)
         remaining = response_times - arrivals.elapsed
-        # A worker that would never finish is replaced.
+        # A worker that would never finish is replaced by a free worker.
         is_free = arrivals.received | ~jnp.isfinite(remaining)
         remaining = jnp.where(is_free, 0, remaining).astype(jnp.result_type(float))
         return arrivals, (delay_state, remaining)
@@ -143,7 +147,7 @@ class delayed(StragglerModel):
             f"times of {delay_name}", times, "(num_workers,)", loads.shape
         )
         if isinstance(self.delay, IndependentDelay):
-            # Times are in proportion to the load, whatever its parts.
+            # Times are proportional to the load, so times of parts follow from them.
             return times, None, state
         return times, times[:, None], state
 
@@ -162,13 +166,13 @@ class delayed(StragglerModel):
         num_stragglers = int(np.asarray(code.num_stragglers))
         num_enough = num_workers - num_stragglers
         if wait.code is not None:
-            # Codes with equal assignments differ in the weights of parts at most. They
-            # decode at equal times.
+            # Codes with equal assignments decode after equal responses, even if the
+            # weights of their parts differ.
             is_early = not np.array_equal(wait.code.assignment, code.assignment)
         elif isinstance(wait, fastest) and num_stragglers > 0:
             is_early = wait.num_required < num_enough
         else:
-            # An approximate code has no number of responses that is always enough.
+            # For an approximate code, no number of responses is always enough.
             is_early = False
         if not is_early:
             return
@@ -225,7 +229,7 @@ class uniform(StragglerModel):
         validation.check_int("num_stragglers", self.num_stragglers, minimum=0)
 
     def sample(self, key, state, loads):
-        """Draws the arrivals of one round."""
+        """Draws the arrivals of one round; returns also the unchanged state."""
         num_workers = len(loads_of(loads))
         if self.num_stragglers >= num_workers:
             raise ValueError(
@@ -239,7 +243,7 @@ class uniform(StragglerModel):
 
 @dataclasses.dataclass(frozen=True)
 class bernoulli(StragglerModel):
-    """Straggler model with independent stragglers of given probabilities.
+    """Straggler model in which workers straggle independently of each other.
 
     Rounds take one time unit. Times are 1 for workers that respond and infinity for
     the others, which have finished no parts. The same key gives the same round
@@ -286,7 +290,7 @@ class bernoulli(StragglerModel):
         object.__setattr__(self, "probability", probabilities)
 
     def sample(self, key, state, loads):
-        """Draws the arrivals of one round."""
+        """Draws the arrivals of one round; returns also the unchanged state."""
         num_workers = len(loads_of(loads))
         if isinstance(self.probability, tuple):
             _check_as_many(num_workers, "probability", len(self.probability))
@@ -324,20 +328,21 @@ class fixed(StragglerModel):
         array_validation.as_array("received", self.received, "bools", num_workers="any")
 
     def sample(self, key, state, loads):
-        """Returns the arrivals of one round."""
+        """Returns the arrivals, equal in every round, and the unchanged state."""
         _check_as_many(len(loads_of(loads)), "received", len(self.received))
         return _unit_round(jnp.asarray(self.received)), state
 
 
 def _check_as_many(num_workers: int, name: str, length: int) -> None:
-    """Raises ValueError unless a vector has an entry per worker."""
+    """Raises ValueError unless the length of a vector is the number of workers."""
     if num_workers != length:
         raise ValueError(
-            f"num_workers must be {length}, the length of {name}; got {num_workers}"
+            f"{name} must have one entry per worker; got {length} entries and "
+            f"num_workers = {num_workers}"
         )
 
 
 def _unit_round(received: jax.Array) -> Arrivals:
-    """Returns the responses of a round of one time unit."""
+    """Returns the arrivals of a round that lasts one time unit."""
     times = jnp.where(received, 1.0, jnp.inf)
     return Arrivals(received=received, times=times, elapsed=jnp.ones(()))

@@ -24,9 +24,9 @@ from jaxwgc.stragglers._waiting_rules import WaitingRule
 def until_decodable(
     code: GradientCode, tolerance: float = DECODES, decoder: DecoderLike = None
 ) -> WaitingRule:
-    """Ends a round as soon as the responses decode.
+    """Returns a waiting rule that ends a round as soon as the responses decode.
 
-    Returns a waiting rule. Repetition and binary codes often need fewer responses
+    Repetition and binary codes often need fewer responses
     than n - s, which always suffice, and approximate codes are often accurate with
     more stragglers. This rule considers which workers responded, not how many. If
     the responding workers do not decode, it waits for all workers, forever if one
@@ -80,9 +80,9 @@ def until_decodable(
 
 
 def coverage(code: GradientCode, share: float) -> WaitingRule:
-    """Ends a round once a share of the parts is finished.
+    """Returns a waiting rule that ends a round once a share of parts is finished.
 
-    Returns a waiting rule. For codes with messages that are parts or groups of
+    This is for codes with messages that are parts or groups of
     parts, such as `codes.replicated` and `codes.fractional_repetition`. If all
     parts have equal weights, it is `until_decodable` with tolerance √(1 - share).
     To correct for lost parts, use `debias="share"` of `jaxwgc.coded_aggregate`.
@@ -113,7 +113,7 @@ def coverage(code: GradientCode, share: float) -> WaitingRule:
       training via compute variance reduction", NeurIPS 2023.
     """
     array_validation.check_number("share", share, positive=True, maximum=1)
-    # The tolerance allows for shares that rounding has reduced.
+    # `DECODES` allows for rounding errors, which may reduce the finished share.
     return until_decodable(code, math.sqrt(1 - share + DECODES**2))
 
 
@@ -134,11 +134,11 @@ class UntilDecodable(WaitingRule):
 
     @property
     def _identity(self):
-        # Decoders may hold arrays, which cannot be compared.
+        # Codes and decoders are compared by identity, because they may hold arrays.
         return id(self.code), self.tolerance, id(self.decoder)
 
     def is_over(self, times, now):
-        """Returns whether the responses decode, or all have arrived.
+        """Returns whether the responses decode, or all messages have arrived.
 
         Times are per worker or per message, (num_messages,).
         """
@@ -167,7 +167,7 @@ class UntilDecodable(WaitingRule):
         )
 
     def describe(self, num_workers: int) -> tuple[str, str]:
-        """Returns a label and phrase: "decodable", "until the responses decode"."""
+        """Returns label and phrase, e.g. "decodable", "until the responses decode"."""
         if self.tolerance <= DECODES:
             return "decodable", "until the responses decode"
         tolerance = f"{self.tolerance:.3g}"
@@ -192,14 +192,14 @@ class UntilDecodable(WaitingRule):
         return times.repeat(self.code.messages_per_worker)
 
     def _check_one_per_worker(self, times):
-        """Raises ValueError if times are of another number of workers."""
+        """Raises ValueError unless there is one time per worker of the code."""
         num_workers = self.code.num_workers
         if np.shape(times) != (num_workers,):
             raise ValueError(
                 f"times must have one entry for each of the {num_workers} workers of "
-                f"the waiting rule's code, or for each of their messages; got shape "
-                f"{np.shape(times)}. Give until_decodable or coverage the code of "
-                "these workers"
+                f"the waiting rule's code, or one entry per message; got shape "
+                f"{np.shape(times)}. Pass the code of these workers to until_decodable "
+                "or coverage"
             )
 
 

@@ -16,9 +16,9 @@ from jaxwgc.stragglers._distributions import Distribution
 from jaxwgc.stragglers._models import Arrivals, times_of
 from jaxwgc.stragglers._selection import fastest_workers
 
-# Response times of a simulated or a real round.
+# Response times: JAX arrays in simulated rounds, NumPy arrays in real rounds.
 Times = jax.Array | np.ndarray
-# A time, and whether it has come.
+# A point of time, and whether the round is over at this time.
 Scalar = jax.Array | np.floating | float
 Flag = jax.Array | np.ndarray | np.bool_ | bool
 
@@ -33,8 +33,9 @@ class WaitingRule:
     millisecond more after each real response.
 
     Attributes:
-      code: Gradient code of the messages; None if it counts workers.
-      tolerance: Allowed residual relative to the target; None if it counts workers.
+      code: Gradient code of the messages; None if the rule counts workers.
+      tolerance: Allowed residual relative to the target; None if the rule counts
+        workers.
 
     Example:
       One second longer than the fastest worker:
@@ -55,7 +56,7 @@ class WaitingRule:
     tolerance: float | None = None
 
     def is_over(self, times: Times, now: Scalar) -> Flag:
-        """Returns whether a round is over.
+        """Returns whether a round is over at a given time.
 
         Args:
           times: Response time of each worker from the start of the round,
@@ -71,8 +72,9 @@ class WaitingRule:
     def ends(self, times: Times) -> Scalar:
         """Returns the time at which a round ends; infinity if never.
 
-        Found by bisection if a rule only defines `is_over`. For a simulated round, with
-        all times known, this is the end of the round: later times have no influence.
+        The time is found by bisection if a rule only defines `is_over`. For a simulated
+        round, with all times known, this is the end of the round: later times have no
+        influence.
 
         Args:
           times: Response time of each worker from the start of the round,
@@ -144,7 +146,7 @@ class WaitingRule:
         return jnp.minimum(first_time(is_over, last), last)
 
 
-# A static argument keeps the precision of NumPy arrays in the rule.
+# The rule is a static argument, so that its NumPy arrays keep their precision.
 _compiled_end = jax.jit(lambda rule, times: rule.value._end(times), static_argnums=0)
 
 
@@ -184,14 +186,14 @@ class fastest(WaitingRule):
             validation.check_int("num_required", self.num_required, minimum=1)
 
     def ends(self, times):
-        """Returns the f-th smallest time."""
+        """Returns the time of the last awaited worker, which ends the round."""
         self._check_number(len(times))
         return times.__array_namespace__().sort(times)[self.num_required - 1]
 
     def arrivals(
         self, key: jax.Array, times: ArrayLike, part_times: ArrayLike | None = None
     ) -> Arrivals:
-        """Returns the arrivals of exactly f workers; the key resolves ties."""
+        """Returns the arrivals of the f fastest workers; the key resolves ties."""
         del part_times
         times = times_of(times)
         self._check_number(len(times))
@@ -210,11 +212,11 @@ class fastest(WaitingRule):
         return f"first {number}", f"for the first {number} of {num_workers} workers"
 
     def expected_time(self, law: Distribution, num_workers: int) -> float:
-        """Returns the mean of the f-th fastest time."""
+        """Returns the mean time of the last awaited worker, which ends the round."""
         return law.fastest_mean(self.num_required, num_workers)
 
     def time_quantile(self, law: Distribution, num_workers: int, level: float) -> float:
-        """Returns the quantile of the f-th fastest time."""
+        """Returns a quantile of the time of the last awaited worker."""
         return law.fastest_quantile(self.num_required, num_workers, level)
 
     def _check_number(self, num_workers: int) -> None:
@@ -253,7 +255,7 @@ class deadline(WaitingRule):
         array_validation.check_fields(self, seconds={"positive": True})
 
     def ends(self, times):
-        """Returns the smaller of the deadline and the last time."""
+        """Returns the deadline, or the time of the last worker if that is smaller."""
         xp = times.__array_namespace__()
         seconds = xp.asarray(self.seconds, dtype=times.dtype)
         return xp.minimum(times.max(), seconds)
@@ -266,21 +268,21 @@ class deadline(WaitingRule):
         return f"{self.seconds:.{decimals}f} s", f"for {self.seconds:.4g} s"
 
     def expected_time(self, law: Distribution, num_workers: int) -> float:
-        """Returns the mean of the smaller of the deadline and the last time."""
+        """Returns the mean duration of a round, which is at most the deadline."""
         return law.fastest_mean(num_workers, num_workers, at_most=self.seconds)
 
     def time_quantile(self, law: Distribution, num_workers: int, level: float) -> float:
-        """Returns the quantile of the smaller of the deadline and the last time."""
+        """Returns a quantile of the duration, which is at most the deadline."""
         last = law.fastest_quantile(num_workers, num_workers, level)
         return min(last, self.seconds)
 
 
 @dataclasses.dataclass(frozen=True)
 class relative_deadline(WaitingRule):
-    """Waits a multiple of the time that the first workers take.
+    """Waits `factor` times as long as the first `quorum` workers take.
 
-    It waits `factor` times as long as the first `quorum` workers take. Fixed
-    deadlines are often too short or too long; this one adapts to the workers.
+    Fixed deadlines are often too short or too long; a relative deadline adapts to the
+    workers.
 
     Args:
       factor: Multiple of the time of the quorum-th response; at least 1.
@@ -313,7 +315,7 @@ class relative_deadline(WaitingRule):
         validation.check_int("quorum", self.quorum, minimum=1)
 
     def ends(self, times):
-        """Returns the smaller of the deadline and the last time."""
+        """Returns the deadline, or the time of the last worker if that is smaller."""
         validation.check_up_to("quorum", self.quorum, num_workers=len(times))
         xp = times.__array_namespace__()
         factor = xp.asarray(self.factor, dtype=times.dtype)

@@ -193,11 +193,11 @@ class RestartsNobody(asynchronous.AsynchronousRule):
     [
         (
             {"methods": {"mine": RestartsNobody()}},
-            r"methods\['mine'\] must give new parameters to workers that restart",
+            r"methods\['mine'\] must restart workers with the newest parameters",
         ),
         (
             {"step_sizes": [1e9], "methods": {"all": METHODS["every arrival"]}},
-            r"parameters of methods\['all'\] become infinite at every step size",
+            r"step size at which the losses of methods\['all'\] stay finite; got",
         ),
         ({"methods": {}}, "methods must not be empty"),
         (
@@ -212,14 +212,14 @@ class RestartsNobody(asynchronous.AsynchronousRule):
         ),
         (
             {"delay": stragglers.affine(LAW, overhead=0.0, slope=0.0)},
-            "times of delay must be positive",
+            "delay must draw positive times",
         ),
         ({"step_sizes": [0.1, -0.1]}, "step_sizes and targets must be positive"),
         ({"targets": [0.0]}, "step_sizes and targets must be positive"),
         ({"solution": [1.0, 2.0]}, "solution must have the structure and shapes"),
         (
             {"solution": np.zeros(2, np.float32)},
-            "the total loss of the start must be finite, and above that of the sol",
+            "problem.start must have a finite total loss, above the total loss of sol",
         ),
         ({"seconds": -1.0}, "seconds must be positive"),
     ],

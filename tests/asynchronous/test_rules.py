@@ -185,7 +185,7 @@ def test_staleness_of_ringleader_is_below_twice_the_workers():
         (lambda: asynchronous.fedbuff(-1), "size must be at least 1; got -1"),
         (
             lambda: Problem(loss, np.ones((3, 2)), START, 5),
-            "parts must be as many as num_workers, or a multiple; got 3 parts",
+            "the number of parts must be a multiple of num_workers; got 3 parts",
         ),
         (
             lambda: Problem(loss, np.ones((5, 2)), START, 5, draws="some"),

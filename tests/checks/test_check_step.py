@@ -361,7 +361,7 @@ class TestBadInput:
             check(parts=jaxwgc.partition(DATA, 5))
 
     def test_optimizers_without_an_aggregator_are_rejected(self):
-        with pytest.raises(ValueError, match="optimizer must have one jaxwgc.coded_ag"):
+        with pytest.raises(ValueError, match="optimizer must have exactly one jaxwgc"):
             check(optimizer=optax.adam(0.1))
         other = chain(code=codes.uncoded(5), model=stragglers.uniform(1))
         with pytest.raises(ValueError, match="an aggregator for code; got one for 5"):

@@ -316,7 +316,7 @@ def test_sampled_rows():
             traced = apply(sample, make(matrix))
             np.testing.assert_array_equal(traced.data, result["x"].data)
             np.testing.assert_array_equal(traced.indices, result["x"].indices)
-    with pytest.raises(ValueError, match="tree must be what the sample was drawn from"):
+    with pytest.raises(ValueError, match="tree must be the data from which the sample"):
         sample.apply(matrix[:10])
     # All NaN, of zeros too, as the scale says.
     lost = sample._replace(scale=sample.scale * np.nan)

@@ -101,7 +101,7 @@ def test_more_parts_than_scores():
                 "num_distinct": 3,
                 "probabilities": [0.5, 0.0, 0.5],
             },
-            "num_distinct must be .* positive probabilities, 2 of 3; got 3: draw fewer",
+            "num_distinct must be .* positive probabilities, 2 of 3; got 3. Draw fewer",
         ),
         # A subnormal probability counts as zero.
         (
@@ -110,7 +110,7 @@ def test_more_parts_than_scores():
                 "num_distinct": 3,
                 "probabilities": np.float32([1.0, 1e-44, 0.5]),
             },
-            "num_distinct must be .* positive probabilities, 2 of 3; got 3: draw fewer",
+            "num_distinct must be .* positive probabilities, 2 of 3; got 3. Draw fewer",
         ),
     ],
 )
@@ -120,7 +120,7 @@ def test_sample_partitions(changes, message):
 
 def test_drop_last_distinct_of_one_slot():
     changes = {"sample": SAMPLE._replace(counts=np.ones(1))}
-    message = "at least 2 slots;"
+    message = "at least 2 parts;"
     check_refusal(jaxwgc.parts.drop_last_distinct, changes, ValueError, message)
 
 
@@ -146,7 +146,7 @@ def test_scale_rows(changes, message):
     [
         ({"row_weights": np.ones(3)}, r"row_weights must have shape \(K, m\)"),
         ({"parts": {"x": np.ones((2, 6))}}, r"parts\['x'\]"),
-        ({"parts": {"x": np.ones((3, 1))}}, r"parts\['x'\].*row_weights, \(3"),
+        ({"parts": {"x": np.ones((3, 1))}}, r"parts\['x'\].*axes \(3, .*row_weights"),
         ({"sample": SAMPLE._replace(indices=np.array([0, 25]))}, "parts must"),
     ],
 )

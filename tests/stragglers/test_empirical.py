@@ -202,7 +202,7 @@ def test_wrong_loads_of_measured_times_are_rejected(options, message):
         ({"measured_at": [1.0, np.nan, 2.0]}, "measured_at must be finite"),
         (
             {"measured_at": [1.0, 2.0, 3.0], "loads": 2.0},
-            "measured_at= gives the loads",
+            "loads must not be given together with measured_at",
         ),
     ],
 )

@@ -393,7 +393,7 @@ FEW = np.where(np.arange(5)[:, None] < [3, 3, 1], ROUNDS[:5], np.nan)
         (ROUNDS[:3], "times must have .* at least 4 rounds"),
         (ROUNDS[:, :0], r"times must .*not empty .* got \(6, 0\)"),
         (ROUNDS - 1, "times must be positive.*got 0"),
-        (np.ones((6, 3)), "times must differ"),
+        (np.ones((6, 3)), "times must not all be equal"),
     ],
 )
 def test_times_that_are_no_rounds_are_rejected(times, message):

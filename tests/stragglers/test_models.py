@@ -210,8 +210,8 @@ def test_late_workers_cannot_be_busy_with_several_messages():
     ("model", "num_workers", "message"),
     [
         (stragglers.uniform(4), 4, "num_stragglers must"),
-        (stragglers.bernoulli([0.5, 0.1]), 3, "num_workers must be"),
-        (stragglers.fixed(np.ones(6, bool)), 3, "num_workers must be 6, the le"),
+        (stragglers.bernoulli([0.5, 0.1]), 3, "probability must have one entry"),
+        (stragglers.fixed(np.ones(6, bool)), 3, "received must have one entry"),
     ],
 )
 def test_samples_of_another_number_of_workers_are_rejected(model, num_workers, message):

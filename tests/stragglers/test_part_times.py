@@ -107,7 +107,7 @@ def test_rounds_count_parts_by_their_own_times():
     assert arrivals.finished(CODE.parts_per_worker).tolist() == [2, 2, 2]
     # A round without times of parts is no answer.
     arrivals, _ = model.sample(jax.random.key(0), (), loads)
-    with pytest.raises(ValueError, match="draw the round with model.sample_parts"):
+    with pytest.raises(ValueError, match="Draw the round with model.sample_parts"):
         arrivals.finished(CODE.parts_per_worker)
     # The rule of a code knows its parts: each worker has its own two after 4 seconds.
     model = stragglers.delayed(delay, stragglers.until_decodable(CODE))
@@ -145,7 +145,7 @@ class TakesLessForMore(SlowStart):
         (Falls(), "part_times of Falls must never decrease"),
         (TakesLessForMore(), "part_times of TakesLessForMore must never decrease"),
         (HasOnePart(), r"part_times of HasOnePart must have shape .*; got \(3, 1\)"),
-        (EndsElsewhere(), "last of part_times of EndsElsewhere must be the time that"),
+        (EndsElsewhere(), "part_times of EndsElsewhere must end with the time that"),
     ],
 )
 @pytest.mark.parametrize("study", ["plan", "compare"])

@@ -40,6 +40,6 @@ def test_rules_of_a_code_reject_times_of_other_workers(code):
             with pytest.raises(ValueError, match=match.format(number)):
                 wait.is_over(times, 2.0)
     with pytest.raises(
-        ValueError, match=r"got shape \(\)\. Give until_decodable or coverage"
+        ValueError, match=r"got shape \(\)\. Pass the code of these workers"
     ):
         wait.is_over(jnp.ones(()), 2.0)

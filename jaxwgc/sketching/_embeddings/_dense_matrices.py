@@ -17,7 +17,7 @@ from jaxwgc.sketching._embeddings._embedding import (
     random_signs,
 )
 
-# Entries of S in memory at one time: large enough for products to run at full speed.
+# Entries of an embedding in memory at a time: enough for products at full speed.
 _BLOCK_ENTRIES = 2**21
 
 
@@ -63,11 +63,10 @@ def gaussian(key: Array, sketch_size: int, num_rows: int) -> Embedding:
 
 
 def rademacher(key: Array, sketch_size: int, num_rows: int) -> Embedding:
-    """Returns an embedding with independent random signs as entries, scaled.
+    """Returns an embedding with independent random entries ±1 / √sketch_size.
 
-    The entries are ±1 / √sketch_size. It is as accurate as `gaussian` in practice,
-    and faster to generate: one word of random bits gives 32 entries. Memory does
-    not grow with num_rows.
+    It is as accurate as `gaussian` in practice, and faster to generate: one word of
+    random bits gives 32 entries. Memory does not grow with num_rows.
 
     Args:
       key: PRNG key of either kind.
@@ -108,8 +107,8 @@ class _DenseEmbedding(Embedding):
 
     @property
     def _block_size(self) -> int:
-        # The block size depends on the shape of S alone, so that S does not depend on
-        # the argument of `apply`.
+        # The block size depends only on the shape of the embedding, so that entries do
+        # not depend on the argument of `apply`.
         num_words = _BLOCK_ENTRIES // self.sketch_size // 32
         return min(max(32 * num_words, 32), self.num_rows)
 

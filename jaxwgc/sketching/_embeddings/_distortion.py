@@ -31,8 +31,8 @@ _CONSTRUCTORS = (
     row_sampling,
 )
 
-# Constant in the size of sparse embeddings. The theorem gives only the order of the
-# size. 4 holds in our measurements, see `recommended_sketch_size`.
+# Factor in the recommended size of sparse embeddings. Theory gives only the order of
+# the size. The factor 4 is measured, see `recommended_sketch_size`.
 _SPARSE_CONSTANT = 4
 
 
@@ -77,7 +77,7 @@ def embedding_distortion(basis: ArrayLike, embedding: Embedding) -> Array:
     if values is not None:
         error = np.linalg.norm(values.T @ values - np.eye(values.shape[1]), 2)
         tolerance = 1e-3 if columns.dtype == jnp.float32 else 1e-8
-        # NaN fails this comparison, and is rejected.
+        # The negated comparison also rejects NaN.
         if not error <= tolerance:
             raise ValueError(
                 "basis must have orthonormal columns; got columns with ‖UᵀU - I‖₂ = "
@@ -101,7 +101,7 @@ def recommended_sketch_size(
     num_nonzeros: int = 8,
     coherence: float | None = None,
 ) -> int:
-    """Computes a sketch size that theory recommends for a given distortion.
+    """Computes a sketch size that is enough for a given distortion and probability.
 
     For any fixed subspace of dimension p, `embedding_distortion` is at most epsilon
     with a probability of at least 1 - delta. All sizes are upper bounds; a smaller
@@ -177,7 +177,7 @@ def recommended_sketch_size(
     epsilon = float(epsilon)
     delta = float(delta)
     # Exponent of the matrix Chernoff bound for the largest singular value. The exponent
-    # for the smallest singular value is larger.
+    # for the smallest singular value is larger, so that its bound holds, too.
     chernoff = (1 + epsilon) * math.log1p(epsilon) - epsilon
     if embedding is gaussian:
         deviation = math.sqrt(p) + math.sqrt(2 * math.log(2 / delta))
@@ -191,7 +191,7 @@ def recommended_sketch_size(
         if num_rows is None:
             raise ValueError("num_rows must be given for srht; got None")
         padded = next_power_of_two(num_rows)
-        # Half of δ bounds the probability that a row stays large after the transform.
+        # Half of δ is for rows that stay large after the transform, half for sampling.
         spread = math.sqrt(p) + math.sqrt(8 * math.log(2 * padded / delta))
         size = min(spread**2 * math.log(4 * p / delta) / chernoff, padded)
     elif embedding is row_sampling:

@@ -22,7 +22,7 @@ from jaxwgc.sketching._linalg.entries import Entries, entries_of_bcoo
 @dataclass_transform(frozen_default=True)
 @dataclasses.dataclass(frozen=True, eq=False)
 class Embedding(abc.ABC):
-    """A random matrix that nearly preserves lengths, and has few rows.
+    """A random matrix with few rows that nearly preserves the lengths of vectors.
 
     S has shape (sketch_size, num_rows) and E[SᵀS] = I. The constructors are
     `gaussian`, `rademacher`, `srht`, `count_sketch`, `sparse_sign`, `sparse_stack`
@@ -104,7 +104,7 @@ class Embedding(abc.ABC):
 
     @abc.abstractmethod
     def apply_to_columns(self, arrays: list[Array]) -> list[Array]:
-        """Multiplies several matrices with equal numbers of rows by the embedding."""
+        """Multiplies matrices with num_rows rows by the embedding, from the left."""
 
     @abc.abstractmethod
     def to_array(self, dtype: np.dtype) -> Array:
@@ -113,7 +113,10 @@ class Embedding(abc.ABC):
     def apply_to_entries(self, entries: Entries, shape: tuple[int, ...]) -> Array:
         """Multiplies a sparse matrix, given by its entries, by the embedding.
 
-        Entries are arrays `row`, `column` and `data`, some of them out of bounds.
+        Entries are arrays `row`, `column` and `data`. Those out of bounds are padding.
+
+        Raises:
+          TypeError: If the embedding does not support sparse matrices.
         """
         del entries, shape
         raise TypeError(
@@ -122,7 +125,11 @@ class Embedding(abc.ABC):
         )
 
     def draw(self) -> tuple[Array, Array]:
-        """Draws the random arrays that `apply_to_part` takes."""
+        """Draws the random arrays of the embedding, for `apply_to_part`.
+
+        Raises:
+          TypeError: If the embedding supports neither `Blocks` nor sharded rows.
+        """
         raise TypeError(
             "embedding must be count_sketch, sparse_sign or sparse_stack for Blocks "
             f"and sharded rows; got {type(self).__name__}"
@@ -141,14 +148,19 @@ class Embedding(abc.ABC):
         raise NotImplementedError
 
 
-# A constructor, called with a key, sketch_size and num_rows; or an embedding.
+# An embedding, or a constructor that takes a key, sketch_size and num_rows.
 EmbeddingLike = Callable[[Array, int, int], Embedding] | Embedding
 
 
 def embed(
     embedding: EmbeddingLike, key: Array, sketch_size: int, num_rows: int
 ) -> Embedding:
-    """Constructs an embedding, or checks the sizes of a given one."""
+    """Calls a constructor of embeddings, or returns a given embedding.
+
+    Raises:
+      ValueError: If the embedding has another shape than (sketch_size, num_rows).
+      TypeError: If the argument is neither a constructor nor an `Embedding`.
+    """
     made = embedding(key, sketch_size, num_rows) if callable(embedding) else embedding
     if not isinstance(made, Embedding):
         raise TypeError(
@@ -165,7 +177,7 @@ def embed(
 
 
 def check_sizes(key: Array, sketch_size: int, num_rows: int) -> tuple[Array, int, int]:
-    """Checks the arguments that all embeddings share."""
+    """Checks and returns the arguments of all constructors: the key and both sizes."""
     key = array_validation.check_key(key)
     sketch_size = validation.check_int("sketch_size", sketch_size, minimum=1)
     num_rows = validation.check_int("num_rows", num_rows, minimum=1)
@@ -173,7 +185,7 @@ def check_sizes(key: Array, sketch_size: int, num_rows: int) -> tuple[Array, int
 
 
 def random_signs(key: Array, shape: tuple[int, ...]) -> Array:
-    """Draws independent random signs, 32 of them from each word of random bits."""
+    """Draws independent random signs ±1, float32: 32 from each word of random bits."""
     *leading, size = shape
     num_words = -(-size // 32)
     words = jax.random.bits(key, (*leading, num_words), jnp.uint32)
@@ -187,7 +199,7 @@ def _apply_to_leaves(embedding: Embedding, tree: Any) -> Any:
     leaves, structure = jax.tree.flatten(tree, is_leaf=is_sparse)
     dense = [leaf for leaf in leaves if not is_sparse(leaf)]
     columns = [leaf.reshape(leaf.shape[0], -1) for leaf in dense]
-    # All dense leaves share one pass over the random numbers.
+    # One call multiplies all dense leaves, so that random numbers are drawn once.
     sketches = iter(embedding.apply_to_columns(columns) if columns else [])
     results = []
     for leaf in leaves:
@@ -206,7 +218,7 @@ def _matrix(embedding: Embedding, dtype: np.dtype) -> Array:
 
 
 def number_arrays(tree: Any) -> tuple[Any, Any]:
-    """Converts the leaves of a pytree to float arrays or sparse matrices."""
+    """Converts leaves to numeric arrays or BCOO matrices; also returns their shapes."""
     # A sparse matrix is one leaf, although it is a pytree of values and indices.
     leaves, structure = jax.tree.flatten(tree, is_leaf=is_sparse)
     arrays = []
@@ -222,14 +234,17 @@ def number_arrays(tree: Any) -> tuple[Any, Any]:
 
 
 T = TypeVar("T")
-# The number of a block: a NumPy scalar, or an array inside a loop.
+# Type of the index of a block: a NumPy scalar, or an array inside a loop.
 Index: TypeAlias = Array | np.int32
 
 
 def fold_blocks(
     add: Callable[[Index, T, int], T], total: T, num_rows: int, size: int
 ) -> T:
-    """Accumulates a total over all blocks of rows."""
+    """Accumulates a total over all blocks of `size` rows; the last may be shorter.
+
+    `add(index, total, num_used)` adds the block with this index, of num_used rows.
+    """
     num_blocks, num_left = divmod(num_rows, size)
     start = np.int32(0)
     end = np.int32(num_blocks)

@@ -66,7 +66,7 @@ def srht(key: Array, sketch_size: int, num_rows: int) -> Embedding:
 
 class _HadamardEmbedding(Embedding):
     def _drawn(self) -> tuple[Array, Array]:
-        """Draws sampled rows of the Hadamard matrix, and signs for the rows of data."""
+        """Draws the picked rows of the Hadamard matrix, and signs for the data."""
         row_key, sign_key = jax.random.split(self.key)
         order = jnp.arange(next_power_of_two(self.num_rows), dtype=jnp.int32)
         order = jax.random.permutation(row_key, order)
@@ -78,9 +78,9 @@ class _HadamardEmbedding(Embedding):
         return [self._transformed(array, picked, signs) for array in arrays]
 
     def _transformed(self, array: Array, picked: Array, signs: Array) -> Array:
-        # H is the Kronecker product of a Hadamard matrix over the blocks and a Hadamard
-        # matrix over the rows of a block. The latter is applied block by block. Of the
-        # product, only the picked rows are computed.
+        # H is the Kronecker product of two Hadamard matrices: the outer one acts on the
+        # blocks, and the inner one on the rows of a block. The inner one is applied
+        # block by block. Only the picked rows of the product with H are computed.
         size = next_power_of_two(max(self.sketch_size, _HADAMARD_ROWS))
         size = min(size, next_power_of_two(self.num_rows))
         signs = signs.astype(array.dtype)

@@ -21,13 +21,13 @@ from jaxwgc.sketching._embeddings._embedding import (
 )
 from jaxwgc.sketching._linalg.entries import Entries, bucket_entries
 
-# Number of columns of a stack that are drawn with one key: small against usual numbers
-# of rows, and large enough for a fast draw.
+# Number of columns of a `sparse_stack` drawn with one key. Small against usual numbers
+# of rows, since up to one further chunk is drawn. Large enough for fast draws.
 _CHUNK_COLUMNS = 1024
 
 
 def count_sketch(key: Array, sketch_size: int, num_rows: int) -> Embedding:
-    """Returns an embedding that adds each row, with a random sign, to a random bucket.
+    """Returns an embedding that adds each row, times ±1, to a random row of the sketch.
 
     Each column has one entry ±1. It is the fastest embedding to apply, in one pass
     over the nonzeros of a matrix. It needs a sketch size that grows with the square
@@ -35,7 +35,7 @@ def count_sketch(key: Array, sketch_size: int, num_rows: int) -> Embedding:
 
     Args:
       key: PRNG key of either kind.
-      sketch_size: The number of buckets, which are the rows of S, at least 1.
+      sketch_size: The number of rows of S (also called buckets), at least 1.
       num_rows: N, the number of rows of the matrices it multiplies, at least 1.
 
     Returns:
@@ -116,7 +116,7 @@ def sparse_stack(
     first_block: ArrayLike = 0,
     first_row: ArrayLike = 0,
 ) -> Embedding:
-    """Returns an embedding whose sketch can grow, by its own rows or by rows of data.
+    """Returns a sparse embedding for sketches that can grow, in size or by new data.
 
     S has num_nonzeros blocks of rows, with one entry ±1 / √num_nonzeros per column in
     each block. It is as accurate as `sparse_sign`, and as fast to apply. In addition, a
@@ -195,7 +195,7 @@ def sparse_stack(
 
 
 def _position(name: str, value: ArrayLike) -> Array:
-    """Checks the index of a block or row, and converts it to a scalar."""
+    """Converts the index of a block or row to int32; raises an error if invalid."""
     if np.ndim(value) or not is_kind(value, "integers"):
         raise TypeError(f"{name} must be an int; got {validation.in_short(value)}")
     array_validation.check_number(
@@ -208,9 +208,9 @@ class _SparseEmbedding(Embedding):
     num_nonzeros: Static[int]
 
     def draw(self) -> tuple[Array, Array]:
-        """Draws the buckets and signs of all columns."""
-        # All bits come from one draw, since compiling a draw takes most of the compile
-        # time.
+        """Draws the nonzeros of all columns: their rows (buckets) and their signs."""
+        # One call draws all random bits, since compiling such a call takes most of the
+        # compile time.
         num_signs = -(-self.num_nonzeros // 32)
         shape = (self.num_nonzeros + num_signs, self.num_rows)
         bits = jax.random.bits(self.key, shape, jnp.uint32)
@@ -286,7 +286,7 @@ class _StackedEmbedding(_SparseEmbedding):
 def _some_columns(drawn: Array, start: Array, size: int) -> Array:
     """Returns consecutive columns of buckets or signs, with zeros beyond the last.
 
-    They multiply the padding of a chunk, which is zero as well.
+    The zeros multiply the padding of a chunk, which is zero as well.
     """
     padded = jnp.pad(drawn, [(0, 0), (0, size)])
     return lax.dynamic_slice_in_dim(padded, start, size, 1)
@@ -306,8 +306,8 @@ def _distinct(bits: Array, size: int) -> Array:
         is_taken = (chosen == drawn).any(axis=0)
         return chosen.at[step].set(jnp.where(is_taken, last, drawn))
 
-    # -1, which equals no drawn number, means that no number is chosen yet. The array of
-    # -1 is computed from the bits, so that it varies over the mesh axes of the bits.
+    # -1 means that no number is chosen yet, since no drawn number is negative. The
+    # array is computed from the bits, so that it varies over the mesh axes of the bits.
     unchosen = bits.astype(jnp.int32) | -1
     return lax.fori_loop(0, count, choose, unchosen)
 
@@ -320,7 +320,7 @@ _SUM_ROWS = 4096
 def bucket_sums(
     arrays: list[Array], buckets: Array, signs: Array, num_buckets: int
 ) -> list[Array]:
-    """Adds every row, times its signs, to its buckets."""
+    """Adds each row, times ±1, to each of its buckets; `buckets` and `signs` (k, N)."""
     by_rows = functools.partial(_row_by_row, num_buckets=num_buckets)
     at_once = functools.partial(_all_at_once, num_buckets=num_buckets)
     return lax.platform_dependent(arrays, buckets, signs, cpu=by_rows, default=at_once)
@@ -328,8 +328,8 @@ def bucket_sums(
 
 @bucket_sums.defjvp
 def _bucket_sums_jvp(num_buckets, primals, tangents):
-    # The sums are linear in the arrays. Derivatives use `_all_at_once`, which
-    # transposes to a gather.
+    # The sums are linear in the arrays, so derivatives are sums of tangents. They use
+    # `_all_at_once`, which reverse mode transposes to a gather.
     arrays, buckets, signs = primals
     change = _all_at_once(tangents[0], buckets, signs, num_buckets)
     return bucket_sums(arrays, buckets, signs, num_buckets), change
@@ -338,7 +338,7 @@ def _bucket_sums_jvp(num_buckets, primals, tangents):
 def _row_by_row(
     arrays: list[Array], buckets: Array, signs: Array, num_buckets: int
 ) -> list[Array]:
-    """Adds wide rows to buckets one by one, which is faster than a scatter on CPUs.
+    """Adds rows to buckets one by one: faster than a scatter on CPUs for wide rows.
 
     Sums are taken in two levels, which keeps rounding small for any number of rows.
     """

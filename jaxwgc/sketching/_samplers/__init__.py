@@ -1,1 +1,1 @@
-"""Samplers of parts and rows by given probabilities."""
+"""Samplers of rows by given probabilities."""

@@ -1,4 +1,4 @@
-"""Exact inclusion probabilities; Poisson, systematic and pivotal samples of rows."""
+"""Poisson, systematic and pivotal row samples with exact inclusion probabilities."""
 
 from typing import TypeAlias
 
@@ -11,9 +11,11 @@ from jax.typing import ArrayLike
 from jaxwgc._common import array_validation, validation
 from jaxwgc._common.arrays import next_power_of_two
 
-# Probabilities are multiples of 2**-32, so that their sums are exact.
+# Number of units in a probability of 1. Probabilities are integer multiples of a unit,
+# 2**-32, so that their sums are exact.
 _UNIT = 2.0**32
-# The largest float32 below 2**31.
+# Largest change of a probability in units: the largest float32 below 2**31, the limit
+# of int32.
 _MAX_SHIFT = 2.0**31 - 128
 _LARGEST = np.uint32(2**32 - 1)
 
@@ -21,7 +23,7 @@ _LARGEST = np.uint32(2**32 - 1)
 def poisson_rows(
     key: Array, probabilities: Array, sample_size: int
 ) -> tuple[Array, Array]:
-    """Draws a Poisson sample of rows, and computes inclusion probabilities."""
+    """Draws a Poisson sample of rows; returns its mask and inclusion probabilities."""
     is_certain, units = _in_units(sample_size * probabilities)
     bits = jax.random.bits(key, probabilities.shape, jnp.uint32)
     inclusion = _from_units(units, is_certain, probabilities.dtype)
@@ -31,12 +33,13 @@ def poisson_rows(
 def systematic_rows(
     key: Array, probabilities: Array, sample_size: int
 ) -> tuple[Array, Array]:
-    """Draws a systematic sample of shuffled rows, and inclusion probabilities.
+    """Draws a systematic row sample; returns its mask and inclusion probabilities.
 
-    The inclusion probabilities are intervals, laid end to end from a random start in
-    [0, 1). A row is selected if its interval contains an integer. Ends of intervals are
-    computed modulo 1, as integers modulo 2**32. An interval contains an integer if its
-    end overflows. So probabilities are exact, unlike with sums of 1e5 floats.
+    The inclusion probabilities are intervals, laid end to end in random order from a
+    random start in [0, 1). A row is selected if its interval contains an integer. Ends
+    of intervals are computed modulo 1, as integers modulo 2**32. An interval contains
+    an integer if its end overflows. So probabilities are exact, unlike with sums of 1e5
+    floats.
     """
     order_key, start_key = jax.random.split(key)
     num_rows = probabilities.shape[0]
@@ -57,7 +60,7 @@ def systematic_rows(
 def inclusion_of_fixed_size(
     probabilities: Array, sample_size: int
 ) -> tuple[Array, Array, Array]:
-    """Computes inclusion probabilities whose sum is exactly the sample size.
+    """Computes inclusion probabilities that sum exactly to the sample size.
 
     Returns:
       Three arrays (N,): the probabilities below 1 in units of 2**-32, uint32, with 0
@@ -71,7 +74,7 @@ def inclusion_of_fixed_size(
 
 
 def _in_units(chances: Array) -> tuple[Array, Array]:
-    """Finds rows that are certain, and converts other probabilities to integers.
+    """Returns which probabilities are at least 1, and the others in units of 2**-32.
 
     A positive probability stays positive.
     """
@@ -89,7 +92,7 @@ def _from_units(units: Array, is_certain: Array, dtype: np.dtype) -> Array:
 
 
 def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, Array]:
-    """Computes inclusion probabilities of at most 1, and how many are 1."""
+    """Computes inclusion probabilities of at most 1; also counts those that are 1."""
     descending = -jnp.sort(-probabilities)
     num_rows = descending.shape[0]
     tails = jnp.cumsum(descending[::-1])[::-1]
@@ -101,8 +104,8 @@ def _inclusion_chances(probabilities: Array, sample_size: int) -> tuple[Array, A
     num_certain = jnp.sum(jnp.cumprod(is_certain), dtype=jnp.int32)
     last = jnp.maximum(num_certain - 1, 0)
     smallest_certain = jnp.where(num_certain > 0, descending[last], jnp.inf)
-    # Rows with inclusion probability 1 are counted again, since rounding may separate
-    # equal probabilities.
+    # Rows with inclusion probability 1 are counted again, by a threshold: rounding of
+    # `tails` may have treated equal probabilities differently.
     num_certain = jnp.sum(descending >= smallest_certain, dtype=jnp.int32)
     last = jnp.minimum(num_certain, num_rows - 1)
     tail = jnp.where(num_certain < num_rows, tails[last], 0)
@@ -116,7 +119,7 @@ def _fit_total(units: Array, total: Array) -> Array:
     """Adjusts rounded probabilities so that they sum to the integer `total`."""
 
     def excess(units: Array) -> tuple[Array, Array]:
-        """Returns the sum minus `total`: an integer, and a number of 2**-32 units."""
+        """Returns the sum minus `total`: an integer, and a rest in units of 2**-32."""
         ends = jnp.cumsum(units, dtype=jnp.uint32)
         num_overflows = jnp.sum(ends < units, dtype=jnp.int32)
         fraction = lax.bitcast_convert_type(ends[-1], jnp.int32)
@@ -128,8 +131,8 @@ def _fit_total(units: Array, total: Array) -> Array:
         by = jnp.where(units > 0, jnp.clip(by, -room_below, room_above), 0)
         return units + lax.bitcast_convert_type(by, jnp.uint32)
 
-    # First, all numbers are changed in proportion, rounded to units. Then one unit is
-    # added to or taken from each of the first rows.
+    # First, all probabilities are changed in proportion and rounded to units. A few
+    # units remain: each of the first rows then gains or loses one unit.
     for _ in range(2):
         whole, fraction = excess(units)
         share = (whole + fraction / _UNIT) / jnp.maximum(total, 1)
@@ -142,12 +145,13 @@ def _fit_total(units: Array, total: Array) -> Array:
     return shift(units, jnp.where(is_moved, -jnp.sign(fraction), 0))
 
 
-# Rows that compete, their probabilities in units of 2**-32, and the selected rows.
+# State of a pivotal sample: the rows that still compete, their probabilities in units
+# of 2**-32, and the mask of selected rows.
 _State: TypeAlias = tuple[Array, Array, Array]
 
 
 def permutation_of_rows(order: ArrayLike, num_rows: int) -> Array:
-    """Checks an order of the rows, and converts it to an array.
+    """Converts an order of rows to int32; raises ValueError unless a permutation.
 
     A traced order is checked by `is_permutation`.
     """
@@ -162,14 +166,14 @@ def permutation_of_rows(order: ArrayLike, num_rows: int) -> Array:
 
 
 def is_permutation(order: Array) -> Array:
-    """Returns whether an order has each row once."""
+    """Returns whether an order contains each row exactly once."""
     return jnp.all(jnp.sort(order) == jnp.arange(len(order)))
 
 
 def pivotal_rows(
     key: Array, probabilities: Array, sample_size: int, order: Array
 ) -> tuple[Array, Array]:
-    """Draws a pivotal sample of rows, and computes inclusion probabilities.
+    """Draws a pivotal sample of rows; returns its mask and inclusion probabilities.
 
     Rows are the leaves of a complete binary tree, in the given order. At each node, the
     undecided rows of its two subtrees compete. One of them is decided: it is selected
@@ -187,7 +191,7 @@ def pivotal_rows(
         level_key = jax.random.fold_in(key, level)
         bits = jax.random.bits(level_key, (num_matches,), jnp.uint32)
         first = units[0::2]
-        # Sums are integers modulo 2**32. They are exact, and so is the sample size.
+        # Sums are integers modulo 2**32, without rounding. So the sample size is exact.
         total = first + units[1::2]
         is_above_one = total < first
         # If the sum of both probabilities is below 1, one row goes on with the sum, and
@@ -202,7 +206,7 @@ def pivotal_rows(
         decided = jnp.where(first_goes_on, rows[1::2], rows[0::2])
         selected = jnp.where(is_above_one, decided, num_rows)
         is_selected = is_selected.at[selected].set(True, mode="drop")
-        # The parents are half as many as the nodes. The rest of the arrays is padding.
+        # The next level has half as many nodes. Padding keeps shapes constant.
         rows = jnp.pad(goes_on, (0, num_matches))
         units = jnp.pad(total, (0, num_matches))
         return rows, units, is_selected
@@ -214,7 +218,7 @@ def pivotal_rows(
 
 def _below(bits: Array, size: Array) -> Array:
     """Converts random bits to a uniform integer below a bound."""
-    # Products of halves fit into 32 bits.
+    # Computes bits * size // 2**32 by halves of 16 bits, since the product has 64 bits.
     half = jnp.uint32(2**16)
     high, low = jnp.divmod(bits, half)
     size_high, size_low = jnp.divmod(size, half)

@@ -1,4 +1,4 @@
-"""Row sampling as an embedding."""
+"""An embedding that samples rows."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +19,7 @@ from jaxwgc.sketching._samplers._sample_rows import RowSample, sample_rows
 def row_sampling(
     key: Array, sketch_size: int, num_rows: int, probabilities: ArrayLike | None = None
 ) -> Embedding:
-    """Returns an embedding that keeps sampled rows, drawn with replacement.
+    """Returns an embedding that samples rows with replacement, and scales them.
 
     Every row of S has a single entry. It is accurate if the leverage scores of the
     matrix are nearly proportional to the probabilities. Otherwise it may miss important
@@ -62,7 +62,7 @@ def row_sampling(
     else:
         values, valid = distribution("probabilities", probabilities)
         validation.check_shape("probabilities", values, "(num_rows,)", (num_rows,))
-        # Invalid probabilities become NaN, and so do all products.
+        # Invalid traced probabilities become NaN, so that all products are NaN.
         chances = jnp.where(valid, values, jnp.nan).astype(jnp.float32)
     return _RowEmbedding(key, sketch_size, num_rows, probabilities=chances)
 

@@ -1,4 +1,4 @@
-"""Samples of distinct rows, with the scales that make them unbiased."""
+"""Samples of rows, with scales that make weighted sums over the rows unbiased."""
 
 import functools
 import math
@@ -37,7 +37,7 @@ _LOG_OVERFLOW = math.log(1e9)
 
 
 class RowSample(NamedTuple):
-    """A sample of distinct rows, and the factors to multiply them with.
+    """A sample of distinct rows, and the factors by which they are multiplied.
 
     See `sample_rows`.
     """
@@ -81,7 +81,10 @@ def sample_rows(
     weighted: bool = True,
     order: ArrayLike | None = None,
 ) -> RowSample:
-    """Samples distinct rows, and returns the factor by which each is scaled.
+    """Samples rows by given probabilities, and computes a scale for each distinct row.
+
+    With the squared scales as weights, sums over the sampled rows are unbiased
+    estimates of sums over all rows. The exceptions are `"top_k"` and `weighted=False`.
 
     - `"with_replacement"`: sample_size independent draws. A row that is drawn c times
       has the scale √(c / (sample_size p)).
@@ -121,7 +124,8 @@ def sample_rows(
       - `probabilities`: (num_slots,). With replacement, the probability of the row in
         one draw; otherwise the probability that the row is in the sample.
       - `scale`: (num_slots,), the factor of each row, which includes its count; 0 in
-        unused slots. The sum of scale² x xᵀ over the slots has the expectation XᵀX.
+        unused slots. The sum of scale² x xᵀ over the slots has the expectation XᵀX,
+        except with `"top_k"` or `weighted=False`.
 
       Its method `apply(tree)` returns the sampled rows of every array of a pytree,
       times their scale. For least squares, pass both X and y. For other losses,
@@ -221,7 +225,7 @@ def _drawn_rows(
     method: str,
     weighted: bool,
 ) -> RowSample:
-    """Samples rows for checked arguments, in one compiled program."""
+    """Computes `sample_rows` for checked arguments, in one compiled program."""
     probabilities, valid = normalised(scores)
     if order is not None:
         valid &= is_permutation(order)

@@ -72,7 +72,7 @@ def _order_of_tree(points: Array) -> Array:
         )
         widest = jnp.argmax(highest - lowest, axis=1)[nodes]
         coordinate = jnp.take_along_axis(places, widest[:, None], axis=1)[:, 0]
-        # Padding is sorted behind all rows.
+        # Sorting moves padding behind all rows.
         coordinate = jnp.where(is_padding, jnp.inf, coordinate)
         *_, rows = lax.sort((nodes, coordinate, rows), num_keys=2)
         return rows

@@ -1,1 +1,1 @@
-"""Leverage scores of every kind."""
+"""Leverage scores: exact, approximate, with a ridge, and in other norms."""

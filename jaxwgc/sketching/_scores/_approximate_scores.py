@@ -31,8 +31,8 @@ from jaxwgc.sketching._linalg.matrix import Dense, RowMatrix
 from jaxwgc.sketching._linalg.projector import orthonormaliser
 from jaxwgc.sketching._scores._exact_scores import leverage_scores
 
-# Number of sketch rows to which each row of X is added. With 4, two rows of leverage 1
-# may share a sketch row without harm. With 1 or 2, they may not.
+# Number of sketch rows to which each row of X is added. With 1 or 2, scores become
+# inaccurate if two rows of leverage 1 share a sketch row. With 4, they do not.
 _NUM_NONZEROS = 4
 
 # Probability that the Gaussian projection changes the score of a row by a factor
@@ -139,17 +139,20 @@ def approximate_leverage_scores(
         scores = leverage_scores(converted, rcond=rcond)
     if is_adjoint is None:
         return scores
-    # An error that cannot be raised under jax.jit becomes a NaN in the result.
+    # Under `jax.jit`, no error can be raised if the functions of an operator are not
+    # adjoint. All scores become NaN instead.
     return jnp.where(is_adjoint, scores, jnp.nan)
 
 
 def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
-    """Returns the numbers of rows of the sketch and of columns of the projection."""
+    """Returns the number of rows of the sketch, and of columns of the projection.
+
+    The second number is None if a projection would save nothing.
+    """
     needed = _degrees_of_freedom(epsilon)
-    # The sketch needs at least 3p rows beyond p to be a subspace embedding in every
-    # draw. If X has few columns, a bad draw of the sketch makes all scores wrong. With
-    # 4 times as many further rows as a projection needs columns, the probability of a
-    # bad draw is below 1e-4.
+    # Number of sketch rows beyond p. At least 3p are needed for a subspace embedding in
+    # every draw. If X has few columns, a single bad draw makes all scores wrong. With 4
+    # rows per required column of the projection, its probability is below 1e-4.
     extra = max(3 * num_columns, 4 * needed)
     num_projections = math.ceil(1 / (1 / needed - 1 / extra))
     sketch_size = num_columns + extra
@@ -160,9 +163,10 @@ def _sizes(num_columns: int, epsilon: float) -> tuple[int, int | None]:
 
 @functools.cache
 def _degrees_of_freedom(epsilon: float) -> int:
-    """Returns the number of random columns for a relative accuracy of scores.
+    """Returns the number of projection columns for a relative accuracy of scores.
 
-    The probability of a larger deviation of χ²_k / k is at most `_MISSES`.
+    For this number k, χ²_k / k deviates from 1 by more than epsilon with a probability
+    of at most `_MISSES`.
     """
     k = 1
     while True:

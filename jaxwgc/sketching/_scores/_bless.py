@@ -41,7 +41,7 @@ def bless(
     oversampling: float = 8.0,
     step: float = 2.0,
 ) -> BlessSample:
-    """Computes ridge leverage scores of a kernel without forming its matrix.
+    """Computes ridge leverage scores and landmarks without forming a kernel matrix.
 
     The scores are the diagonal of K (K + ridge I)⁻¹ with Kᵢⱼ = k(xᵢ, xⱼ): the
     `ridge_leverage_scores` of the features of the kernel. They are computed along a
@@ -157,16 +157,16 @@ def bless(
 
     indices = np.zeros(0, np.int32)
     weights = np.zeros(0)
-    # At a ridge equal to the trace, every score is at least half of its bound k(x, x) /
-    # ridge. The path therefore starts without landmarks, at most one step below the
-    # trace.
+    # The path of ridges starts at most one step below the trace of the kernel matrix.
+    # It needs no landmarks: at a ridge equal to the trace, every score is at least half
+    # of its bound k(x, x) / ridge.
     num_steps = max(1, math.ceil(math.log(max(trace / ridge, 1)) / math.log(step)))
     for i in range(num_steps):
         current = float(ridge) * step ** (num_steps - 1 - i)
         scores = scores_of(
             indices, weights, shift=current, ridge=current, is_projected=False
         )
-        # Exact scores are within these bounds. Rounded scores may not be.
+        # Exact scores are within these bounds. Scores with rounding errors may not be.
         lower = diagonal / (current + trace)
         upper = np.minimum(diagonal / current, 1)
         scores = np.clip(scores, lower, upper).astype(np.float64)
@@ -184,18 +184,18 @@ def bless(
     return BlessSample(
         indices=jnp.asarray(indices, jnp.int32),
         weights=jnp.asarray(weights, dtype),
-        # Exact scores never exceed this bound. Rounded scores may.
+        # Exact scores never exceed this bound. Scores with rounding errors may.
         scores=jnp.asarray(np.minimum(scores, diagonal / (ridge + diagonal))),
     )
 
 
 def _diagonal(kernel: Kernel, points: Array) -> np.ndarray:
-    """Evaluates the kernel of every point with itself, after a check."""
+    """Computes k(x, x) of every point x; raises ValueError if the kernel is invalid."""
     shape = jax.eval_shape(kernel, points[:2], points[:1])
     expected = (min(2, points.shape[0]), 1)
     if not is_kind(shape, "real floats") or shape.shape != expected:
         raise ValueError(
-            "kernel must take (a, ...) and (b, ...) to floats of shape (a, b); got "
+            "kernel must take points (a, ...) and (b, ...) to floats (a, b); got "
             f"{shape} for a, b = {expected}"
         )
     diagonal = np.asarray(_compiled_diagonal(points, kernel=kernel))

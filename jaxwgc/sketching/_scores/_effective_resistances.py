@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxwgc._common import array_validation, conversions, validation
 
-# Numbers in memory per batch of edges, one per vertex and edge.
+# Largest number of entries in memory per batch of edges: one per vertex and edge.
 _BLOCK = 2**20
 
 

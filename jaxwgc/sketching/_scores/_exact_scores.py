@@ -258,7 +258,7 @@ def _rank(matrix: RowMatrix, rcond: Array) -> NumericalRank:
 def factors_of_wide(
     matrix: RowMatrix, rcond: ArrayLike, has_units: bool = True
 ) -> tuple[RowMatrix, Factors, Array]:
-    """Scales and transposes a wide matrix, and computes the factors of the result."""
+    """Returns a wide matrix scaled and transposed, its factors and column scales."""
     assert isinstance(matrix, Dense | Sparse)
     scale = column_scale(matrix.column_maxima())
     squares = lax.stop_gradient(matrix).sum_rows(_squares, scale)
@@ -267,19 +267,20 @@ def factors_of_wide(
     else:
         scale = jnp.full(scale.shape, jnp.min(scale))
     tall = matrix.scaled(scale).T
-    # All columns of Xᵀ share one power of two, since they are the rows of X.
+    # Columns of Xᵀ share one scale: they are rows of X, and their sizes matter.
     factors = gram_factors(tall, None, rcond, threshold=1.0, has_units=False)
     finite = jnp.isfinite(squares).all() & factors.finite
     return tall, factors._replace(finite=finite), scale
 
 
 def wide_scores(matrix: RowMatrix, ridge: Array | None, rcond: Array) -> Array:
-    """Computes scores of a wide matrix from the Gram matrix of its rows.
+    """Computes leverage scores of a wide matrix from the Gram matrix of its rows.
 
     Scores are the diagonal of K (K + ridge I)⁺ with K = X Xᵀ.
     """
     # With a ridge, all columns share one scale, since the ridge has the units of X. The
-    # factorisation then truncates nothing: truncation below includes the ridge.
+    # factorisation then truncates nothing, since the truncation below includes the
+    # ridge.
     cutoff = rcond if ridge is None else 0.0
     tall, factors, scale = factors_of_wide(matrix, cutoff, has_units=ridge is None)
     vectors = factors.vectors
@@ -294,7 +295,8 @@ def wide_scores(matrix: RowMatrix, ridge: Array | None, rcond: Array) -> Array:
         shifted = gram + unit * ridge * unit * jnp.eye(len(gram))
     inverse = vectors / jnp.where(total > 0, total, 1)
     scores = jnp.sum((inverse * values) ** 2, axis=1)
-    # Values come from the decomposition, derivatives from the equation.
+    # Values of the scores come from the decomposition. Their derivatives come from the
+    # matrix equation of `orthonormaliser_of_gram`.
     inverse = orthonormaliser_of_gram(inverse, vectors, shifted)
     differentiable = jnp.sum(inverse * product(gram, inverse), axis=1)
     scores += differentiable - lax.stop_gradient(differentiable)

@@ -36,7 +36,7 @@ def lewis_weights(
     max_iterations: int = 1000,
     rcond: ArrayLike | None = None,
 ) -> LewisWeights:
-    """Computes Lewis weights, the leverage scores of rows in another norm.
+    """Computes Lewis weights: leverage scores of rows for an ℓ_p norm.
 
     For the ℓ_p norm, wᵢ is the leverage score of row i of W^(1/2 - 1/p) X. Rows
     sampled in proportion to Lewis weights keep ‖X z‖_p for all z, as leverage
@@ -104,7 +104,7 @@ def lewis_weights(
     max_iterations = validation.check_int("max_iterations", max_iterations, minimum=1)
     dtype = matrix.dtype
     if tolerance is None:
-        # The default is above the rounding errors of ratios of scores to weights.
+        # The default tolerance is above the rounding errors of the residual.
         rounding = 100 * matrix.shape[1] ** 0.5 * float(jnp.finfo(dtype).eps)
         default: Array = rounding * jnp.maximum(1, p)
         tolerance = default
@@ -141,7 +141,7 @@ def _lewis_weights(
     log_lengths = jnp.log(safe_lengths)
 
     def log_ratios(log_weights: Array) -> Array:
-        """Computes logarithms of scores over weights; 0 for rows of zeros."""
+        """Computes log(leverage score / weight) of every row; 0 for rows of zeros."""
         logs = (0.5 - 1 / p) * log_weights + log_lengths
         logs = logs - jnp.max(jnp.where(is_row, logs, -jnp.inf), initial=-jnp.inf)
         roots = jnp.where(is_row, jnp.exp(jnp.where(is_row, logs, 0)), 0)
@@ -175,13 +175,13 @@ def _lewis_weights(
 
 
 class _State(NamedTuple):
-    """State of the iterations.
+    """State of the fixed-point iterations of `lewis_weights`.
 
     Attributes:
       log_weights: Logarithms of the weights w, (N,).
       ratios: log(τ / w) of the scores τ, (N,).
       residual: The largest absolute ratio.
-      shortening: The factor of the next step, at most 1.
+      shortening: Factor that shortens the next step, at most 1.
       monitor: The progress of the iterations.
     """
 
@@ -199,7 +199,7 @@ def _iterate(
     log_ratios: Callable[[Array], Array],
     start: Array,
 ) -> tuple[Array, tuple[Array, Array]]:
-    """Iterates the logarithms of weights until their equation holds."""
+    """Iterates log weights to convergence; also returns the count and residual."""
     power = jnp.where(p < 1, p / 2, 2 * p / (p + 2))
 
     def step(state: _State) -> _State:
@@ -220,8 +220,8 @@ def _iterate(
     def is_running(state: _State) -> Array:
         return state.monitor.is_running(max_iterations)
 
-    # The first step computes the first ratios, and leaves the weights unchanged. The
-    # code for ratios is then compiled once, in the loop.
+    # Ratios start at 0, so that the first step leaves the weights unchanged and only
+    # computes ratios. The code for ratios is thus compiled once, in the loop.
     one = jnp.ones((), start.dtype)
     state = _State(
         log_weights=start,

@@ -18,8 +18,8 @@ from jaxwgc.sketching._linalg.matrix import RowMatrix
 from jaxwgc.sketching._linalg.projector import as_scores, without_derivative
 from jaxwgc.sketching._linalg.rows import diagonal, safe
 
-# Largest number of steps of conjugate gradients for derivatives. In float64, 300 are
-# enough for a gap of 1e-3.
+# Largest number of conjugate-gradient steps for derivatives. In float64, 300 are enough
+# for a gap of 1e-3.
 _MAX_STEPS = 1000
 
 
@@ -150,7 +150,8 @@ def rank_k_leverage_scores(
     if oversampling is None:
         oversampling = rank + 10
     oversampling = validation.check_int("oversampling", oversampling, minimum=0)
-    # The gap after the last direction needs at least one more direction.
+    # The gap is the distance to the next singular value, so that at least one more
+    # direction is computed.
     width = rank + max(oversampling, 1)
     return _scores(checked, key, cutoff, rank=rank, width=width, num_passes=num_passes)
 
@@ -184,7 +185,7 @@ def _scores(
     divisors = jnp.where(is_kept, values[:rank], 1)
     # The directions are constants, so the product has the derivative of XᵀX alone.
     passed = matrix.gram_products(vectors, scale)
-    # Sums keep every NaN, and maxima may not.
+    # Column maxima may lose a NaN. The sums in these products keep it.
     finite &= jnp.isfinite(passed).all()
     passed = jnp.where(finite, passed, 0)
     num_kept, gap, error_bound, is_ambiguous = _accuracy(
@@ -232,8 +233,9 @@ def _accuracy(
     gap = smallest - beyond
     eps = float(jnp.finfo(values.dtype).eps)
     rounding = 10 * len(values) ** 0.5 * eps * largest
-    # Measured: rounding turned zero singular values into up to 33 machine epsilons. The
-    # default cutoff is 63 machine epsilons with 40 columns.
+    # Values this near to the cutoff may have crossed it by rounding. Measured: rounding
+    # turned zero singular values into up to 33 machine epsilons. With 40 columns, the
+    # default cutoff is 63 machine epsilons.
     is_near = jnp.abs(values[:rank] - rcond * largest) <= rounding / 2
     size = jnp.linalg.norm(residual) / jnp.sqrt(jnp.maximum(1 - skewness, eps))
     angle = jnp.where(gap > rounding, size / jnp.where(gap > 0, gap, 1), 1)
@@ -266,9 +268,10 @@ def _projection(
 
 @_projection.defjvp
 def _projection_jvp(primals, tangents):
-    """Solves for derivatives orthogonal to the leading directions.
+    """Computes the derivative of `_projection`, by one linear system per direction.
 
-    Solves (σ_a² - XᵀX) y = (d XᵀX) v_a for y.
+    The system is (σ_a² - XᵀX) y = (d XᵀX) v_a, for y orthogonal to all leading
+    directions.
     """
     matrix, scale, vectors, values, is_bad, image = primals
     change = tangents[-1]
@@ -302,7 +305,7 @@ def _projection_jvp(primals, tangents):
 def leading_directions(
     run: Callable[[Array], Array], start: Array, num_passes: int
 ) -> tuple[Array, Array]:
-    """Computes leading singular values and right singular vectors.
+    """Computes the leading right singular vectors, and their singular values.
 
     `run` maps Q (p, l) to Xᵀ(X Q) stacked on (X Q)ᵀ(X Q), (p + l, l), in one pass.
 

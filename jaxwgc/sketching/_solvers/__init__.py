@@ -1,1 +1,1 @@
-"""Solvers for least squares and convex losses by sketches."""
+"""Sketching solvers for least squares and for convex losses."""

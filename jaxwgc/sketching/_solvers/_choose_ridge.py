@@ -93,7 +93,8 @@ def choose_ridge(
 def _choose(matrix: RowMatrix, target: Array, ridges: Array) -> RidgeChoice:
     matrix, target, ridges = lax.stop_gradient((matrix, target, ridges))
     num_rows, num_columns = matrix.shape
-    # The decomposition is converted to unscaled columns, to which the ridge applies.
+    # The ridge applies to unscaled columns, so the factors of scaled columns are
+    # converted.
     rcond = solver_cutoff(matrix.shape, matrix.dtype)
     threshold = 1e4 * jnp.finfo(matrix.dtype).eps
     is_tall = num_rows >= 4 * num_columns
@@ -117,8 +118,8 @@ def _choose(matrix: RowMatrix, target: Array, ridges: Array) -> RidgeChoice:
     squares = (values * scale) ** 2
     is_kept = squares > 0
     if not is_tall:
-        # U = X L has lost orthogonality in the directions of small singular values, and
-        # is orthogonalised once more.
+        # Rounding errors in U = X `left` are large in directions of small singular
+        # values. A QR factorisation makes U orthonormal again.
         basis, triangle = jnp.linalg.qr(matrix.mv(left))
         matrix = Dense(basis)
         left = jnp.diag(jnp.sign(jnp.diagonal(triangle)))
@@ -158,7 +159,7 @@ def _choose(matrix: RowMatrix, target: Array, ridges: Array) -> RidgeChoice:
 
 
 class _Fit(NamedTuple):
-    """The fits of all ridges, from one factorisation.
+    """Quantities of one factorisation from which the fit for every ridge follows.
 
     Attributes:
       left: L, for which U = X L are the left singular vectors of X.

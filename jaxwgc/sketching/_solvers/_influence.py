@@ -40,8 +40,8 @@ from jaxwgc.sketching._solvers._solution import (
     to_unit_size,
 )
 
-# Leverages and shares of squared residuals within this number of machine epsilons of 1
-# count as 1, since rounding errors are as large.
+# Rounding error of a number near 1, in machine epsilons. Leverage scores, and shares of
+# one row in all squared residuals, count as 1 if they are within this distance of 1.
 _ROUNDING = 100
 
 
@@ -211,7 +211,7 @@ def influence(
 def _row_numbers(
     name: str, value: ArrayLike, rows: RowMatrix, largest: float = jnp.inf
 ) -> Array:
-    """Checks and converts weights or leverage scores, one per row."""
+    """Converts weights or leverage scores to an array; rejects invalid values."""
     array = _arguments.nonnegative_array(name, value, rows.dtype, largest)
     num_rows, _ = rows.shape
     validation.check_shape(name, array, "(N,) like the rows of matrix", (num_rows,))
@@ -260,8 +260,8 @@ def _influence(
     num_parameters = _num_parameters(factors, inverse, ridge)
     degrees_of_freedom = num_rows - num_parameters
     freedom = jnp.where(degrees_of_freedom > 0, degrees_of_freedom, jnp.nan)
-    # One pass over X computes all sums. The columns of `sums`: one for the classical
-    # errors, then one per target for each other kind.
+    # One pass over X computes all sums. The columns of `sums` are one for
+    # classical standard errors, then one per target for each of HC0, HC2 and HC3.
     squared, sums = weighted.sum_rows(
         _sums_of_block,
         factors.scale,
@@ -310,7 +310,7 @@ def _root(weights: Array) -> Array:
 
 
 def _num_parameters(factors: Factors, inverse: Array, ridge: Array | None) -> Array:
-    """Computes the effective number of parameters: the sum of the exact scores.
+    """Computes the effective number of parameters: the sum of exact leverage scores.
 
     The sum is rank - ridge tr((XᵀX + ridge I)⁺).
     """
@@ -322,7 +322,7 @@ def _num_parameters(factors: Factors, inverse: Array, ridge: Array | None) -> Ar
 
 
 def _gram_inverse(factors: Factors, inverse: Array) -> Array:
-    """Computes the inverse of the scaled Gram matrix with its ridge.
+    """Computes a generalised inverse of the scaled Gram matrix with its ridge.
 
     It is E for which θ = diag(scale) E diag(scale) Xᵀy. It is a generalised inverse
     of the Gram matrix of the scaled columns of X stacked on √ridge I. If X has a
@@ -339,14 +339,14 @@ def _gram_inverse(factors: Factors, inverse: Array) -> Array:
 
 
 def _complement(leverage: Array) -> Array:
-    """Computes 1 minus scores; NaN for scores of 1 up to rounding."""
+    """Computes 1 minus each leverage score; NaN if a score is 1 up to rounding."""
     rest = 1 - leverage
     rounding = _ROUNDING * jnp.finfo(leverage.dtype).eps
     return jnp.where(rest > rounding, rest, jnp.nan)
 
 
 def _studentized(standardized: Array, degrees_of_freedom: Array) -> Array:
-    """Computes studentised residuals from standardised ones.
+    """Computes studentised residuals from standardised residuals.
 
     They are infinite if the fit to all other rows is exact up to rounding.
     """
@@ -360,10 +360,11 @@ def _studentized(standardized: Array, degrees_of_freedom: Array) -> Array:
 def _sums_of_block(
     block: Array, residuals: Array, leverage: Array, scale: Array, gram_inverse: Array
 ) -> tuple[Array, Array]:
-    """Computes the contribution of one block of rows to sums of squared residuals.
+    """Sums squared residuals and terms of coefficient variances over a block of rows.
 
-    e are the residuals times √w, and aᵢ is the derivative of θ / scale with respect to
-    √wᵢ yᵢ. The variances ω are 1, e², e² / (1 - h) and e² / (1 - h)².
+    The sums are Σ eᵢ² and Σ aᵢ² ωᵢ. Here e are the residuals times √w, and aᵢ is the
+    derivative of θ / scale with respect to √wᵢ yᵢ. The variances ω are 1, e², e² / (1 -
+    h) and e² / (1 - h)².
     """
     changes = product(block * scale, gram_inverse.T)
     squares = residuals**2

@@ -160,8 +160,8 @@ def iterative_hessian_sketch(
     if projection is not None:
         if not refresh:
             raise ValueError(
-                "projection= needs refresh=True: the momentum of refresh=False is not "
-                f"known to converge under constraints; got refresh={refresh}"
+                f"projection= needs refresh=True; got refresh={refresh}. The momentum "
+                "of refresh=False is not known to converge under constraints"
             )
         validation.check_callable("projection", projection)
     if step_size is None:
@@ -255,7 +255,7 @@ def _solve(
 
 
 class _Sketch(NamedTuple):
-    """A sketch of the matrix, prepared for steps.
+    """A sketch of the matrix, with its factors or its Hessian for a step.
 
     Attributes:
       small: SX.
@@ -285,7 +285,7 @@ class _State(NamedTuple):
 
 
 class _Steps(NamedTuple):
-    """The steps for one target, with matrix and target scaled to size 1.
+    """Solver for one target, with matrix and target scaled to size 1.
 
     Attributes:
       matrix: X.
@@ -329,8 +329,8 @@ class _Steps(NamedTuple):
         state = _State(start, start, gradient, no_sketch)
         state, (norms, moved) = lax.scan(self._step, state, keys)
         target_norm = jnp.linalg.norm(self.target)
-        # The change is divided by the step size, since a change may be small because
-        # the step size is.
+        # The change is divided by the step size. If a change is small only because of a
+        # small step size, the iterations have not converged.
         length = moved[-1] / jnp.minimum(self.step_size, 1)
         has_converged = length <= tolerance * target_norm
         factors = state.sketch.factors
@@ -366,7 +366,7 @@ class _Steps(NamedTuple):
         return _Sketch(small, None, hessian)
 
     def _step(self, state: _State, key: Array) -> tuple[_State, tuple[Array, Array]]:
-        """Takes a step; also returns the size of the objective and of the step."""
+        """Takes a step; also returns the root of the objective and the step length."""
         sketch = self.fixed_sketch
         if sketch is None:
             sketch = self.sketch(key)

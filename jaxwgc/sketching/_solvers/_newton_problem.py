@@ -36,7 +36,7 @@ class Point(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """A loss with a ridge on flat parameters, and a root of its Hessian.
+    """A loss plus a ridge as functions of flat parameters, and a root of the Hessian.
 
     Attributes:
       loss: `loss(params, *args) -> scalar`.
@@ -64,7 +64,7 @@ class Problem(NamedTuple):
         return Point(flat, value, gradient)
 
     def root(self, flat: Array) -> Array:
-        """Returns a root of the Hessian without the ridge.
+        """Returns a square root of the Hessian of the loss, without the ridge.
 
         The root is B (N, p), and BᵀB is the Hessian.
         """
@@ -102,8 +102,8 @@ class Problem(NamedTuple):
                 tolerance=float(jnp.finfo(gradient.dtype).eps),
             )
             refined = product(inverse, refined)
-            # Squares of a very small or large gradient overflow or underflow. Then the
-            # direction is not refined.
+            # Squares of a very large or small gradient overflow or underflow. The
+            # direction is then not refined.
             is_usable = jnp.isfinite(refined).all() & (refined != 0).any()
             change = jnp.where(is_usable, refined, change)
         return change, null_norm
@@ -155,17 +155,17 @@ class _Search(NamedTuple):
 
 
 def root_factors(root: Array, ridge: Array | None) -> Factors:
-    """Computes singular values and vectors of a root of the Hessian, with a ridge."""
+    """Computes singular values and vectors of a Hessian root stacked on √ridge I."""
     rcond = solver_cutoff(root.shape, root.dtype)
     return factors_of_small(root, rcond, root_ridge=root_of(ridge))
 
 
 def _inverse_root(small: Array, ridge: Array | None) -> Array:
-    """Returns a root of the inverse Hessian, from a sketch.
+    """Returns a square root of the inverse of a sketched Hessian with its ridge.
 
     Returns W for which W Wᵀ is (BᵀB + ridge I)⁺, with a sketch B.
     """
-    # Both methods start from the same columns.
+    # Both factorisations below start from columns scaled to norms near 1.
     columns = unit_columns(small, root_ridge=root_of(ridge))
 
     def robust(_: None) -> Array:

@@ -158,7 +158,7 @@ def newton_sketch(
 
 
 def _num_rows_of_root(root: Any, params: Any) -> int:
-    """Checks the shapes of the Hessian's root, and returns its number of rows.
+    """Returns the number of rows of a Hessian root, after a check of its shapes.
 
     Raises:
       ValueError: If the structures differ, or a leaf of B does not have the shape of
@@ -170,8 +170,8 @@ def _num_rows_of_root(root: Any, params: Any) -> int:
     has_structure = jax.tree.structure(root) == jax.tree.structure(params)
     if not has_structure or shapes != expected:
         raise ValueError(
-            "square_root_hessian must return a pytree like params, with an axis of N "
-            f"in front of every leaf; got {root}"
+            "square_root_hessian must return a pytree like params, with a leading "
+            f"axis of N rows in every leaf; got {root}"
         )
     return num_rows
 
@@ -222,7 +222,7 @@ def _newton_steps(
         return state.monitor.is_running(max_iterations)
 
     def step(state: _State) -> _State:
-        """Takes a Newton step by a new sketch."""
+        """Takes a Newton step with a new sketch of the Hessian."""
         point = state.point
         root = problem.root(point.flat)
         key = jax.random.fold_in(embedding.key, state.monitor.iteration)
@@ -274,7 +274,7 @@ def _minimiser(
     args: tuple[Any, ...],
     ridge: Array | None,
 ) -> Array:
-    """Returns the solution with the derivative of an exact minimum."""
+    """Returns `flat` unchanged, with the derivatives of the exact minimum."""
     del loss, square_root_hessian, unravel, args, ridge
     return flat
 

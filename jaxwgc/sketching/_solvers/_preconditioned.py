@@ -45,7 +45,7 @@ from jaxwgc.sketching._solvers._solution import (
 
 METHODS = ("auto", "gram", "sketch", "factor", "columns")
 
-# Arrays with more columns, and more rows per column, than these are sketched. For
+# Arrays are sketched if they have more columns and more rows per column than this. For
 # ill-conditioned X in float64 on a CPU, two Gram matrices take as long as a sketch and
 # its iterations at 200 columns, for any number of rows. For more columns, the
 # factorisation of the sketch dominates. At 1,000 columns and 20 rows per column, it
@@ -59,9 +59,9 @@ SKETCH_ROWS_PER_COLUMN = 8
 # gigabytes. It also takes longer than thousands of iterations, since columns have few
 # entries.
 _MAX_SKETCHED_COLUMNS = 2048
-# Default largest number of iterations with factors.
+# Default of `max_iterations` with factors as the preconditioner.
 MAX_ITERATIONS = 49
-# Default largest number of iterations with column scales as the preconditioner.
+# Default of `max_iterations` with column scales as the preconditioner.
 _MAX_SLOW_ITERATIONS = 999
 # Time of a sketch and its iterations, in units of one iteration with column scales.
 # Measured as 50 to 100 for few columns.
@@ -260,7 +260,7 @@ def preconditioned(
 
 
 def chosen_method(method: str, matrix: Matrix, sketch_size: int) -> str:
-    """Chooses the method for a kind of matrix, or checks the given one.
+    """Returns the method for a matrix; raises ValueError if a method is unsupported.
 
     `"auto"` chooses by the kind and the size.
     """
@@ -352,7 +352,7 @@ def _solve(
 def _by_columns(
     problem: Problem, max_iterations: int
 ) -> tuple[Solution, ColumnScaling]:
-    """Solves with column scales as the only preconditioner."""
+    """Solves with column scales as the preconditioner; also returns the scales."""
     matrix, target, root_ridge, tolerance = problem
     assert isinstance(matrix, Operator | Sparse)
     scaling = column_scaling(matrix, root_ridge)
@@ -374,7 +374,7 @@ def _by_columns_first(
     max_iterations: int,
     by_factors: Callable[[], tuple[Solution, Factors]],
 ) -> tuple[Solution, Factors]:
-    """Solves with column scales, and by factors if this does not converge.
+    """Solves with column scales; if the iterations do not converge, with factors.
 
     With a ridge, X stacked on √ridge I has full rank, unless the ridge is as small as
     the rounding errors of X. In this case, the solution is by factors.

@@ -1,4 +1,4 @@
-"""The result of a solver."""
+"""The result of a solver (`Solution`): its units and its derivatives."""
 
 import functools
 from collections.abc import Callable
@@ -87,9 +87,9 @@ def in_units(result: Solution, to_unit: Array, scale: Array) -> Solution:
     )
 
 
-# Largest number of iterations with factors as the preconditioner.
+# Largest number of iterations for a derivative, with factors as the preconditioner.
 _MAX_ITERATIONS = 99
-# Largest number of iterations with column scales as the preconditioner.
+# Largest number of iterations for a derivative, with column scales.
 _MAX_SLOW_ITERATIONS = 999
 
 
@@ -101,7 +101,7 @@ def implicit_solution(
     ridge: Array | None,
     factors: Factors | ColumnScaling,
 ) -> Array:
-    """Returns a solution with the derivative of the exact solution.
+    """Returns `solution` unchanged, with the derivatives of the exact solution.
 
     The exact solution is the minimum-norm θ of Xᵀ(y - Xθ) = ridge θ. With r = y -
     Xθ, the derivative solves [I X; Xᵀ -ridge I] [dr; dθ] = [dy - dX θ; dridge θ -
@@ -139,8 +139,8 @@ def _implicit_solution_jvp(primals, tangents):
         required_gradient = 0 * vector if ridge is None else -ridge * vector
         return vector - solve(matrix.mv(vector), required_gradient)[1]
 
-    # The minimum norm is that of scaled parameters θ / `unit`, in the units of the
-    # columns.
+    # θ has the minimum norm of θ / `unit`. With `Factors`, all units are equal. With a
+    # `ColumnScaling`, they are the column scales.
     if isinstance(factors, Factors):
         unit = 1 / inverse_power_of_two(jnp.max(jnp.abs(solution)))
         unit = jnp.full(factors.scale.shape, unit)

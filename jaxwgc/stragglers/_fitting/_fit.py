@@ -32,16 +32,18 @@ _DECISIVE = np.log(100)
 # Fraction of the rounds of each load that is held out to rank models: the last rounds.
 _HELD_OUT = 1 / 3
 _FAMILIES = (gamma, log_normal, pareto, shifted_exponential, weibull)
-# Probabilities of longer times. Their quantiles bound the cells in which the density is
-# integrated. Then the largest error of this integral.
+# Probabilities of a longer time. Their quantiles are the edges of the cells over which
+# a density is integrated.
 _LEVELS = np.linspace(0.9, 0.1, 1001)
+# Largest error of the integral of a density that is attributed to discretisation.
 _LARGEST_ERROR = 0.05
-# Relative spread of times, below which a fit would describe rounding errors.
+# Relative spread of times below which the density is not checked, because rounding
+# errors dominate.
 _SMALLEST_SPREAD = 1e-6
 
 
 class DelayFit(NamedTuple):
-    """A fitted delay model; see `fit_delays`."""
+    """Fitted delay model, with its parameters and score; see `fit_delays`."""
 
     name: str
     delay: DelayModel
@@ -141,7 +143,7 @@ def fit_delays(
     for family in chosen_families:
         possible_forms = forms(measured)
         if family.least_time == "shift" and len(possible_forms[-1].bounds) == 1:
-            # A shift of the law already is a fixed time in proportion to the load.
+            # The shift of such a law already is a fixed time. Another is redundant.
             possible_forms = possible_forms[:1]
         simple_models = [
             _tried(measured, is_held_out, Kind(family, form)) for form in possible_forms
@@ -159,12 +161,12 @@ def fit_delays(
 
 
 class _Tried(NamedTuple):
-    """A fitted model, with its likelihoods.
+    """Fitted model with its likelihoods, by which models are ranked.
 
     Attributes:
       kind: Kind of the model.
-      num_parameters: Number of its parameters.
-      likelihood: Its log-likelihood.
+      num_parameters: Number of free parameters of the model.
+      likelihood: Log-likelihood of all times.
       gain: Log-likelihood of all held-out times, for the model of the other rounds.
       fit: The result.
     """
@@ -177,7 +179,7 @@ class _Tried(NamedTuple):
 
 
 def _ranked(models: list[_Tried]) -> list[_Tried]:
-    """Sorts models by likelihood, nearly equal ones by number of parameters."""
+    """Sorts models by held-out likelihood, the nearly best ones by simplicity."""
     largest_gain = max(model.gain for model in models)
     nearly_best = []
     others = []
@@ -192,7 +194,7 @@ def _ranked(models: list[_Tried]) -> list[_Tried]:
 
 
 def _last_rounds(measured: Measured) -> np.ndarray:
-    """Returns which rounds are held out: the last ones of each load."""
+    """Returns a mask of the rounds to hold out: the last third of each load."""
     different_loads, load_of_round = np.unique(
         measured.loads, axis=0, return_inverse=True
     )
@@ -203,7 +205,7 @@ def _last_rounds(measured: Measured) -> np.ndarray:
         num_held_out = round(len(rounds) * _HELD_OUT)
         is_last[rounds[len(rounds) - num_held_out :]] = True
     if not is_last.any():
-        # If each load was measured once, the last rounds are held out.
+        # If each load was measured once, the last third of all rounds is held out.
         num_held_out = int(num_rounds * _HELD_OUT)
         is_last[num_rounds - num_held_out :] = True
     return is_last
@@ -213,7 +215,8 @@ def _tried(measured: Measured, is_held_out: np.ndarray, kind: Kind) -> _Tried:
     """Fits a model to all rounds, and evaluates it on held-out rounds."""
     first_rounds = measured.at(rounds=~is_held_out)
     start = kind.most_likely(first_rounds)
-    # The model sees all rounds, because earlier rounds tell the states of workers.
+    # Likelihoods are computed over all rounds, because earlier rounds give information
+    # on the states of workers in held-out rounds.
     predicted = predictive(kind, first_rounds, start).log_likelihoods(measured)
     gain = predicted[is_held_out].sum()
     model = kind.most_likely(measured, start)
@@ -238,7 +241,7 @@ def _tried(measured: Measured, is_held_out: np.ndarray, kind: Kind) -> _Tried:
 
 
 def _delay(kind: Kind, model: Model) -> DelayModel:
-    """Builds the delay model of a fit."""
+    """Returns the delay model with the parameters of a fitted model."""
     states = [_delay_of_state(kind, component) for component in model.components]
     delay = states[0]
     if kind.has_slow_state:
@@ -254,7 +257,7 @@ def _delay(kind: Kind, model: Model) -> DelayModel:
 
 
 def _delay_of_state(kind: Kind, component: Component) -> DelayModel:
-    """Builds the delay model of one state of a fit."""
+    """Returns the delay model of one state, fast or slow, of a fitted model."""
     if not kind.form.bounds:
         return component.law
     overhead, slope, time = component.load
@@ -262,14 +265,14 @@ def _delay_of_state(kind: Kind, component: Component) -> DelayModel:
 
 
 def _measured(times: Any, loads: ArrayLike) -> Measured:
-    """Checks times, and marks missing times as at least the longest of the round."""
+    """Checks times and loads; missing times are censored at the last response."""
     array_validation.check_dense("times", times)
     array_validation.check_concrete("times", times, "its entries are checked")
     table = measured_times(times, least_rounds=4)
     checked_loads = array_validation.concrete_array("loads", loads, "real numbers")
     checked_loads = checked_loads.astype(np.float64)
     if table.ndim == 3:
-        # The sum over its parts is the time of a worker at the largest load.
+        # The times of parts add up to the time of a worker at the largest load.
         table = table.sum(-1)
         checked_loads = np.max(checked_loads)
     load_of_time = np.broadcast_to(checked_loads, table.shape)
@@ -289,12 +292,12 @@ def _measured(times: Any, loads: ArrayLike) -> Measured:
 
 
 def _check_responses(is_whole: np.ndarray) -> None:
-    """Checks that enough times are finite."""
+    """Raises ValueError if too few times are finite."""
     if is_whole.mean() < 0.5:
         shares = is_whole.mean(axis=0)
         worker = np.argmin(shares)
         raise ValueError(
-            "times must have a response in at least half of all rounds × workers; got "
+            "times must be finite in at least half of all rounds × workers; got "
             f"{is_whole.mean():.0%}, and {shares[worker]:.0%} of worker {worker}. "
             "Leave out the workers with the fewest responses"
         )
@@ -313,10 +316,13 @@ def _check_responses(is_whole: np.ndarray) -> None:
 
 
 def _not_rounded(table: np.ndarray, is_whole: np.ndarray) -> np.ndarray:
-    """Spreads times that rounding has made equal."""
+    """Adds noise of one rounding interval to rounded times.
+
+    Times count as rounded if at most half of them are distinct.
+    """
     values = np.unique(table[is_whole])
     if len(values) == 1:
-        raise ValueError(f"times must differ; got {values}")
+        raise ValueError(f"times must not all be equal; got {values}")
     if len(values) > is_whole.sum() / 2:
         return table
     unit = np.diff(values).min()
@@ -325,7 +331,7 @@ def _not_rounded(table: np.ndarray, is_whole: np.ndarray) -> np.ndarray:
 
 
 def _checked_families(families: Any) -> list[type[IndependentDelay]]:
-    """Returns the delay laws of the caller as a list, after checks."""
+    """Returns `families` as a list; raises an error unless all can be fitted."""
     if isinstance(families, type) or not isinstance(families, Iterable):
         raise TypeError(
             "families must be a list of delay laws, e.g. [stragglers.weibull]; got "
@@ -345,7 +351,7 @@ def _checked_families(families: Any) -> list[type[IndependentDelay]]:
         if not has_logpdf or family.logsf is IndependentDelay.logsf:
             raise ValueError(
                 "families must define logpdf and logsf to be fitted; got "
-                f"{family.__name__}"
+                f"{family.__name__}, which does not define both"
             )
         names = family.field_names()
         if family.least_time is not None and family.least_time not in names:
@@ -369,8 +375,8 @@ def _check_density(law: IndependentDelay) -> None:
     expected = _LEVELS[0] - _LEVELS[-1]
     if not abs(integral - expected) <= _LARGEST_ERROR:
         raise ValueError(
-            f"logpdf of {type(law).__name__} must be the log-density of its times: "
-            f"between {first:.3g} and {last:.3g}, which isf gives for probabilities "
-            f"{_LEVELS[0]} and {_LEVELS[-1]} of a longer time, the density must "
-            f"integrate to {expected:.1f}; got {integral:.3g} for {law}"
+            f"logpdf of {type(law).__name__} must be the log-density that belongs to "
+            f"isf. The density must integrate to {expected:.1f} from isf({_LEVELS[0]}) "
+            f"= {first:.3g} to isf({_LEVELS[-1]}) = {last:.3g}; got {integral:.3g} for "
+            f"{law}"
         )

@@ -7,11 +7,11 @@ import numpy as np
 
 from jaxwgc.stragglers._independent_delay import IndependentDelay
 
-# Names of the fields of `affine`.
+# Names of the constants of `affine`, in the order of `Component.load`.
 LOAD = ("overhead", "slope", "time")
-# Relative distance between the minimum time and the upper bound of the fixed time.
+# Relative distance of the upper bounds of fixed time and slope from their limits.
 _ROOM = 1e-3
-# Smallest distance of a probability from 0 and 1. EM cannot leave 0 and 1.
+# Smallest distance of a probability from 0 and 1, which EM iterations cannot leave.
 _SMALLEST = 1e-6
 # Bound of log-likelihood ratios, so that their exponentials are finite.
 _MOST_EVIDENCE = 700.0
@@ -20,8 +20,8 @@ _MOST_EVIDENCE = 700.0
 class Measured(NamedTuple):
     """Measured times (rounds, workers), their loads, and which times are complete.
 
-    The others are lower bounds (censored). Times are those at the given speeds of the
-    workers. Speeds may have leading axes of candidates.
+    Incomplete times are lower bounds (censored). Times are those at the given speeds of
+    the workers. Speeds may have leading axes of candidates.
     """
 
     times: np.ndarray
@@ -30,7 +30,7 @@ class Measured(NamedTuple):
     speeds: np.ndarray
 
     def at_speed(self, speeds: float | np.ndarray) -> "Measured":
-        """Returns the times with the speeds of workers changed by factors."""
+        """Returns the measured times with speeds multiplied by the given factors."""
         return self._replace(speeds=self.speeds * speeds)
 
     def at(self, rounds: Any = slice(None), workers: Any = slice(None)) -> "Measured":
@@ -39,7 +39,7 @@ class Measured(NamedTuple):
 
 
 class Component(NamedTuple):
-    """Distribution of times at any load, affine in a variable of a family.
+    """Distribution of times at any load: affine in a random variable of a family.
 
     Times are load * time + (overhead + slope * load) * X, with X of a family. Times
     are divided by the speeds of the workers. `load` is (overhead, slope, time), the
@@ -55,7 +55,7 @@ class Component(NamedTuple):
 
     @property
     def law(self) -> IndependentDelay:
-        """Returns the distribution of the variable, a delay model of the family."""
+        """Returns the distribution of the random variable X, a law of the family."""
         return self.family(*map(float, self.parameters))
 
     def log_likelihoods(self, measured: Measured) -> np.ndarray:
@@ -81,14 +81,17 @@ class Component(NamedTuple):
         return np.where(is_before, survival_before, survival_after)
 
     def units(self, measured: Measured) -> tuple[np.ndarray, np.ndarray]:
-        """Converts times to values of the variable; returns also its factors."""
+        """Returns the value of X for each time, and the factor of X in the time."""
         overhead, slope, time = self.load
         scale = overhead + slope * measured.loads
         random_times = measured.times * measured.speeds - time * measured.loads
         return random_times / scale, scale / measured.speeds
 
     def _before(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Finds values below the lower end of the distribution."""
+        """Returns which values are below the lower end, and their distances from it.
+
+        Distances are multiples of the mean distance in `before`, 0 above the end.
+        """
         end = float(self.law.isf(1.0))
         _, mean_distance = self.before
         is_before = (units < end) | (units <= 0)
@@ -100,8 +103,8 @@ class Form(NamedTuple):
 
     Attributes:
       name: Name of the form.
-      names: Names of the constants of `affine` that it has.
-      bounds: Bounds of those that are free: slope and time, or only the time.
+      names: Names of the constants of `affine` in models of this form.
+      bounds: Bounds of the free constants: slope and time, or only the time.
       mean_load: Load at which overhead + slope * load is 1.
     """
 
@@ -112,12 +115,12 @@ class Form(NamedTuple):
 
     @property
     def free_names(self) -> tuple[str, ...]:
-        """Names of the free constants."""
+        """Names of the constants that are fitted, in the order of `bounds`."""
         num_fixed = len(LOAD) - len(self.bounds)
         return LOAD[num_fixed:]
 
     def load(self, free: Sequence[float]) -> tuple[float, float, float]:
-        """Returns the constants of the load, given the free ones."""
+        """Returns overhead, slope and time, given the free constants."""
         slope = 1.0
         time = 0.0
         if len(free) == 1:
@@ -128,7 +131,10 @@ class Form(NamedTuple):
 
 
 def forms(measured: Measured) -> tuple[Form, ...]:
-    """Returns the forms to fit: proportional if no load is zero, and affine."""
+    """Returns the forms to fit: proportional if no load is zero, and affine.
+
+    If all loads are equal, the affine form has only a fixed time.
+    """
     is_loaded = measured.loads > 0
     rates = measured.times[is_loaded] / measured.loads[is_loaded]
     time_bounds = (0.0, float(rates.min()) * (1 - _ROOM))
@@ -157,7 +163,7 @@ def forms(measured: Measured) -> tuple[Form, ...]:
 
 
 class Model(NamedTuple):
-    """Model of times: one component, or two in a Markov chain, and maybe speeds."""
+    """Model of times: one component, or two states of a Markov chain, with speeds."""
 
     components: tuple[Component, ...]
     become_slow: float = 0.0
@@ -182,7 +188,7 @@ class Model(NamedTuple):
 def mixed(
     slow: np.ndarray | float, logs: Sequence[np.ndarray] | np.ndarray
 ) -> np.ndarray:
-    """Computes the log-likelihood of a mixture."""
+    """Computes the log-likelihood of a mixture of fast and slow times."""
     with np.errstate(divide="ignore"):
         fast_part = np.log1p(-slow) + logs[0]
         slow_part = np.log(slow) + logs[-1]
@@ -192,7 +198,7 @@ def mixed(
 def predictions(
     log_likelihoods: np.ndarray, become_slow: float, become_fast: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Computes state probabilities of each round from earlier rounds.
+    """Computes slow-state probabilities from earlier rounds, and log-likelihoods.
 
     Args:
       log_likelihoods: Log-likelihood of each time for fast and slow workers,
@@ -219,7 +225,7 @@ def predictions(
 
 
 class Smoothed(NamedTuple):
-    """State probabilities of each round from all rounds.
+    """Slow-state probabilities from all rounds, and new transition probabilities.
 
     Attributes:
       slow: Probability of the slow state, (rounds, workers).
@@ -235,7 +241,9 @@ class Smoothed(NamedTuple):
 def responsibilities(
     log_likelihoods: np.ndarray, become_slow: float, become_fast: float
 ) -> Smoothed:
-    """Computes state probabilities of each round from all rounds.
+    """Computes slow-state and new transition probabilities from all rounds.
+
+    This is the forward-backward algorithm.
 
     Args:
       log_likelihoods: Log-likelihood of each time for fast and slow workers,
@@ -255,7 +263,7 @@ def responsibilities(
     transition = np.array(
         [[1 - become_slow, become_slow], [become_fast, 1 - become_fast]]
     )
-    # The loop goes from the last round to the first.
+    # Backward pass of the forward-backward algorithm, from the last round to the first.
     smoothed = [posterior[:, -1]]
     num_moves = np.zeros((2, 2))
     for later in range(len(slow_before) - 1, 0, -1):
@@ -266,8 +274,8 @@ def responsibilities(
     slow = np.stack(smoothed[::-1])[:, 1]
     num_rounds_in_state = np.maximum(num_moves.sum(1), 1e-300)
     changes = np.array([num_moves[0, 1], num_moves[1, 0]]) / num_rounds_in_state
-    # Without observed transitions, the stationary distribution has the observed shares
-    # of states.
+    # Lower bounds of the transition probabilities. If both are at the bound, because no
+    # transition was observed, the chain keeps the observed share of slow states.
     slow_share = np.clip(slow.mean(), _SMALLEST, 1 - _SMALLEST)
     smallest = _SMALLEST * np.array([slow_share, 1 - slow_share])
     changes = np.clip(changes, smallest, 1 - smallest)

@@ -1,4 +1,4 @@
-"""Maximum-likelihood estimates of delay laws, numerical without a closed form."""
+"""Maximum-likelihood estimates of delay laws: closed forms, or a search."""
 
 import itertools
 import math
@@ -10,25 +10,25 @@ import scipy
 
 from jaxwgc.stragglers._independent_delay import IndependentDelay, Sample
 
-# Starts of the search. For a positive number, factors of 1 and of the median time. For
-# a number with two bounds, shares of the interval.
+# Starting points of the search: multiples of 1 and of the median time for a parameter
+# without an upper bound, and shares of the interval for one with two bounds.
 _FACTORS = (0.25, 1.0, 4.0)
 _SHARES = (0.1, 0.5, 0.9)
-# Maximum number of points that are tried before the search.
+# Maximum number of starting points whose cost is computed to choose the best.
 _MOST_STARTS = 729
-# Steps of the first simplex, from a tried point, and from estimates for similar times.
+# Size of the first simplex: from a starting point, or estimates for similar times.
 _STEP = 0.3
 _SMALL_STEP = 0.02
-# Number of evaluations per fitted number.
+# Maximum number of cost evaluations per fitted parameter.
 _EVALUATIONS = 150
-# Probabilities of the quantiles at which the information on the scale is computed, and
-# the change of log-times for its finite differences.
+# Probabilities of the quantiles over which the Fisher information on the scale is
+# averaged, and the changes of log-times for its finite differences.
 _LEVELS = (np.arange(40) + 0.5) / 40
 _CHANGES_OF_SCALE = (-0.01, 0.0, 0.01)
-# Distances of numbers and of mean log-likelihoods that end a search.
+# Tolerances of parameters and of the mean log-likelihood, which end a search.
 _CLOSE = 1e-4
 _CLOSE_COST = 1e-7
-# Cost of numbers that make a measured time impossible.
+# Cost of parameters under which a measured time is impossible.
 IMPOSSIBLE = 1e10
 
 
@@ -68,7 +68,7 @@ class _Axis(NamedTuple):
         return self.low + (self.high - self.low) * float(scipy.special.expit(place))
 
     def starts(self, median: float) -> list[float]:
-        """Returns numbers from which the search starts."""
+        """Returns values of the parameter from which the search starts."""
         sizes = [*_FACTORS, *(factor * median for factor in _FACTORS)]
         if math.isinf(self.low):
             return [min(size, self.high) for size in (0.0, *sizes)]
@@ -82,13 +82,13 @@ def maximum_likelihood(
 ) -> tuple[float, ...]:
     """Computes maximum-likelihood estimates of the fields of a law.
 
-    They are those of `family.estimate`. If it has none, the likelihood is maximised by
-    the method of Nelder and Mead; if speeds of the workers were estimated from the same
-    times, it is the adjusted profile likelihood.
+    If `family.estimate` has no closed form, the likelihood is maximised by the method
+    of Nelder and Mead. If speeds of the workers were estimated from the same times, the
+    adjusted profile likelihood takes the place of the likelihood.
 
     Args:
-      family: Subclass of `IndependentDelay`. If it has a `least_time`, that is the
-        minimum time, and the other numbers are estimated from the other times.
+      family: Subclass of `IndependentDelay`. The estimate of its field `least_time`, if
+        there is one, is the minimum time. Other fields are estimated from longer times.
       sample: Times, weights, and which times are complete.
       start: Estimates for similar times, where the search begins. None to begin at the
         best of several points.
@@ -106,7 +106,7 @@ def maximum_likelihood(
     is_used = sample.counts
     if family.least_time is not None:
         known = {family.least_time: sample.least_time}
-        # The density may be infinite at the smallest time.
+        # The shortest time is left out, because its density may be infinite.
         is_used = is_used & (sample.times > sample.least_time)
     sample = Sample(
         times=sample.times[is_used],
@@ -150,7 +150,7 @@ def minimum(
     num_evaluations: int,
     bounds: Sequence[tuple[float, float]] | None = None,
 ) -> np.ndarray:
-    """Minimises a cost by the method of Nelder and Mead.
+    """Returns the point that minimises a cost, by the Nelder-Mead method.
 
     Args:
       cost: Function of a point.
@@ -173,7 +173,7 @@ def minimum(
 
 
 def _points(axes: list[_Axis], sample: Sample) -> Iterator[list[float]]:
-    """Yields starting points of the search."""
+    """Yields starting points of the search, with parameters on the real line."""
     median = float(np.median(sample.times))
     starts = [axis.starts(median) for axis in axes]
     num_starts = math.prod(len(numbers) for numbers in starts)
@@ -183,7 +183,7 @@ def _points(axes: list[_Axis], sample: Sample) -> Iterator[list[float]]:
 
 
 def _log_likelihood(law: IndependentDelay, sample: Sample) -> float:
-    """Computes the mean log-likelihood of a law."""
+    """Computes the mean log-likelihood of a law, adjusted for estimated speeds."""
     times = sample.times
     weights = sample.weights
     whole = sample.is_whole
@@ -199,9 +199,10 @@ def _log_likelihood(law: IndependentDelay, sample: Sample) -> float:
 
 
 def _information_on_scale(law: IndependentDelay) -> float:
-    """Computes the Fisher information of a time about its scale.
+    """Computes the Fisher information of a time on its log-scale, up to a factor.
 
-    It is the mean of the second difference of the log-density over quantiles.
+    The information is minus the mean over quantiles of the second difference of the
+    log-density. The factor is the square of the step.
     """
     times = law.isf(_LEVELS)
     changed = [law.logpdf(times * math.exp(change)) for change in _CHANGES_OF_SCALE]

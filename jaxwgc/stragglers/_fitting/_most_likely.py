@@ -20,32 +20,32 @@ from jaxwgc.stragglers._fitting._maximum_likelihood import (
 )
 from jaxwgc.stragglers._independent_delay import NO_WEIGHT, IndependentDelay, Sample
 
-# Number of EM iterations from scratch and from a nearby model, and the gain in mean
-# log-likelihood below which they stop.
+# Maximum number of EM iterations from scratch and from a nearby model, and the gain in
+# mean log-likelihood below which iterations stop.
 _ITERATIONS = 40
 _MORE_ITERATIONS = 15
 _GAIN = 1e-4
 # Maximum number of measured times in the first, coarse search.
 _ENOUGH = 4000
-# Fractions of slow times from which the search starts.
+# Fractions of the times that count as slow at the start of the search.
 _SLOW_SHARES = (0.05, 0.2)
 _SPEED_ITERATIONS = 4
 # Logarithms of factors tried on each worker's speed, first coarse, then fine.
 _SPEED_GRIDS = (np.linspace(-0.3, 0.3, 31), np.linspace(-0.02, 0.02, 21))
-# Log-likelihood of an impossible time in comparisons of speeds.
+# Smallest log-likelihood of a time in comparisons of speeds, so that sums are finite.
 _LOWEST_LOG_LIKELIHOOD = -1e6
-# Distance of the first simplex from the bounds, and its steps from scratch and from a
-# nearby model. All are shares of the interval between the bounds.
+# Distance of the first Nelder-Mead simplex from the bounds, and its size from scratch
+# and from a nearby model. All are shares of the interval between the bounds.
 _MARGIN = 1e-3
 _STEP = 0.3
 _SMALL_STEP = 0.05
-# Number of evaluations, from scratch and from a nearby model.
+# Maximum number of cost evaluations, from scratch and from a nearby model.
 _EVALUATIONS = 150
 _FEW_EVALUATIONS = 20
 
 
 class Kind(NamedTuple):
-    """Kind of model to fit.
+    """Kind of model to fit: family, dependence on the load, states and speeds.
 
     Attributes:
       family: Family of delay models.
@@ -78,7 +78,7 @@ class Kind(NamedTuple):
         """Returns the number of free parameters, including all speeds but one."""
         number = len(self.family.field_names()) + len(self.form.bounds)
         if self.has_slow_state:
-            # Two states have twice the parameters, and two probabilities to change.
+            # Two states have twice the parameters, and two transition probabilities.
             number = 2 * number + 2
         if self.has_speeds:
             number += num_workers - 1
@@ -108,7 +108,7 @@ class Kind(NamedTuple):
 
 
 def _rough_speeds(measured: Measured) -> np.ndarray:
-    """Estimates speeds relative to the median worker."""
+    """Estimates each worker's speed relative to the median time of each round."""
     logs = np.log(measured.times)
     relative_logs = logs - np.median(logs, axis=1, keepdims=True)
     return np.exp(-np.median(relative_logs, axis=0))
@@ -175,12 +175,12 @@ def _component(
     num_rounds, num_workers = measured.times.shape
     num_parameters = kind.num_parameters(num_workers)
     if kind.has_slow_state and start is not None and whole_weight < num_parameters:
-        # The likelihood has no bound if a state shrinks to one time, or if speeds make
-        # one time of each worker equal.
+        # With few times the likelihood is unbounded: a state may shrink to one time, or
+        # speeds may make one time of each worker equal.
         return start
 
     def component_at(free, near):
-        """Fits the parameters of the family, given the constants of the load."""
+        """Fits the parameters of the family, given the free constants of the load."""
         load = kind.form.load([float(constant) for constant in free])
         component = Component(kind.family, load)
         units, _ = component.units(measured)
@@ -218,17 +218,17 @@ def _component(
         total = np.sum(weights * np.where(weights > NO_WEIGHT, logs, 0))
         return -total / whole_weight if np.isfinite(total) else IMPOSSIBLE
 
-    # Steps point to the middle of the bounds, so the simplex stays inside.
+    # Steps point to the middle of the bounds, so that the simplex stays inside.
     steps = step * np.where(first < (low + high) / 2, width, -width)
     bounds = kind.form.bounds
     return component_at(minimum(cost, first, steps, num_evaluations, bounds), near)
 
 
 def _better_speeds(measured: Measured, model: Model, speeds: np.ndarray) -> np.ndarray:
-    """Maximises the likelihood over the speed of each worker."""
+    """Returns the speeds at which the times of each worker are most likely."""
     for grid in _SPEED_GRIDS:
         factors = np.exp(grid)
-        # Candidate speeds are the leading axis.
+        # Candidates for the speeds are on the leading axis.
         times = measured.at_speed(speeds * factors[:, None, None])
         logs = [component.log_likelihoods(times) for component in model.components]
         log_likelihoods = mixed(model.slow_share, logs)

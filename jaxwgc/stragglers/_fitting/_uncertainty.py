@@ -12,8 +12,8 @@ from jaxwgc.stragglers._fitting._most_likely import Kind
 
 STATES = {1: ("",), 2: ("fast ", "slow ")}
 CHAIN = ("become_slow", "become_fast")
-# Distance from a bound, as a share of the allowed interval, below which a parameter is
-# at the bound.
+# Distance from a bound, as a share of the allowed interval, below which a parameter
+# counts as at the bound, and has no standard error.
 _AT_END = 1e-3
 # Step of finite differences, relative to the scale of a parameter.
 _STEP = 1e-4
@@ -34,9 +34,9 @@ def parameters_of(kind: Kind, model: Model) -> dict[str, float]:
 def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, float]:
     """Computes standard errors from the curvature of the likelihood at its maximum.
 
-    The lower end of a distribution is estimated by the minimum time, in which the
-    likelihood is not smooth. Its error is that of their distance, which has a nearly
-    exponential distribution.
+    The lower end of a distribution is estimated by the minimum time, where the
+    likelihood is not smooth. Its standard error is the expected distance between lower
+    end and minimum time, because this distance is nearly exponential.
     """
     numbers = _by_state(kind, model)
     scales = _scales(kind, numbers)
@@ -52,7 +52,7 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
     deviations = _deviations(likelihood, values, steps)
     for name, deviation in zip(scales, deviations, strict=True):
         errors[name] = float(deviation)
-    # With speeds, the mean of the minima of all workers estimates each lower end.
+    # With speeds, each worker has a minimum time, and their mean has a smaller error.
     num_minima = measured.times.shape[1] if kind.has_speeds else 1
     for minimum in _minima(kind, measured, model):
         if kind.ends_at_least_time:
@@ -65,7 +65,7 @@ def standard_errors(measured: Measured, kind: Kind, model: Model) -> dict[str, f
 
 
 def _by_state(kind: Kind, model: Model) -> dict[tuple[str, str], float]:
-    """Returns the parameters of all states and of the chain, by name."""
+    """Returns the parameters of all states and of the chain, by state and name."""
     numbers = {}
     for state, component in zip(STATES[len(model.components)], model.components):
         for name, value in zip(
@@ -82,7 +82,7 @@ def _by_state(kind: Kind, model: Model) -> dict[tuple[str, str], float]:
 def _scales(
     kind: Kind, numbers: dict[tuple[str, str], float]
 ) -> dict[tuple[str, str], float]:
-    """Returns the scale of each parameter for numerical derivatives."""
+    """Returns scales for finite differences in the parameters with a derivative."""
     end = kind.family.least_time
     bounds = {}
     if end is None:
@@ -128,7 +128,7 @@ def _deviations(
     def gradient(point):
         return scipy.optimize.approx_fprime(point, likelihood, steps)
 
-    # Deviations are NaN if the likelihood nearby is not finite.
+    # Standard errors are NaN if the likelihood nearby is not finite.
     with np.errstate(all="ignore"):
         second = np.atleast_2d(scipy.optimize.approx_fprime(values, gradient, steps))
         try:
@@ -139,7 +139,7 @@ def _deviations(
 
 
 def predictive(kind: Kind, measured: Measured, model: Model) -> Model:
-    """Returns the model for predictions, with uncertain shortest times."""
+    """Returns a model in which times may be below the fitted lower end."""
     components = []
     for minimum in _minima(kind, measured, model):
         component = minimum.component
@@ -152,7 +152,7 @@ def predictive(kind: Kind, measured: Measured, model: Model) -> Model:
 
 
 def unbiased(kind: Kind, measured: Measured, model: Model) -> Model:
-    """Returns the model with shortest times corrected for their bias."""
+    """Returns a model with the lower end of each distribution corrected for bias."""
     if not kind.ends_at_least_time:
         return model
     components = []
@@ -160,7 +160,7 @@ def unbiased(kind: Kind, measured: Measured, model: Model) -> Model:
         law = minimum.component.law
         name = str(kind.family.least_time)
         end = getattr(law, name)
-        # The end is at most halved, so that it stays positive.
+        # The lower end is at most halved, so that it stays positive.
         corrected = max(end - minimum.distance, end / 2)
         law = dataclasses.replace(law, **{name: corrected})
         parameters = dataclasses.astuple(law)
@@ -169,7 +169,7 @@ def unbiased(kind: Kind, measured: Measured, model: Model) -> Model:
 
 
 class _Minimum(NamedTuple):
-    """Bias of the shortest time of a component.
+    """Distance of the shortest time of a component from its lower end.
 
     Attributes:
       component: The component.
@@ -185,7 +185,7 @@ class _Minimum(NamedTuple):
 
 
 def _minima(kind: Kind, measured: Measured, model: Model) -> Iterator[_Minimum]:
-    """Yields the bias of the shortest time of each component.
+    """Yields how far the shortest time of each component is from its lower end.
 
     For independent times of any distribution, the next of m + 1 is the minimum with
     probability 1 / (m + 1). The minimum of m times is about as far from the end as the
