@@ -202,7 +202,7 @@ class TestLosses:
 
     def test_auxiliary_results_that_are_missing(self):
         for call in both(linear, True):
-            with pytest.raises(TypeError, match=r"\(scalar, aux\) with"):
+            with pytest.raises(TypeError, match=r"\(scalar, aux\) if"):
                 call(np.ones(4), np.ones((6, 4)))
 
 

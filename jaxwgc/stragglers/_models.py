@@ -329,14 +329,14 @@ def check_round(name: str, arrivals: Any, num_workers: int) -> None:
     received = getattr(arrivals, "received", None)
     if np.shape(received) != (num_workers,) or not is_kind(received, "bools"):
         raise TypeError(
-            f"{name} must return arrivals whose received has one bool per worker, "
-            f"({num_workers},); got {arrivals!r}"
+            f"{name} must return (arrivals, state) with arrivals.received of dtype "
+            f"bool and shape (num_workers,) = ({num_workers},); got {arrivals!r}"
         )
     elapsed = getattr(arrivals, "elapsed", None)
     if np.shape(elapsed) != () or not is_kind(elapsed, "real numbers"):
         raise TypeError(
-            f"{name} must return arrivals whose elapsed is a real scalar; got "
-            f"{arrivals!r}"
+            f"{name} must return (arrivals, state) with a real number as "
+            f"arrivals.elapsed; got {arrivals!r}"
         )
 
 

@@ -268,7 +268,7 @@ def test_source_variances_rejects_wrong_leverage_and_weights(arguments, message)
 def test_source_variances_needs_degrees_of_freedom(last):
     """The rows of source 1 determine as many parameters as there are rows."""
     leverage = np.float32([[0.5] * 6, [last] * 6])
-    with pytest.raises(ValueError, match="must leave.*source 1"):
+    with pytest.raises(ValueError, match="must have a positive sum.*source 1"):
         coding.source_variances(np.ones((2, 6), np.float32), leverage)
 
 

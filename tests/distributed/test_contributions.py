@@ -101,7 +101,7 @@ def test_batch_and_contribution_have_keys_of_their_own():
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (lambda params: params["w"], r"has params = float32\[2\] in place of noth"),
+        (lambda params: params["w"], r"params = float32\[2\] in place of noth"),
         (
             lambda params: {"w": params["w"], "b": 0.0},
             r"params\['b'\] = float32\[\] in",
@@ -137,7 +137,7 @@ def test_a_result_that_is_not_like_params_is_named(result, message, monkeypatch)
 
 def test_aux_that_is_missing_is_named():
     worker = make_worker(Worker, lambda params, part: params, has_aux=True)
-    with pytest.raises(WorkerError, match="must return .pytree like params, aux. with"):
+    with pytest.raises(WorkerError, match="must return .pytree like params, aux. if"):
         worker.prepare([*ROWS[HELD]])
 
 
@@ -228,4 +228,4 @@ def test_copies_that_all_differ_are_named(caplog):
     wrong, [line] = audited([3, 2], caplog)
     assert wrong == [True, True]
     assert "on workers [0, 1] and in this process all differ in step 7" in line
-    assert "nothing but params, part and key" in line
+    assert "must depend only on params, part and key" in line

@@ -895,7 +895,9 @@ def test_times_of_padding_are_not_checked():
     """A batch of 10 trials is padded to 4096, of which some are NaN."""
     delays = {"rarely": RareLoss(0.01, time=math.nan)}
     assert np.isfinite(compare(delays=delays).time.mean).all()
-    with pytest.raises(ValueError, match=r"delays\['rarely'\] returned nan"):
+    with pytest.raises(
+        ValueError, match=r"delays\['rarely'\] must return times.* got nan"
+    ):
         compare(delays=delays, num_trials=4000)
 
 

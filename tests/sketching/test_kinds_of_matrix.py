@@ -415,9 +415,9 @@ def test_unusable_sparse_matrices_are_rejected():
         (bcoo(matrix * 1j), TypeError, "must be real numbers; got .* of complex64"),
         (boxed, TypeError, "must be real numbers; got csr_array of object"),
         (scipy.sparse.coo_array(TARGET[:, 0]), ValueError, "must have shape .*300,"),
-        (compressed, TypeError, "BCOO.from_scipy_sparse .* BCSR"),
+        (compressed, TypeError, "BCOO.from_scipy_sparse.* BCSR"),
         (sparse.BCOO((matrix, places), shape=(20, 6)), ValueError, "n_batch = 1"),
-        (sparse.BCOO((matrix[0], places[0]), shape=(6,)), ValueError, "two axes"),
+        (sparse.BCOO((matrix[0], places[0]), shape=(6,)), ValueError, "two sparse axes"),
         (bcoo(nan), ValueError, "must be finite"),
         (scipy.sparse.csr_array(nan), ValueError, "must be finite"),
     ]:
