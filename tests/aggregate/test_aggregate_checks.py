@@ -408,10 +408,10 @@ def test_waiting_rules_for_more_workers(wait, message):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (NoArrays(), "model.sample must return arr"),
+        (NoArrays(), r"model.sample must return \(arrivals, state\)"),
         (
             stragglers.delayed(PARETO, NoArrivals()),
-            "NoArrivals.arrivals must return arr",
+            r"NoArrivals.arrivals must return \(arrivals, state\)",
         ),
         (
             stragglers.delayed(PARETO, ManyBools()),

@@ -417,7 +417,11 @@ def test_unusable_sparse_matrices_are_rejected():
         (scipy.sparse.coo_array(TARGET[:, 0]), ValueError, "must have shape .*300,"),
         (compressed, TypeError, "BCOO.from_scipy_sparse.* BCSR"),
         (sparse.BCOO((matrix, places), shape=(20, 6)), ValueError, "n_batch = 1"),
-        (sparse.BCOO((matrix[0], places[0]), shape=(6,)), ValueError, "two sparse axes"),
+        (
+            sparse.BCOO((matrix[0], places[0]), shape=(6,)),
+            ValueError,
+            "two sparse axes",
+        ),
         (bcoo(nan), ValueError, "must be finite"),
         (scipy.sparse.csr_array(nan), ValueError, "must be finite"),
     ]:
