@@ -43,12 +43,16 @@ def test_parts_end_in_order_and_with_the_load(x64):
         part_times, state_of_parts = parts
         assert part_times.shape == (200, 3, 4), name
         assert part_times.dtype == times.dtype == (np.float64 if x64 else np.float32)
-        np.testing.assert_array_equal(part_times[..., -1], times, err_msg=name)
+        # Two formulas of one time may differ in the last bits: a compiler may fuse
+        # multiplications and additions in one of them alone.
+        rtol = 100 * np.finfo(times.dtype).eps
+        np.testing.assert_allclose(part_times[..., -1], times, rtol, err_msg=name)
         jax.tree.map(np.testing.assert_array_equal, state, state_of_parts)
         earlier = np.where(np.isfinite(part_times), part_times, 1e9)
-        assert np.all(np.diff(earlier, axis=2) >= 0), name
+        rounding = rtol * earlier[..., 1:]
+        assert np.all(np.diff(earlier, axis=2) >= -rounding), name
         # From its last part on, a worker is at its finish time.
-        np.testing.assert_array_equal(part_times[:, 1, 1], times[:, 1], err_msg=name)
+        np.testing.assert_allclose(part_times[:, 1, 1], times[:, 1], rtol, err_msg=name)
 
 
 def test_proportional_laws_divide_evenly():
