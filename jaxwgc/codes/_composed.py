@@ -121,7 +121,7 @@ def multi_message(code: GradientCode) -> GradientCode:
     loads = assignment.sum(1)
     num_messages = max(1, int(loads.max()))
     finished = np.minimum(np.arange(1, num_messages + 1), loads[:, None])
-    included = _turns(assignment)[:, None] < finished[..., None]
+    included = _positions(assignment)[:, None] < finished[..., None]
     sent = np.arange(num_messages) < loads[:, None]
     matrix = array_module(code.encoding_matrix).where(
         included & sent[..., None], code.encoding_matrix[:, None], 0
@@ -135,25 +135,27 @@ def multi_message(code: GradientCode) -> GradientCode:
     )
 
 
-def _turns(assignment: np.ndarray) -> np.ndarray:
+def _positions(assignment: np.ndarray) -> np.ndarray:
     """Returns the position of each part in the order in which each worker computes.
 
     The shape is (num_workers, num_parts).
     """
     num_workers, num_parts = assignment.shape
     starts = np.arange(num_workers) * num_parts // num_workers
-    turns = np.full(assignment.shape, num_parts)
+    positions = np.full(assignment.shape, num_parts)
     times_taken = np.zeros(num_parts, int)
-    for turn in range(assignment.sum(1).max(initial=0)):
+    for position in range(assignment.sum(1).max(initial=0)):
         for worker in range(num_workers):
-            remaining = np.flatnonzero(assignment[worker] & (turns[worker] > turn))
+            remaining = np.flatnonzero(
+                assignment[worker] & (positions[worker] > position)
+            )
             if remaining.size == 0:
                 continue
             around_ring = (remaining - starts[worker]) % num_parts
             taken = remaining[np.lexsort((around_ring, times_taken[remaining]))[0]]
-            turns[worker, taken] = turn
+            positions[worker, taken] = position
             times_taken[taken] += 1
-    return turns
+    return positions
 
 
 def partially_coded(code: GradientCode, num_uncoded: int) -> GradientCode:

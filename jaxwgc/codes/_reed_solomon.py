@@ -48,7 +48,7 @@ def vanishing_products(assignment: np.ndarray, points: np.ndarray) -> np.ndarray
 
 
 def _moduli(assignment: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Computes absolute values of `vanishing_products` for held parts."""
+    """Computes the absolute values of the entries of `vanishing_products`."""
     num_workers = len(assignment)
     difference = (points[:, None] - points) % num_workers
     modulus = 2 * np.sin(np.pi * difference / num_workers)

@@ -11,7 +11,7 @@ from jaxwgc.decoders._decoder import Array, Decoder
 
 
 class Peeling(Decoder):
-    """Recovers parts from messages in which they are the only unknown part.
+    """Decodes by peeling: a message with one unknown part gives the sum of this part.
 
     The result is the sum of the k' recovered parts times k / k'. This factor makes it
     unbiased, but increases the error: if few parts are recovered, the error exceeds

@@ -102,7 +102,7 @@ def column_weights(target: Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames="is_unweighted")
 def systems_of(matrix: Array, target: Array, is_unweighted: bool) -> Systems:
-    """Returns the systems of a code, in the order in which to try them.
+    """Returns the linear systems for decoding weights, in the order of their use.
 
     In the first system, columns are divided by the weights of their parts. The error of
     each part is then relative to its weight, and no part is lost in the rounding of
@@ -295,7 +295,7 @@ def _by_inverse(_: jax.Array, residual: jax.Array, inverse: jax.Array) -> jax.Ar
 def _by_cholesky(
     weights: jax.Array, masks: jax.Array, system: System
 ) -> tuple[jax.Array, jax.Array]:
-    """Computes weights of several masks by Cholesky, and which are solved.
+    """Computes decoding weights of several masks, and whether Cholesky solves each.
 
     The Gram matrix has the square of the condition number of the mask. Masks of nearly
     dependent rows are not solved.

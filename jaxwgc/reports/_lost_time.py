@@ -103,14 +103,14 @@ def last_workers(times: np.ndarray, medians: np.ndarray) -> LastWorkers:
     gaps = (longest - second) / longest.max()
     excess = (longest - medians) / longest.max()
     lost = np.where(longest > np.exp(MARGIN) * medians, gaps, 0.0)
-    turns = _Turns(
+    per_round = _LastOfRounds(
         last=np.nanargmax(times, axis=1),
         chances=1 / np.isfinite(times).sum(axis=1),
         residuals=likeliest_change(np.log(times) - np.log(medians)[:, None]).residuals,
     )
-    is_last_often = _p_values(turns, weights=np.sign(gaps)) < FALSE_ALARMS
-    is_costly = _p_values(turns, weights=lost) < _SHARE_OF_ALARMS * FALSE_ALARMS
-    is_lost_here = is_costly[turns.last] & (lost > 0)
+    is_last_often = _p_values(per_round, weights=np.sign(gaps)) < FALSE_ALARMS
+    is_costly = _p_values(per_round, weights=lost) < _SHARE_OF_ALARMS * FALSE_ALARMS
+    is_lost_here = is_costly[per_round.last] & (lost > 0)
     lost_share = float(lost[is_lost_here].sum() / max(gaps.sum(), 1e-300))
     if lost_share <= _MOST:
         return LastWorkers(is_last_often, is_costly=np.zeros_like(is_costly))
@@ -127,7 +127,7 @@ def last_workers(times: np.ndarray, medians: np.ndarray) -> LastWorkers:
     )
 
 
-class _Turns(NamedTuple):
+class _LastOfRounds(NamedTuple):
     """Last worker of each round, and probabilities of being last by chance.
 
     Attributes:
@@ -142,7 +142,7 @@ class _Turns(NamedTuple):
     residuals: np.ndarray
 
 
-def _p_values(turns: _Turns, weights: np.ndarray) -> np.ndarray:
+def _p_values(per_round: _LastOfRounds, weights: np.ndarray) -> np.ndarray:
     """Computes p-values of the total weight of the rounds in which a worker is last.
 
     Correlated rounds count as fewer rounds. The correlation is estimated from workers
@@ -150,35 +150,35 @@ def _p_values(turns: _Turns, weights: np.ndarray) -> np.ndarray:
     if its spells are longer than the spells of others.
 
     Args:
-      turns: Last workers of rounds.
+      per_round: Last workers of rounds.
       weights: Weights of the rounds, at least 0, (rounds,).
 
     Returns:
       P-values corrected for the number of workers, (workers,).
     """
-    num_responses = np.isfinite(turns.residuals).sum(axis=0)
+    num_responses = np.isfinite(per_round.residuals).sum(axis=0)
     num_workers = len(num_responses)
-    log_bounds = _log_bounds(turns, weights)
+    log_bounds = _log_bounds(per_round, weights)
     is_other = num_workers * np.exp(log_bounds) >= FALSE_ALARMS
     is_tested = num_responses >= LEAST_RESPONSES
-    factor = common_variance_factor(turns.residuals[:, is_other & is_tested])
+    factor = common_variance_factor(per_round.residuals[:, is_other & is_tested])
     return np.minimum(num_workers * np.exp(log_bounds / factor), 1.0)
 
 
-def _log_bounds(turns: _Turns, weights: np.ndarray) -> np.ndarray:
+def _log_bounds(per_round: _LastOfRounds, weights: np.ndarray) -> np.ndarray:
     """Computes logarithms of Chernoff bounds on the p-values of workers.
 
     A p-value is the probability that the sum of weights of a worker is by chance at
     least as large as observed. The bound holds for any weights, e.g. if one weight
     exceeds all others.
     """
-    num_workers = turns.residuals.shape[1]
+    num_workers = per_round.residuals.shape[1]
     largest = weights.max()
     if largest <= 0:
         return np.zeros(num_workers)
     scaled = weights / largest
-    sums = np.bincount(turns.last, weights=scaled, minlength=num_workers)
-    growth = turns.chances * np.expm1(_TILTS[:, None] * scaled)
+    sums = np.bincount(per_round.last, weights=scaled, minlength=num_workers)
+    growth = per_round.chances * np.expm1(_TILTS[:, None] * scaled)
     log_moments = np.log1p(growth).sum(axis=1)
     bounds = log_moments[:, None] - _TILTS[:, None] * sums
     return np.minimum(bounds.min(axis=0), 0.0)

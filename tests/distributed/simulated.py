@@ -115,8 +115,8 @@ class Worker:
 
     def expected_sum(self, worker, is_finite):
         """The sum that the coordinator expects, once its parts are finished."""
-        turns = np.flatnonzero(self.expected).tolist()
-        if not turns or not {*turns} <= {*self.done}:
+        positions = np.flatnonzero(self.expected).tolist()
+        if not positions or not {*positions} <= {*self.done}:
             return None
         expected = self.expected
         self.expected = np.zeros(4)
@@ -213,12 +213,12 @@ class World:
     def compute(self, worker, seconds=0.0, num_parts=1, is_finite=True):
         """A process finishes some parts of its round, and does not report them yet."""
         process = self.workers[worker]
-        left = [turn for turn in range(4) if turn not in process.done]
-        for turn in left[:num_parts]:
-            process.done.append(turn)
-            loss = 1.0 + LAYOUT.held[worker][turn]
+        left = [position for position in range(4) if position not in process.done]
+        for position in left[:num_parts]:
+            process.done.append(position)
+            loss = 1.0 + LAYOUT.held[worker][position]
             process.reports.append(
-                Report(process.number, turn, loss, None, is_finite, seconds)
+                Report(process.number, position, loss, None, is_finite, seconds)
             )
 
     def respond(self, worker, seconds=0.0, num_parts=1, is_finite=True):

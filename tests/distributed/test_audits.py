@@ -98,8 +98,8 @@ def test_every_part_is_audited_with_a_worker_that_has_sent_it(requests):
     workers = Workers(1, 1, 1)
     assert not check(workers, requests, num_rounds=300).any()
     senders = {
-        (worker, int(ORDER[worker, turn]))
-        for worker, turn in np.argwhere(requests != 0).tolist()
+        (worker, int(ORDER[worker, position]))
+        for worker, position in np.argwhere(requests != 0).tolist()
     }
     assert {(owner, part) for owner, _, part, _ in workers.queries} == senders
     for owner, helper, part, _ in workers.queries:

@@ -77,8 +77,8 @@ class RoundMachine(RuleBasedStateMachine):
             self.world.handle(Response(worker, call, WRONG, 0.1))
         else:
             reports = [
-                Report(self.world.engine.number, turn, np.nan, None, True, 0.1)
-                for turn in range(4)
+                Report(self.world.engine.number, position, np.nan, None, True, 0.1)
+                for position in range(4)
             ]
             self.world.handle(Response(worker, call, Progress(reports), 0.1))
 

@@ -32,11 +32,11 @@ WAYS = {
 }
 
 
-def states_after(events, turn=1):
+def states_after(events, position=1):
     """Statuses after events of one part of the first worker."""
     states = PartStates(PARTS, NUM_PARTS)
     for event in events:
-        states.apply(event, 0, np.array([turn]))
+        states.apply(event, 0, np.array([position]))
     return states
 
 

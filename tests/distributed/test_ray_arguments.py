@@ -266,7 +266,7 @@ def test_parts_finished_between_rounds_are_reported(monkeypatch):
         assert worker._changed.wait_for(lambda: len(reports) == 2, 300)
     sleep(5)
     report = worker.compute(order, 1, taken, 1, np.zeros(2)).reports[0]
-    assert (report.number, report.turn, report.seconds) == (0, 1, 0.125)
+    assert (report.number, report.position, report.seconds) == (0, 1, 0.125)
 
 
 @pytest.mark.parametrize("kind", [Worker, PartWorker])

@@ -10,7 +10,7 @@ from jaxwgc.distributed.ray._events import Response
 from jaxwgc.distributed.ray._fleet import Fleet
 from jaxwgc.distributed.ray._messages import Layout, Progress, Report, Taken
 from jaxwgc.distributed.ray._part_states import PartEvent, PartStates, PartStatus
-from jaxwgc.distributed.ray._part_worker import turns_left
+from jaxwgc.distributed.ray._part_worker import positions_left
 from jaxwgc.distributed.ray._request_plan import RequestPlan
 from jaxwgc.distributed.ray._request_round import RequestRound, WorkSharing
 from jaxwgc.distributed.ray._rounds import RoundStart
@@ -151,14 +151,16 @@ def test_two_helpers_share_the_work_of_a_slow_worker():
     engine = RequestRound(fleet, plan, start, np.zeros(plan.support.shape[:2]))
     newest = {send.worker: send.call for send in fleet.actions()}
 
-    def report(worker, turns, now):
+    def report(worker, positions, now):
         """Returns the part that the worker does next."""
-        reports = [Report(0, turn, 1.0, None, True, now / 4) for turn in turns]
+        reports = [
+            Report(0, position, 1.0, None, True, now / 4) for position in positions
+        ]
         event = Response(worker, newest[worker], Progress(reports), now)
         [listen] = engine.handle(event, now)
         newest[worker] = listen.call
-        done = np.arange(12) <= max(turns, default=-1)
-        return layout.held[worker][turns_left(listen.arguments[1], done)[0]]
+        done = np.arange(12) <= max(positions, default=-1)
+        return layout.held[worker][positions_left(listen.arguments[1], done)[0]]
 
     # The first may still be half as fast, so its parts 3, 2, 1 and 0 are left to it.
     assert [report(worker, range(4), 1.0) for worker in (1, 3, 2)] == [11, 3, 3]
@@ -301,12 +303,12 @@ def test_late_and_repeated_reports_do_not_count():
     world.now += 1.0
     world.respond(0, num_parts=1)
     states = world.engine._parts
-    assert states.turns(0, [PartStatus.REPORTED]).tolist() == [0]
+    assert states.positions(0, [PartStatus.REPORTED]).tolist() == [0]
     assert world.fleet.rows[0][0, 3] == 0.25
     world.workers[0].reports += world.workers[0].reports
     world.now += 1.0
     world.respond(0, num_parts=0)
-    assert states.turns(0, [PartStatus.REPORTED]).tolist() == [0]
+    assert states.positions(0, [PartStatus.REPORTED]).tolist() == [0]
     assert world.engine.times[0].tolist() == [1.0, np.inf, np.inf, np.inf]
 
 

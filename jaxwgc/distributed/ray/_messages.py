@@ -61,7 +61,7 @@ class Report(NamedTuple):
 
     Attributes:
       number: Number of the round.
-      turn: Position of the part among the worker's parts, in order of computation.
+      position: Position of the part among the worker's parts, in order of computation.
       loss: Loss of the part.
       aux: Auxiliary outputs of the loss, a pytree with leaves (1, ...).
       is_finite: Whether all entries of the gradient of the part are finite.
@@ -70,7 +70,7 @@ class Report(NamedTuple):
     """
 
     number: int
-    turn: int
+    position: int
     loss: float
     aux: Any
     is_finite: bool
@@ -116,7 +116,7 @@ class Round(NamedTuple):
         workers from which a sum was requested.
       times: float (num_workers,), seconds from the start of the round to each response;
         infinity if there was none before the end of the round. On request (num_workers,
-        num_turns), to each part, in the order of the worker.
+        num_positions), to each part, in the order of the worker.
       seconds: float (num_workers,), seconds that each worker took, as in
         `RayCluster.trace`; NaN if there was no response before the end of the round. On
         request for all of its parts, if those that it left to others take as long as

@@ -29,7 +29,7 @@ class PartStatus(enum.IntEnum):
     """Status of a part of one worker, as the coordinator sees it.
 
     Attributes:
-      ABSENT: The worker has fewer parts than others, and this turn is empty.
+      ABSENT: The worker has fewer parts than others, and none at this position.
       LOST: No running process of the worker has the parameters of the round.
       HELD: The worker has not finished the part, and nothing else is known.
       COMPUTING: The worker is expected to compute the part before its next report.
@@ -117,12 +117,12 @@ class TransitionError(AssertionError):
 class PartStates:
     """Statuses of the parts of all workers in one round.
 
-    A turn is the position of a part in its worker's list of parts. At first, all parts
-    are LOST.
+    A position counts the parts of one worker, in the order in which the worker
+    computes them. At first, all parts are LOST.
 
     Args:
-      parts: int (num_workers, num_turns), index of the part at each turn; `num_parts`
-        if the worker has fewer parts.
+      parts: int (num_workers, num_positions), index of the part at each position;
+        `num_parts` if the worker has fewer parts.
       num_parts: Number of parts of the code.
     """
 
@@ -133,32 +133,32 @@ class PartStates:
         statuses = np.where(is_present, PartStatus.LOST, PartStatus.ABSENT)
         self._statuses = statuses.astype(np.int8)
 
-    def apply(self, event: PartEvent, worker: int, turns: np.ndarray) -> None:
-        """Changes the statuses of a worker's parts at given turns, after an event.
+    def apply(self, event: PartEvent, worker: int, positions: np.ndarray) -> None:
+        """Changes the statuses of a worker's parts, given by position, after an event.
 
         Raises:
-          TransitionError: If the event cannot change the status of a turn.
+          TransitionError: If the event cannot change the status of one of the parts.
         """
         transitions = TRANSITIONS[event]
-        for turn in turns.tolist():
-            status = PartStatus(self._statuses[worker, turn])
+        for position in positions.tolist():
+            status = PartStatus(self._statuses[worker, position])
             if status not in transitions:
                 raise TransitionError(
-                    f"part {self._parts[worker, turn]} of worker {worker} is "
+                    f"part {self._parts[worker, position]} of worker {worker} is "
                     f"{status.name}, which {event.name} cannot change"
                 )
-            self._statuses[worker, turn] = transitions[status]
+            self._statuses[worker, position] = transitions[status]
 
     def apply_to_worker(self, event: PartEvent, worker: int) -> None:
         """Applies an event to every part of a worker that the event can change."""
-        self.apply(event, worker, self.turns(worker, TRANSITIONS[event]))
+        self.apply(event, worker, self.positions(worker, TRANSITIONS[event]))
 
-    def status(self, worker: int, turn: int) -> PartStatus:
-        """Returns the status of the part at one turn of a worker."""
-        return PartStatus(self._statuses[worker, turn])
+    def status(self, worker: int, position: int) -> PartStatus:
+        """Returns the status of one part of a worker, given by position."""
+        return PartStatus(self._statuses[worker, position])
 
-    def turns(self, worker: int, statuses: Iterable[PartStatus]) -> np.ndarray:
-        """Returns the turns of a worker's parts that have one of the given statuses."""
+    def positions(self, worker: int, statuses: Iterable[PartStatus]) -> np.ndarray:
+        """Returns the positions of a worker's parts with one of the given statuses."""
         is_among = _mask_of(tuple(statuses))[self._statuses[worker]]
         return np.flatnonzero(is_among)
 
@@ -208,17 +208,17 @@ class PartStates:
         """
         return self._parts_among(self.are([PartStatus.COMPUTING]) & workers[:, None])
 
-    def _parts_among(self, turns: np.ndarray) -> np.ndarray:
-        """Converts a mask (num_workers, num_turns) to a mask of parts."""
+    def _parts_among(self, positions: np.ndarray) -> np.ndarray:
+        """Converts a mask (num_workers, num_positions) to a mask of parts."""
         is_included = np.zeros(self._num_parts, bool)
-        is_included[self._parts[turns]] = True
+        is_included[self._parts[positions]] = True
         return is_included
 
     def taken(self, worker: int) -> np.ndarray:
         """Returns a `Taken` for each part of a worker, to be sent to the worker."""
         taken = np.full(self._parts.shape[1], Taken.FREE, np.int8)
-        taken[self.turns(worker, [PartStatus.TAKEN])] = Taken.COMPUTING
-        taken[self.turns(worker, [PartStatus.COVERED])] = Taken.FINISHED
+        taken[self.positions(worker, [PartStatus.TAKEN])] = Taken.COMPUTING
+        taken[self.positions(worker, [PartStatus.COVERED])] = Taken.FINISHED
         is_present = self._parts[worker] < self._num_parts
         return taken[is_present]
 

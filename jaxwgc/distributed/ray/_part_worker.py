@@ -38,7 +38,7 @@ _PARTS_HELD = 2
 class _Step:
     """State of one round in the process of a worker.
 
-    A turn is the position of a part in the worker's list of parts.
+    A position counts the parts of the worker, in the order in which it computes them.
 
     Attributes:
       number: Number of the round.
@@ -48,7 +48,7 @@ class _Step:
       taken: `Taken` of each part of the worker, int8 (num_held,).
       expected: Weights of the terms in the sum that the coordinator expects to request,
         (num_held,). Zeros if it expects none, or has the sum.
-      terms: Finished terms by turn.
+      terms: Finished terms by the position of their part.
       reports: Reports in the order in which parts were finished.
       num_quiet: Number of reports of the last round at the start of `reports`. They are
         sent only together with a report of this round.
@@ -71,30 +71,30 @@ class _Step:
     error: WorkerError | None = None
 
     @property
-    def turns(self) -> np.ndarray:
-        """Turns of the parts left to compute, free parts first; none if stopped."""
+    def positions(self) -> np.ndarray:
+        """Positions of the parts left to compute, free parts first; none if stopped."""
         is_done = np.full(len(self.taken), self.is_stopped)
         is_done[list(self.terms)] = True
-        return turns_left(self.taken, is_done)
+        return positions_left(self.taken, is_done)
 
     @property
     def has_expected_sum(self) -> bool:
         """True if a sum is expected, and all of its terms are finished."""
-        turns = np.flatnonzero(self.expected).tolist()
-        return len(turns) > 0 and self.terms.keys() >= {*turns}
+        positions = np.flatnonzero(self.expected).tolist()
+        return len(positions) > 0 and self.terms.keys() >= {*positions}
 
     @property
     def has_free_part(self) -> bool:
         """True if a part is left that no other worker has finished or is computing."""
-        return bool((self.taken[self.turns] == Taken.FREE).any())
+        return bool((self.taken[self.positions] == Taken.FREE).any())
 
 
-def turns_left(taken: np.ndarray, is_done: np.ndarray) -> np.ndarray:
-    """Returns the turns of a worker's unfinished parts, sorted by `Taken`.
+def positions_left(taken: np.ndarray, is_done: np.ndarray) -> np.ndarray:
+    """Returns the positions of a worker's unfinished parts, sorted by `Taken`.
 
     Args:
-      taken: int (num_turns,), `Taken` of each part.
-      is_done: bool (num_turns,), parts that the worker has finished.
+      taken: int (num_positions,), `Taken` of each part.
+      is_done: bool (num_positions,), parts that the worker has finished.
     """
     left = np.flatnonzero(~is_done)
     return left[np.argsort(taken[left], kind="stable")]
@@ -121,13 +121,13 @@ class _NextPart(NamedTuple):
 
     Attributes:
       step: State of the round.
-      turn: Turn of the part.
-      turn_after: Turn of the next free part, or None.
+      position: Position of the part.
+      position_after: Position of the next free part, or None.
     """
 
     step: _Step
-    turn: int
-    turn_after: int | None
+    position: int
+    position_after: int | None
 
 
 class PartWorker(WorkerBase):
@@ -281,14 +281,14 @@ class PartWorker(WorkerBase):
         If the term of the part is stored, it is used. Otherwise, this thread computes
         the term, and the computing thread continues meanwhile.
         """
-        turn = self.held.tolist().index(parts[0])
+        position = self.held.tolist().index(parts[0])
         term = None
         with self._changed:
             if self._step.number == number:
-                term = self._step.terms.get(turn)
+                term = self._step.terms.get(position)
         leaves, step_key, step = read_order(order)
         if term is None:
-            arguments = self._arguments(turn, step_key, step)
+            arguments = self._arguments(position, step_key, step)
             term = self._compiled(leaves, *arguments).term
         wire = self._corrupted(step, np.asarray(pack(term, self.task.message_dtype)))
         return self._projection(wire, key)
@@ -324,22 +324,24 @@ class PartWorker(WorkerBase):
     def _wait_for_part(self) -> _NextPart | None:
         """Waits for a part to compute; returns the part, or None to wait again."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._step.turns) > 0)
+            self._changed.wait_for(lambda: len(self._step.positions) > 0)
             # Without free parts, this worker waits before it computes parts of other
             # workers. Meanwhile, a worker of half the speed can finish its own parts.
             own_seconds = time.monotonic() - self._step.begin
             hold = max(_PARTS_HELD * self._part_seconds, min(own_seconds, HOLD_SECONDS))
             self._changed.wait_for(lambda: self._step.has_free_part, hold)
             step = self._step
-            turns = step.turns.tolist()
-            if not turns:
+            positions = step.positions.tolist()
+            if not positions:
                 return None
-            turn_after = None
-            for turn in turns[1:]:
-                if step.taken[turn] == Taken.FREE:
-                    turn_after = turn
+            position_after = None
+            for position in positions[1:]:
+                if step.taken[position] == Taken.FREE:
+                    position_after = position
                     break
-            return _NextPart(step=step, turn=turns[0], turn_after=turn_after)
+            return _NextPart(
+                step=step, position=positions[0], position_after=position_after
+            )
 
     def _compute_part(self, next_part: _NextPart) -> None:
         """Computes a part, and stores its term and report.
@@ -357,7 +359,7 @@ class PartWorker(WorkerBase):
             return
         with self._changed:
             self._part_seconds = report.seconds
-            step.terms[next_part.turn] = term
+            step.terms[next_part.position] = term
             # If another round has started meanwhile, the report is sent in that round.
             self._step.reports.append(report)
             self._changed.notify_all()
@@ -372,17 +374,17 @@ class PartWorker(WorkerBase):
         state = next_part.step
         if self.task.delay is not None:
             time.sleep(self.task.delay(self.worker, state.step))
-        arguments = self._arguments(next_part.turn, state.key, state.step)
+        arguments = self._arguments(next_part.position, state.key, state.step)
         groups_of_steps = [(state.step + 1, 0)]
-        if next_part.turn_after is not None:
-            groups_of_steps.insert(0, (state.step, next_part.turn_after))
+        if next_part.position_after is not None:
+            groups_of_steps.insert(0, (state.step, next_part.position_after))
         self.data.expect(groups_of_steps)
-        with naming_parts(self.held[[next_part.turn]]):
+        with naming_parts(self.held[[next_part.position]]):
             result = self._compiled(state.leaves, *arguments)
             loss = float(result.loss)
         report = Report(
             number=state.number,
-            turn=next_part.turn,
+            position=next_part.position,
             loss=loss,
             aux=jax.tree.map(lambda leaf: np.asarray(leaf)[None], result.aux),
             is_finite=bool(result.is_finite),
@@ -402,19 +404,16 @@ class PartWorker(WorkerBase):
         self._compiled = lowered.compile()
         self._zeros = jnp.zeros_like(lowered.out_info.term)
         self._add = jax.jit(_add, donate_argnums=0)
-        turns = range(len(self.held))
-        wire = self._sum(dict.fromkeys(turns, self._zeros), np.ones(len(turns)))
+        positions = range(len(self.held))
+        wire = self._sum(dict.fromkeys(positions, self._zeros), np.ones(len(positions)))
         return jax.ShapeDtypeStruct(wire.shape, wire.dtype)
 
     def _arguments(
-        self, turn: int, key: SentKey | None, step: int
+        self, position: int, key: SentKey | None, step: int
     ) -> tuple[Any, np.uint32, SentKey | None, np.uint32]:
-        """Returns the arguments of `_one_part` after `leaves`, for the part at a turn.
-
-        A turn is the position of a part in the worker's list of parts.
-        """
-        part = self.data.of_step(step, turn)
-        return part, np.uint32(self.held[turn]), key, np.uint32(step)
+        """Returns the arguments of `_one_part` after `leaves`, for one part."""
+        part = self.data.of_step(step, position)
+        return part, np.uint32(self.held[position]), key, np.uint32(step)
 
     def _one_part(self, leaves, part, index, key, step) -> _PartResult:
         """Computes the term, loss and auxiliary outputs of one part."""
@@ -437,11 +436,11 @@ class PartWorker(WorkerBase):
         asked = np.flatnonzero(weights)
         total: jax.Array | None = None
         for start in range(0, max(1, len(asked)), _AT_ONCE):
-            turns = asked[start : start + _AT_ONCE]
-            added = [terms[turn] for turn in turns]
-            added += [self._zeros] * (_AT_ONCE - len(turns))
+            positions = asked[start : start + _AT_ONCE]
+            added = [terms[position] for position in positions]
+            added += [self._zeros] * (_AT_ONCE - len(positions))
             factors = np.zeros(_AT_ONCE, self._zeros.dtype)
-            factors[: len(turns)] = weights[turns]
+            factors[: len(positions)] = weights[positions]
             total = self._add(total, factors, added)
         assert total is not None
         return pack(total, self.task.message_dtype)

@@ -14,16 +14,17 @@ from jaxwgc.distributed.ray._messages import Layout
 class RequestPlan(NamedTuple):
     """Quantities of a code that are equal in all rounds on request.
 
-    A turn is the position of a part in its worker's list of parts.
+    A position counts the parts of one worker, in the order in which the worker
+    computes them.
 
     Attributes:
       code: Real code of one segment.
       layout: Shapes of the sums.
       find_weights: Maps a mask of messages to decoding weights (1, num_messages).
-      parts: int (num_workers, num_turns), index of the part at each turn; num_parts if
-        the worker has fewer parts.
-      is_held: bool (num_workers, num_turns), False if the worker has fewer parts.
-      support: bool (num_workers, messages_per_worker, num_turns), parts that each
+      parts: int (num_workers, num_positions), index of the part at each position;
+        num_parts if the worker has fewer parts.
+      is_held: bool (num_workers, num_positions), False if the worker has fewer parts.
+      support: bool (num_workers, messages_per_worker, num_positions), parts that each
         message contains.
       may_skip: Whether workers need not compute parts that others have finished.
     """
@@ -72,7 +73,7 @@ class RequestPlan(NamedTuple):
         """Returns which messages contain finished parts only.
 
         Args:
-          done: Which parts are finished, bool (num_workers, num_turns).
+          done: Which parts are finished, bool (num_workers, num_positions).
         """
         return ~(self.support & ~done[:, None]).any(2)
 
@@ -89,7 +90,7 @@ class RequestPlan(NamedTuple):
         """Converts times of parts to times of workers or messages.
 
         Args:
-          times: Time at which each part was finished, (num_workers, num_turns).
+          times: Time at which each part was finished, (num_workers, num_positions).
           sees_workers: Whether the waiting rule takes times of workers, and not of
             messages.
         """

@@ -50,7 +50,7 @@ class WorkSharing:
       parts: `PartStates` of the round. `update` changes them.
       fleet: Workers.
       times: Seconds from the start of the round to each report, (num_workers,
-        num_turns); infinity if there is none. The round changes this array.
+        num_positions); infinity if there is none. The round changes this array.
     """
 
     def __init__(
@@ -72,26 +72,26 @@ class WorkSharing:
         """
         parts = self._parts
         num_claims = self._num_claims(worker)
-        unfinished = parts.turns(worker, [PartStatus.HELD, PartStatus.COMPUTING])
+        unfinished = parts.positions(worker, [PartStatus.HELD, PartStatus.COMPUTING])
         begun = unfinished[:1]
         parts.apply_to_worker(PartEvent.RELEASE, worker)
         if self._plan.may_skip:
             finished = self._held_among(worker, parts.reported_parts())
             parts.apply(PartEvent.COVER, worker, finished)
         if has_begun:
-            free = parts.turns(worker, [PartStatus.HELD])
+            free = parts.positions(worker, [PartStatus.HELD])
             parts.apply(PartEvent.CLAIM, worker, np.intersect1d(begun, free))
             num_claims -= len(begun)
         if self._plan.may_skip:
             computed = parts.parts_computed_by(self._helpers(worker, elapsed))
             parts.apply(PartEvent.TAKE, worker, self._held_among(worker, computed))
-        free = parts.turns(worker, [PartStatus.HELD])
+        free = parts.positions(worker, [PartStatus.HELD])
         parts.apply(PartEvent.CLAIM, worker, free[:num_claims])
 
     def _held_among(self, worker: int, is_included: np.ndarray) -> np.ndarray:
-        """Returns the turns of a worker's HELD parts that are in a mask of parts."""
-        turns = self._parts.turns(worker, [PartStatus.HELD])
-        return turns[is_included[self._plan.parts[worker, turns]]]
+        """Returns the positions of a worker's HELD parts that a mask includes."""
+        positions = self._parts.positions(worker, [PartStatus.HELD])
+        return positions[is_included[self._plan.parts[worker, positions]]]
 
     def _helpers(self, worker: int, elapsed: float) -> np.ndarray:
         """Returns a mask of the workers to which a worker may leave its parts.
@@ -312,7 +312,7 @@ class RequestRound(RoundEngine):
         """Returns the time at which the waiting rule ends the first phase.
 
         Args:
-          is_reported: bool (num_workers, num_turns), reported parts.
+          is_reported: bool (num_workers, num_positions), reported parts.
         """
         rules = self._fleet.rules
         times = np.where(is_reported, self.times, np.inf)
@@ -417,26 +417,26 @@ class RequestRound(RoundEngine):
 
     def _take_report(self, worker: int, report: Report, now: float) -> None:
         """Records a finished part; for a part of an earlier round, only its seconds."""
-        turn = report.turn
-        self._fleet.rows[report.number][worker, turn] = report.seconds
+        position = report.position
+        self._fleet.rows[report.number][worker, position] = report.seconds
         if report.number != self.number:
             return
         if report.digest is not None:
-            part = self._plan.parts[worker, [turn]]
+            part = self._plan.parts[worker, [position]]
             self._digests.check(worker, part, [report.digest])
-        if self._parts.status(worker, turn) in SETTLED:
+        if self._parts.status(worker, position) in SETTLED:
             return
         slot = self._fleet.slots[worker]
-        self.times[worker, turn] = now - self._begin
+        self.times[worker, position] = now - self._begin
         if not report.is_finite:
-            self._parts.apply(PartEvent.REPORT_NOT_FINITE, worker, np.array([turn]))
-            part = int(self._plan.parts[worker, turn])
+            self._parts.apply(PartEvent.REPORT_NOT_FINITE, worker, np.array([position]))
+            part = int(self._plan.parts[worker, position])
             self._fleet.blame(slot, self._layout.not_finite("message", [part]))
             return
-        self._parts.apply(PartEvent.REPORT, worker, np.array([turn]))
+        self._parts.apply(PartEvent.REPORT, worker, np.array([position]))
         self._ends = None
-        self._values[worker, turn] = PartValues(
-            parts=self._plan.parts[worker, [turn]],
+        self._values[worker, position] = PartValues(
+            parts=self._plan.parts[worker, [position]],
             losses=report.loss,
             aux=report.aux,
         )

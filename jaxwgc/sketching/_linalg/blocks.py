@@ -176,7 +176,7 @@ class Chunks:
         return rows.multiply(factors).tocsr() if is_sparse(rows) else rows * factors
 
     def _read(self) -> Iterator[tuple[Any, int]]:
-        """Yields the rows of each chunk, with padding, and their number without it.
+        """Yields padded rows of each chunk, and the number of rows without padding.
 
         All dense chunks but the last have one size, so that functions of a chunk are
         compiled once. A dense chunk may be overwritten when the next one is read.
